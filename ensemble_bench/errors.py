@@ -1,0 +1,39 @@
+"""The exceptions of ensemble-bench: each message is one line that names the value and what was expected."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class EnsembleBenchError(Exception):
+    """Base of every error that a user can mend; the command line prints it as one line and exits with 2."""
+
+
+class InvalidValueError(EnsembleBenchError, ValueError):
+    """A value is out of its range or of the wrong kind."""
+
+
+class UnknownNameError(InvalidValueError):
+    """A name is in no registry; the message offers the nearest names that are."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        known = sorted(choices)
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}choose from {', '.join(known)}")
+        self.name = name
+
+
+class DataError(EnsembleBenchError):
+    """A data set is missing, incomplete or not what it says."""
+
+
+class CheckpointError(EnsembleBenchError):
+    """A checkpoint is missing, truncated, foreign or does not fit its description."""
+
+
+class AttackError(EnsembleBenchError):
+    """An attack or the model under attack broke the rules (left the ball, NaN logits, wrong shape)."""
+
+
+class RecordError(EnsembleBenchError):
+    """A record or its samples cannot be read or do not hold what a record holds."""

@@ -1,0 +1,33 @@
+"""Per-example losses of logits and labels; an attack ascends them, and each is one visible reduction away from a mean."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def cross_entropy(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """−log softmax(logits)_y, in [0, ∞)."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """max over i ≠ y of logits_i, minus logits_y: positive when, and only when, the image is misclassified.
+
+    The negative of Carlini & Wagner's (2017) Z_y − max Z_i, so that attacks ascend it like any loss.
+    """
+    right = logits.gather(1, y[:, None])[:, 0]
+    wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    return wrong - right
+
+
+def dlr(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """Difference of logits ratio (Croce & Hein 2020): margin over the gap from largest to third largest logit.
+
+    Invariant to shifts and positive rescaling of the logits. Below three classes there is no third logit and
+    the plain margin is returned.
+    """
+    if logits.shape[1] < 3:
+        return margin(logits, y)
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)

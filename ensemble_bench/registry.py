@@ -1,0 +1,86 @@
+"""Every public name and where it lives; importing this imports nothing else, so the command line answers fast."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ensemble_bench.errors import UnknownNameError
+
+RECIPES: Mapping[str, str] = dict.fromkeys(
+    (
+        "baseline",
+        "ensemble2",
+        "ensemble4",
+        "singleadv",
+        "doubleadv",
+        "ensemble2adv",
+        "ensemble4adv",
+        "separate2adv",
+        "quadadv",
+        "separate4adv",
+        "gated2adv",
+    ),
+    "ensemble_bench.training.recipes:RECIPES",
+)
+PRESETS: Mapping[str, str] = dict.fromkeys(("paper", "modern", "small", "tiny"), "ensemble_bench.training.presets:PRESETS")
+DATASETS: Mapping[str, str] = {
+    "digits": "ensemble_bench.data.digits:open_digits",
+    "cifar10": "ensemble_bench.data.cifar10:open_cifar10",
+}
+SUITES: Mapping[str, str] = dict.fromkeys(("paper", "paper500", "quick"), "ensemble_bench.attacks.suites:SUITES")
+BACKBONES: Mapping[str, str] = {
+    "wrn": "ensemble_bench.models.wide_resnet:WideResNet",
+    "preact_resnet18": "ensemble_bench.models.preact_resnet:PreActResNet18",
+    "vgg16_bn": "ensemble_bench.models.vgg:VGG16BN",
+    "small_cnn": "ensemble_bench.models.small_cnn:SmallCNN",
+}
+# An attack's name ends with its number of steps: pgd20, apgd100. "blackbox" takes none.
+ATTACKS: Mapping[str, str] = {
+    "ifgsm": "ensemble_bench.attacks.pgd:ifgsm",
+    "pgd": "ensemble_bench.attacks.pgd:pgd_adam",
+    "margin": "ensemble_bench.attacks.pgd:margin_pgd",
+    "apgd": "ensemble_bench.attacks.apgd:apgd_ce",
+    "apgd-dlr": "ensemble_bench.attacks.apgd:apgd_dlr",
+    "blackbox": "ensemble_bench.attacks.transfer:Transfer",
+}
+KINDS: Mapping[str, Mapping[str, str]] = {
+    "recipe": RECIPES,
+    "preset": PRESETS,
+    "data set": DATASETS,
+    "suite": SUITES,
+    "backbone": BACKBONES,
+    "attack": ATTACKS,
+}
+
+
+def names(kind: str) -> list[str]:
+    """Names of a kind ("recipe", "preset", "data set", "suite", "backbone", "attack"), in the order to list them."""
+    return list(KINDS[kind])
+
+
+def check(kind: str, name: str) -> str:
+    """Return `name`, or raise UnknownNameError that offers the nearest names; imports nothing heavy."""
+    if name not in KINDS[kind]:
+        raise UnknownNameError(kind, name, KINDS[kind])
+    return name
+
+
+def resolve(kind: str, name: str) -> Any:
+    """Import what `name` stands for; in a table of several (recipes, presets, suites) the entry itself."""
+    module, _, attribute = KINDS[kind][check(kind, name)].partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    return found[name] if isinstance(found, Mapping) else found
+
+
+def split_steps(name: str) -> tuple[str, int | None]:
+    """Split an attack's name into its family and its number of steps: "pgd20" -> ("pgd", 20).
+
+    Raises UnknownNameError for a family that does not exist, or one without its number of steps.
+    """
+    match = re.fullmatch(r"([a-z-]+?)-?(\d+)", name)
+    family, steps = (match[1], int(match[2])) if match else (name, None)
+    if family not in ATTACKS or (steps is None) == (family != "blackbox") or steps == 0:
+        shown = [f if f == "blackbox" else f"{f}20" for f in ATTACKS]
+        raise UnknownNameError("attack", name, shown)
+    return family, steps
