@@ -23,7 +23,9 @@ RECIPES: Mapping[str, str] = dict.fromkeys(
     ),
     "ensemble_bench.training.recipes:RECIPES",
 )
-PRESETS: Mapping[str, str] = dict.fromkeys(("paper", "modern", "small", "tiny"), "ensemble_bench.training.presets:PRESETS")
+PRESETS: Mapping[str, str] = dict.fromkeys(
+    ("paper", "modern", "small", "tiny"), "ensemble_bench.training.presets:PRESETS"
+)
 DATASETS: Mapping[str, str] = {
     "digits": "ensemble_bench.data.digits:open_digits",
     "cifar10": "ensemble_bench.data.cifar10:open_cifar10",

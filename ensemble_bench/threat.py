@@ -14,7 +14,7 @@ NORMS = ("linf", "l2")
 
 def _norms(v: Tensor) -> Tensor:
     """Euclidean norm of every image, shaped to broadcast against the images."""
-    return v.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *[1] * (v.dim() - 1))
+    return torch.linalg.vector_norm(v.flatten(1), dim=1).clamp_min(1e-12).view(-1, *[1] * (v.dim() - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class ThreatModel:
         if not 0 < self.eps < float("inf"):
             raise InvalidValueError(f"eps is {self.eps!r}: it must be a positive number, such as 8/255")
         if self.norm == "linf" and self.eps > 1:
-            raise InvalidValueError(f"eps is {self.eps!r}: images are in [0, 1], so linf eps is at most 1 (8 means 8/255?)")
+            raise InvalidValueError(
+                f"eps is {self.eps!r}: images are in [0, 1], so linf eps is at most 1 (8 means 8/255?)"
+            )
 
     def random_start(self, x: Float[Tensor, "batch *image"], noise: Float[Tensor, "batch *image"]) -> Tensor:
         """Point of the ball around `x` that `noise`, uniform in [-1, 1], selects (linf: uniform in the ball)."""
@@ -56,7 +58,9 @@ class ThreatModel:
         delta = x_adv - x
         return (x + delta * (self.eps / _norms(delta)).clamp(max=1.0)).clamp(0.0, 1.0)
 
-    def distance(self, x_adv: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+    def distance(
+        self, x_adv: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]
+    ) -> Float[Tensor, "batch"]:
         """Distance of every image to its clean one in the norm, in float64."""
         delta = (x_adv.double() - x.double()).flatten(1)
         return delta.abs().amax(dim=1) if self.norm == "linf" else delta.norm(dim=1)

@@ -1,0 +1,20 @@
+"""Bridges to other toolkits; each imports its toolkit only when it is called.
+
+eb.adapters.art.classifier(model)               an ART PyTorchClassifier
+eb.adapters.torchattacks.module(model)          what every torchattacks.* attack accepts
+eb.adapters.robustbench.benchmark(model, …)     RobustBench's own benchmark()
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ensemble_bench.adapters import art, robustbench, torchattacks
+
+__all__ = ["art", "robustbench", "torchattacks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

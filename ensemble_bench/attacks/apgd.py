@@ -1,0 +1,82 @@
+"""Auto-PGD: momentum, and a step size that halves when progress stalls (Croce & Hein 2020, arXiv 2003.01690)."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_bench import losses
+from ensemble_bench.attacks.attack import GradientAttack, State, per_image, where
+from ensemble_bench.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class APGD(GradientAttack):
+    """Auto-PGD with the published settings: first step 2·eps, ρ = 0.75, momentum 0.75, restarts from the best point."""
+
+    rho: float = 0.75
+    alpha: float = 0.75
+    keep: str = "best"
+
+    def checkpoints(self) -> list[int]:
+        """Iterations at which a step size may halve: 0 and then ⌈p_j·steps⌉ with p_1 = 0.22 and shrinking gaps."""
+        p = [0.0, 0.22]
+        while p[-1] < 1:
+            p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
+        return sorted({math.ceil(q * self.steps) for q in p if q < 1})
+
+    def init(self, s: State, threat: ThreatModel) -> None:
+        """No history yet: nothing is best, the last halving is at iteration 0."""
+        rows = len(s["x"])
+        s["x_prev"] = s["x_adv"]
+        s["best_grad"] = s["x"].new_zeros(s["x"].shape)
+        s["eta"] = s["x"].new_full((rows,), 2 * threat.eps)
+        s["previous_value"] = s["x"].new_full((rows,), torch.inf)
+        s["rises"] = torch.zeros_like(s["y"])
+        s["value_at_check"] = s["x"].new_full((rows,), -torch.inf)
+        s["halved_at_check"] = torch.ones_like(s["y"], dtype=torch.bool)
+
+    def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
+        """z = Π(x + η·steepest(∇)); x ← Π(x + α(z − x) + (1−α)(x − x_prev)), after a check of the progress."""
+        s["best_grad"] = where(value >= s["best_loss"], grad, s["best_grad"])
+        s["rises"] = s["rises"] + (value > s["previous_value"])
+        s["previous_value"] = value
+        x_adv, grad = self._halve_where_stalled(s, grad)
+
+        step = per_image(s["eta"], x_adv) * threat.steepest(grad)
+        z = threat.project(x_adv + step, s["x"])
+        # The very first step has no momentum.
+        alpha = per_image(torch.where(s["i"] == 0, 1.0, self.alpha), x_adv)
+        moved = x_adv + alpha * (z - x_adv) + (1 - alpha) * (x_adv - s["x_prev"])
+        s["x_prev"] = x_adv
+        s["x_adv"] = threat.project(moved, s["x"])
+
+    def _halve_where_stalled(self, s: State, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Point and gradient to step from: at a checkpoint without progress the step halves and x_max is next."""
+        marks = self.checkpoints()
+        interval = torch.zeros(self.steps + 1, dtype=torch.int64, device=grad.device)
+        interval[marks[1:]] = torch.tensor([b - a for a, b in itertools.pairwise(marks)], device=grad.device)
+        length = interval[s["i"]]
+        here = length > 0
+        few_rises = s["rises"] < self.rho * length
+        no_gain = ~s["halved_at_check"] & (s["value_at_check"] >= s["best_loss"])
+        halve = here & (few_rises | no_gain)
+
+        s["eta"] = torch.where(halve, s["eta"] / 2, s["eta"])
+        s["halved_at_check"] = torch.where(here, halve, s["halved_at_check"])
+        s["value_at_check"] = torch.where(here, s["best_loss"], s["value_at_check"])
+        s["rises"] = torch.where(here, 0, s["rises"])
+        return where(halve, s["best_x"], s["x_adv"]), where(halve, s["best_grad"], grad)
+
+
+def apgd_ce(steps: int, **settings: Any) -> APGD:
+    """Auto-PGD with `steps` steps on the cross-entropy."""
+    return APGD(**{"name": f"apgd{steps}", "steps": steps, **settings})
+
+
+def apgd_dlr(steps: int, **settings: Any) -> APGD:
+    """Auto-PGD with `steps` steps on the difference of logits ratio."""
+    return APGD(**{"name": f"apgd-dlr{steps}", "steps": steps, "loss": losses.dlr, **settings})

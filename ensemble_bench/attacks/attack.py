@@ -1,0 +1,137 @@
+"""What an attack is: a start, a loss to ascend and a step rule; the engine runs it and decides what counts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ensemble_bench import losses
+from ensemble_bench.attacks import engine
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.threat import ThreatModel
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+State = dict[str, Tensor]
+"""Row-aligned tensors of the images under attack. Always "x", "y", "x_adv" and "i" (iterations done);
+"best_x" and "best_loss" where the attack keeps its best iterate; whatever else its step rule remembers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Anything that proposes adversarial images; call it as `attack(model, x, y, threat, seed=0)` to get x_adv."""
+
+    name: str
+
+    @abstractmethod
+    def run(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int64[Tensor, "batch"],
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        ids: Int64[Tensor, "batch"] | None = None,
+        batch_size: int = 128,
+        precision: str = "float32",
+        on_done: Callable[[int], None] | None = None,
+    ) -> engine.Outcome:
+        """As calling the attack, with the verdict on every image; `on_done` hears how many images are finished."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int64[Tensor, "batch"],
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        ids: Int64[Tensor, "batch"] | None = None,
+        batch_size: int = 128,
+        precision: str = "float32",
+    ) -> Float[Tensor, "batch *image"]:
+        """Adversarial images for `x` in [0, 1] with labels `y`; the model's state is left as it was found.
+
+        `ids` names the images to the random generator (default 0, 1, …): the same id, seed and attack give the
+        same start in any batch. `precision` "bf16" searches in bfloat16; verdicts are always exact. Raises
+        AttackError for logits or gradients that are not finite, InvalidValueError for images or labels out of range.
+        """
+        return self.run(model, x, y, threat, seed=seed, ids=ids, batch_size=batch_size, precision=precision).x_adv
+
+    def covers(self, ids: Int64[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+        """Images, by id, that the attack can try: all, unless it holds candidates for some only."""
+        return torch.ones_like(ids, dtype=torch.bool)
+
+    def settings(self) -> dict[str, Any]:
+        """Every field, as records hold them (functions by name)."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v.__name__ if callable(v) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """An iterative white-box attack: `steps` iterations from a start, `restarts` times on the images that survive.
+
+    The start is uniform in the ball (`random_start`) or x itself. `stop_early` scores: an image is done at its
+    first misclassified iterate, and one that is misclassified to begin with is not attacked. Without it every
+    image takes every step, as black-box sets and transfer need. Of the iterates of an image that was not broken,
+    the "last" or the "best" (by loss) is returned, as `keep` says. Raises InvalidValueError for other values.
+    """
+
+    steps: int
+    loss: Loss = losses.cross_entropy
+    restarts: int = 1
+    random_start: bool = True
+    stop_early: bool = True
+    keep: str = "last"
+
+    def __post_init__(self) -> None:
+        for what, value in (("steps", self.steps), ("restarts", self.restarts)):
+            if value < 1:
+                raise InvalidValueError(f"{self.name}: {what} is {value}: expected at least 1")
+        if self.keep not in ("last", "best"):
+            raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: choose from last, best")
+
+    def init(self, s: State, threat: ThreatModel) -> None:
+        """Add to the state of fresh images what the step rule remembers; they already stand at their start."""
+
+    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+        """Logits (batch, class) that decide, and the per-image value (batch) that the attack ascends."""
+        logits = engine.logits_of(model, x_adv)
+        return logits, self.loss(logits, s["y"])
+
+    @abstractmethod
+    def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
+        """Move s["x_adv"], given the value and its gradient there."""
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        ids: Tensor | None = None,
+        batch_size: int = 128,
+        precision: str = "float32",
+        on_done: Callable[[int], None] | None = None,
+    ) -> engine.Outcome:
+        """Run the engine's loop."""
+        return engine.run(
+            self, model, x, y, threat, seed=seed, ids=ids, batch_size=batch_size, precision=precision, on_done=on_done
+        )
+
+
+def per_image(v: Tensor, like: Tensor) -> Tensor:
+    """Shape (batch,) values to broadcast against images, in their dtype."""
+    return v.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Rows of `a` where `mask` (batch,) holds, else rows of `b`."""
+    return torch.where(mask.view(-1, *[1] * (a.dim() - 1)), a, b)

@@ -1,0 +1,85 @@
+"""Attacks for adversarial training: every image takes every step, the whole ensemble is one model."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from ensemble_bench import losses, registry
+from ensemble_bench.attacks.attack import Loss
+from ensemble_bench.attacks.engine import channels_last, frozen
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.threat import ThreatModel
+
+STARTS = ("gaussian", "uniform", "none")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it is a training attack: "nfgsm", or "ifgsmN" with N steps. Raises UnknownNameError."""
+    if name == "nfgsm":
+        return name
+    try:
+        family, _ = registry.split_steps(name)
+    except UnknownNameError:
+        family = ""
+    if family != "ifgsm":
+        raise UnknownNameError("training attack", name, ["ifgsm7", "nfgsm"])
+    return name
+
+
+def perturb(
+    name: str,
+    model: nn.Module,
+    x: Float[Tensor, "batch *image"],
+    y: Int64[Tensor, "batch"],
+    threat: ThreatModel,
+    *,
+    generator: torch.Generator,
+    start: str = "uniform",
+    loss: Loss = losses.cross_entropy,
+    precision: str = "float32",
+) -> Float[Tensor, "batch *image"]:
+    """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is left as found.
+
+    `start` is "uniform" in the ball, "gaussian" with σ = eps/2, projected, or "none". "ifgsmN" is the inner loop
+    of Algorithm 1; "nfgsm" is a single step from stronger noise without clipping to the ball (de Jorge et al. 2022,
+    arXiv 2202.01181), which trains as well as many steps at a fraction of the cost.
+    """
+    check_name(name)
+    if start not in STARTS:
+        raise InvalidValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
+
+    def gradient(x_adv: Tensor) -> Tensor:
+        x_adv = channels_last(x_adv).detach().requires_grad_()
+        with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            value = loss(model(x_adv).to(x.dtype), y).sum()
+        return torch.autograd.grad(value, x_adv)[0]
+
+    with frozen(model):
+        if name == "nfgsm":
+            return _n_fgsm(x, threat, gradient, generator)
+        steps = registry.split_steps(name)[1] or 1
+        step_size = (0.25 if steps == 7 else 2.5 / steps) * threat.eps
+        x_adv = _start(x, threat, start, generator)
+        for _ in range(steps):
+            x_adv = threat.project(x_adv + step_size * threat.steepest(gradient(x_adv)), x)
+        return x_adv
+
+
+def _uniform(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise uniform in [-1, 1)."""
+    return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+
+
+def _start(x: Tensor, threat: ThreatModel, start: str, generator: torch.Generator) -> Tensor:
+    if start == "gaussian":
+        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        return threat.project(x + threat.eps / 2 * noise, x)
+    return x if start == "none" else threat.random_start(x, _uniform(x, generator))
+
+
+def _n_fgsm(x: Tensor, threat: ThreatModel, gradient: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
+    """One steepest step of 1.25·eps from noise twice as large as the ball; only the image box clips."""
+    noisy = x + 2 * threat.eps * _uniform(x, generator)
+    return (noisy + 1.25 * threat.eps * threat.steepest(gradient(noisy))).clamp(0.0, 1.0)

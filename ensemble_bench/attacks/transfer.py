@@ -1,0 +1,82 @@
+"""Transfer attacks: adversarial images that were made against other networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor, nn
+
+from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.attack import Attack
+from ensemble_bench.attacks.blackbox_set import BlackboxSet, load_blackbox
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """The black-box attack: shows the model the images of a black-box set (Liu et al. 2017), matched by image id.
+
+    `path` is the set that `ensemble-bench blackbox build` wrote. Images that it does not hold are not attacked.
+    Raises InvalidValueError without a set.
+    """
+
+    name: str = "blackbox"
+    path: Path | str | None = None
+    candidates: BlackboxSet = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            raise InvalidValueError(
+                "blackbox needs path=, the .safetensors file that `ensemble-bench blackbox build` writes"
+            )
+        object.__setattr__(self, "candidates", load_blackbox(Path(self.path)))
+
+    def settings(self) -> dict[str, Any]:
+        """The set by its content hash: paths differ between machines."""
+        return {"name": self.name, "hash": self.candidates.info["hash"]}
+
+    def covers(self, ids: Int64[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+        """Images that the set holds."""
+        return torch.isin(ids.cpu(), self.candidates.ids)
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        ids: Tensor | None = None,
+        batch_size: int = 128,
+        precision: str = "float32",
+        on_done: Callable[[int], None] | None = None,
+    ) -> engine.Outcome:
+        """Look up the candidates by id and decide exactly; seed and precision change nothing."""
+        ids = torch.arange(len(x)) if ids is None else ids.cpu()
+        engine.validate(x, y, ids, batch_size, precision)
+        covered = self.covers(ids)
+        row_of = {image: row for row, image in enumerate(self.candidates.ids.tolist())}
+        rows = torch.tensor([row_of[image] for image in ids[covered].tolist()], dtype=torch.int64)
+        x_adv = x.clone()
+        x_adv[covered.to(x.device)] = self.candidates.x_adv[rows].to(x)
+        if not torch.equal(self.candidates.labels[rows], y[covered.to(y.device)].cpu()):
+            raise InvalidValueError(f"{self.path}: its labels are not those of the images with the same ids")
+        threat.check(x_adv, x)
+        with engine.frozen(model):
+            worker = engine.Worker(model, batch_size)
+            wrong_clean, _ = worker.decide(x, y)
+            wrong, margin = worker.decide(x_adv, y)
+        if on_done is not None:
+            on_done(len(x))
+        return engine.Outcome(
+            x_adv=x_adv,
+            broken=wrong_clean | wrong,
+            steps=torch.zeros_like(y),
+            margin=margin,
+            passes=worker.passes,
+        )

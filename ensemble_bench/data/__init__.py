@@ -1,0 +1,31 @@
+"""Data sets: images in [0, 1] with a fingerprint that says exactly which images they are."""
+
+from pathlib import Path
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ensemble_bench.data.source import DataSource, ImageSet
+from ensemble_bench.registry import resolve
+
+__all__ = ["DataSource", "ImageSet", "load", "open_source"]
+
+
+def open_source(name: str, data_dir: str | Path | None = None) -> DataSource:
+    """Open data set `name` ("digits" or "cifar10"; the latter from `data_dir`, else from ENSEMBLE_BENCH_DATA).
+
+    Raises UnknownNameError for another name and DataError for data that are missing, incomplete or damaged.
+    """
+    source: DataSource = resolve("data set", name)(data_dir)
+    return source
+
+
+def load(
+    name: str, split: str = "test", n: int | None = None, data_dir: str | Path | None = None
+) -> tuple[Float[Tensor, "n channel row column"], Int64[Tensor, "n"]]:
+    """Return the first `n` images of a split (default: all) as float32 in [0, 1], and their labels.
+
+    Raises what open_source raises, and InvalidValueError for an unknown split or more images than there are.
+    """
+    found = open_source(name, data_dir).split(split)
+    return (found if n is None else found.first(n)).batch(slice(None))

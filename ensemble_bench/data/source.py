@@ -1,0 +1,133 @@
+"""A data set and its splits: images as uint8 counts, labels, and a fingerprint of the whole content."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """Images of one split, kept as counts of 0 to `scale`, so that a pixel in [0, 1] is images / scale.
+
+    `ids` are the rows of the images in the file that they came from: they stay the same whatever subset is
+    taken. `fingerprint` is that of the whole data set, the same for all of its splits.
+    """
+
+    name: str
+    split: str
+    images: UInt8[Tensor, "n channel row column"] = field(repr=False)
+    labels: Int64[Tensor, "n"] = field(repr=False)
+    scale: int
+    ids: Int64[Tensor, "n"] = field(repr=False)
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(
+        self, indices: Sequence[int] | slice | Int64[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch channel row column"], Int64[Tensor, "batch"]]:
+        """Return (x, y) at positions `indices` of this set: x float32 in [0, 1], y int64."""
+        at = indices if isinstance(indices, slice | Tensor) else torch.as_tensor(indices, dtype=torch.int64)
+        return self.images[at].to(torch.float32).div_(self.scale), self.labels[at].clone()
+
+    def first(self, n: int) -> "ImageSet":
+        """Return the first `n` images as a set; raises InvalidValueError unless 1 <= n <= len."""
+        if not 1 <= n <= len(self):
+            held = f"the {self.split} split of {self.name} holds {len(self)} images"
+            raise InvalidValueError(f"n is {n!r}: {held}, so choose 1 to {len(self)}")
+        return replace(self, images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Part of a data set: images, their labels, and the rows of the source file that they are."""
+
+    images: UInt8[Tensor, "n channel row column"]
+    labels: Int64[Tensor, "n"]
+    ids: Int64[Tensor, "n"]
+
+    def at(self, rows: Int64[Tensor, "m"]) -> "Rows":
+        """Return the part at positions `rows`, in that order."""
+        return Rows(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataSource:
+    """A data set that was opened: what it is, and its splits, which are read when they are asked for.
+
+    `dataset` is its name in the registry and says how to treat it; `name` is what results are filed under
+    ("cifar10-jpeg"). `mean` and `std` are per channel and `default_eps` is a linf radius, all in units of the
+    pixel range [0, 1]. `fingerprint` ("sha256:…") covers the pixels and labels of all splits in their order.
+    """
+
+    dataset: str
+    name: str
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    default_eps: float
+    scale: int
+    fingerprint: str
+    read: Callable[[str], Rows] = field(repr=False)
+
+    def split(self, split: str) -> ImageSet:
+        """Return "train", "validation" or "test"; raises UnknownNameError for any other name."""
+        if split not in SPLITS:
+            raise UnknownNameError("split", split, SPLITS)
+        rows = self.read(split)
+        return ImageSet(
+            name=self.name,
+            split=split,
+            images=rows.images,
+            labels=rows.labels,
+            scale=self.scale,
+            ids=rows.ids,
+            fingerprint=self.fingerprint,
+        )
+
+
+def fingerprint(
+    parts: Mapping[str, tuple[UInt8[Tensor, "n channel row column"], Int64[Tensor, "n"]]],
+) -> str:
+    """Return "sha256:…" over the pixels and labels of all `parts` (name -> images, labels), in the order given.
+
+    Only decoded content counts, not how it was stored: the same images in the same order have the same
+    fingerprint as pickled batches, parquet or image files. Another order is another fingerprint, since
+    "the first n images" are others then.
+    """
+    digest = hashlib.sha256()
+    for name, (images, labels) in parts.items():
+        digest.update(f"{name} {tuple(images.shape)}\n".encode())
+        digest.update(images.contiguous().numpy().data)
+        digest.update(labels.numpy().astype("<i8").data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def stratified_draw(labels: Int64[Tensor, "n"], size: int, *, seed: int = SPLIT_SEED) -> tuple[Tensor, Tensor]:
+    """Draw `size` rows with the class shares of `labels`; returns (drawn, in random order; the rest, ascending).
+
+    Class shares are exact up to rounding (largest remainders first). The draw depends on `labels`, `size` and
+    `seed` alone: RandomState's stream is frozen, whereas that of NumPy's newer generators may change.
+    """
+    y = labels.numpy()
+    classes, counts = np.unique(y, return_counts=True)
+    exact = counts * size / len(y)
+    quota = np.floor(exact).astype(np.int64)
+    quota[np.argsort(quota - exact, kind="stable")[: size - quota.sum()]] += 1
+    order = np.random.RandomState(seed).permutation(len(y))
+    drawn = np.zeros(len(y), dtype=bool)
+    for label, k in zip(classes, quota, strict=True):
+        drawn[order[y[order] == label][:k]] = True
+    return torch.from_numpy(order[drawn[order]]), torch.from_numpy(np.flatnonzero(~drawn))

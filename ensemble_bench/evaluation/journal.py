@@ -1,0 +1,67 @@
+"""The journal of an evaluation: every finished block of images is on disk before the next one starts."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """Finished work by (attack, block), kept in memory and, given a path, as lines of JSON that survive a kill.
+
+    The first line names the evaluation; a journal of another one is discarded. A line that a crash cut short is
+    cut off, so that its block is done again.
+    """
+
+    def __init__(self, path: Path | None, evaluation: str) -> None:
+        self._path = path
+        self._entries: dict[tuple[str, int], Entry] = {}
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = self._read(path, evaluation) if path.exists() else 0
+        with open(path, "ab") as file:
+            file.truncate(whole)
+        if whole == 0:
+            self._append({"evaluation": evaluation})
+
+    def _read(self, path: Path, evaluation: str) -> int:
+        """Take over the entries of `path`; returns how many of its bytes are whole lines of this evaluation."""
+        whole = 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+            except ValueError:
+                entry = None
+            if not isinstance(entry, dict) or (whole == 0 and entry.get("evaluation") != evaluation):
+                break
+            if whole:
+                self._entries[entry["attack"], entry["block"]] = entry
+            whole += len(line)
+        return whole
+
+    def get(self, attack: str, block: int) -> Entry | None:
+        """Finished work on a block, or None."""
+        return self._entries.get((attack, block))
+
+    def put(self, attack: str, block: int, values: Entry) -> Entry:
+        """Keep the work on a block; when this returns it is on disk."""
+        entry = {"attack": attack, "block": block, **values}
+        self._entries[attack, block] = entry
+        if self._path is not None:
+            self._append(entry)
+        return entry
+
+    def remove(self) -> None:
+        """Delete the file, once the record stands."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _append(self, entry: Entry) -> None:
+        assert self._path is not None
+        with open(self._path, "ab") as file:
+            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())

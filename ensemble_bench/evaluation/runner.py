@@ -1,0 +1,325 @@
+"""The benchmark runner: score a model with a suite of attacks and keep a record that others can check."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ensemble_bench import attacks, data, registry
+from ensemble_bench.attacks.suites import SUITES
+from ensemble_bench.data import DataSource, ImageSet
+from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.evaluation import blackbox as blackbox_sets
+from ensemble_bench.evaluation.journal import Journal
+from ensemble_bench.evaluation.scoring import Job, score
+from ensemble_bench.files import write_atomic
+from ensemble_bench.leaderboard.board import write_leaderboard
+from ensemble_bench.models import checkpoint
+from ensemble_bench.progress import Progress, silent
+from ensemble_bench.records import (
+    RECORD_FILE,
+    SAMPLES_FILE,
+    NamedWarning,
+    Record,
+    identify,
+    read_record,
+    read_samples,
+    samples_to_parquet,
+    write_record,
+)
+from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.hardware import resolve_device
+
+BLACKBOX = "blackbox"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Result:
+    """What an evaluation found: the record, and a row an image with a bool column an attack (robust to it)."""
+
+    record: Record
+    samples: pd.DataFrame
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Fraction of images classified correctly without an attack."""
+        return self.record.clean.accuracy
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Fraction of images that are classified correctly and that no attack broke: the per-image worst case."""
+        return self.record.robust.accuracy
+
+    @property
+    def per_attack(self) -> dict[str, float | None]:
+        """Accuracy under each attack, in the order they ran; None where an attack covered no image."""
+        return {a.name: a.accuracy for a in self.record.attacks}
+
+    @property
+    def threat(self) -> ThreatModel:
+        """Threat model of the attacks."""
+        return ThreatModel(norm=self.record.threat.norm, eps=self.record.threat.eps)
+
+    @property
+    def warnings(self) -> tuple[NamedWarning, ...]:
+        """Signs that the numbers are too good."""
+        return self.record.warnings
+
+
+def evaluate(
+    model: nn.Module,
+    *,
+    dataset: str = "digits",
+    suite: str = "paper",
+    n: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    threat: ThreatModel | None = None,
+    split: str = "test",
+    data_dir: str | Path | None = None,
+    blackbox: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    progress: Progress = silent,
+) -> Result:
+    """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
+
+    `threat` defaults to the data set's (linf, 8/255 for CIFAR-10). `blackbox` is the set for suites that hold that
+    attack; by default runs/blackbox is searched for one, and one is built where there is none. With `out` the record
+    and samples.parquet are written there, and an evaluation that was killed goes on where it stopped. `device`
+    defaults to the model's own. Raises EnsembleBenchError for bad values, an attack that breaks the rules, or a
+    model whose logits are not finite.
+    """
+    registry.check("suite", suite)
+    if not isinstance(model, nn.Module):
+        raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
+    info = getattr(model, "info", None)
+    info = info if isinstance(info, checkpoint.CheckpointInfo) else None
+    own = next((p.device for p in model.parameters()), torch.device("cpu"))
+    source = data.open_source(dataset, data_dir)
+    subject = Subject(
+        name="model" if info is None else _name(info.path), weights_hash=_hash(model), model=model, info=info
+    )
+    plan = _Plan(
+        subject=subject,
+        source=source,
+        images=_images(source, split, n),
+        threat=threat or ThreatModel(eps=source.default_eps),
+        suite=suite,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        device=own if device is None else resolve_device(device),
+        blackbox=None if blackbox is None else Path(blackbox),
+        data_dir=data_dir,
+        progress=progress,
+    )
+    return _run(plan, None if out is None else Path(out))
+
+
+def evaluate_checkpoints(
+    paths: Sequence[str | Path] | None = None,
+    *,
+    runs: str | Path = "runs",
+    suite: str = "paper",
+    dataset: str | None = None,
+    data_dir: str | Path | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    split: str = "test",
+    norm: str | None = None,
+    eps: float | None = None,
+    batch_size: int | None = None,
+    blackbox: str | Path | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    progress: Progress = silent,
+) -> list[Record]:
+    """Score checkpoints (default: every best and last one below `runs`) and write `runs`/leaderboard.csv.
+
+    A path is a run folder (its best checkpoint) or a .safetensors file. Data set and threat model default to those of
+    the training. Records lie in evaluations/ beside the checkpoint; one that is there already is not made again, and
+    one that was interrupted goes on. Raises as `evaluate`, and CheckpointError when there is nothing to score.
+    """
+    registry.check("suite", suite)
+    runs = Path(runs)
+    infos = [checkpoint.read_info(p) for p in (_find(runs) if paths is None else paths)]
+    sources: dict[str, DataSource] = {}
+    records = []
+    for info in infos:
+        name = dataset or info.meta.get("dataset")
+        if name is None:
+            raise CheckpointError(f"{info.path}: does not say what it was trained on: pass --dataset")
+        if name not in sources:
+            sources[name] = data.open_source(name, data_dir)
+        source = sources[name]
+        if tuple(source.image_shape) != tuple(info.architecture.image_shape):
+            shape = info.architecture.image_shape
+            raise InvalidValueError(
+                f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}"
+            )
+        trained = info.meta.get("threat") or {}
+        plan = _Plan(
+            subject=Subject(name=_name(info.path), weights_hash=info.weights_hash, info=info),
+            source=source,
+            images=_images(source, split, n),
+            threat=ThreatModel(
+                norm=norm or trained.get("norm", "linf"),
+                eps=eps if eps is not None else trained.get("eps", source.default_eps),
+            ),
+            suite=suite,
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+            device=resolve_device(device),
+            blackbox=None if blackbox is None else Path(blackbox),
+            blackbox_root=runs / BLACKBOX,
+            data_dir=data_dir,
+            progress=progress,
+        )
+        records.append(_run(plan, None).record)
+    write_leaderboard(runs)
+    return records
+
+
+def _find(runs: Path) -> list[Path]:
+    """Every best and last checkpoint below `runs`; black-box surrogates are none."""
+    found = [p for name in ("best", "last") for p in runs.rglob(f"{name}.safetensors")]
+    found = [p for p in found if (p.parent / "run.json").exists()]
+    if not found:
+        raise CheckpointError(f"{runs}: no checkpoints to score: `ensemble-bench train RECIPE` makes them")
+    return sorted(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """One evaluation, everything resolved but the black-box set."""
+
+    subject: Subject
+    source: DataSource
+    images: ImageSet
+    threat: ThreatModel
+    suite: str
+    seed: int
+    batch_size: int | None
+    precision: str
+    device: torch.device
+    blackbox: Path | None
+    blackbox_root: Path = Path("runs") / BLACKBOX
+    data_dir: str | Path | None
+    progress: Progress
+
+    def attacks(self) -> tuple[attacks.Attack, ...]:
+        """Attacks of the suite, the black-box one with its set."""
+        return tuple(
+            attacks.get(name, path=self._blackbox_set()) if name == BLACKBOX else attacks.get(name)
+            for name in SUITES[self.suite].attacks
+        )
+
+    def _blackbox_set(self) -> Path:
+        """The set to use: the given one, else the one of the model's preset, built where there is none."""
+        preset = self.subject.meta("preset") or "tiny"
+        path = self.blackbox or blackbox_sets.default_out(
+            self.source.name, preset, self.threat, root=self.blackbox_root
+        ).with_suffix(".safetensors")
+        if not path.exists() and self.blackbox is None:
+            path = blackbox_sets.build(
+                self.source.dataset,
+                preset=preset,
+                data_dir=self.data_dir,
+                out=path.with_suffix(""),
+                eps=self.threat.eps,
+                norm=self.threat.norm,
+                device=self.device,
+                progress=self.progress,
+            )
+        return path
+
+
+def _run(plan: _Plan, out: Path | None) -> Result:
+    """Evaluate, or read what was evaluated before; in `out`, or beside the checkpoint of a trained model."""
+    made = plan.attacks()
+    identity = _identity(plan, made)
+    key = identify(identity)
+    if out is None and plan.subject.model is None and plan.subject.info is not None:
+        path = plan.subject.info.path
+        out = path.parent / "evaluations" / f"{plan.suite}-{path.stem}-n{len(plan.images)}-{key[:8]}"
+    if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
+        return Result(record=known, samples=read_samples(out))
+    model = plan.subject.load()
+    job = Job(
+        label=plan.subject.name,
+        model=model.to(plan.device),
+        images=plan.images,
+        threat=plan.threat,
+        attacks=made,
+        cascade=SUITES[plan.suite].cascade,
+        seed=plan.seed,
+        batch_size=plan.batch_size or (512 if plan.device.type == "cuda" else 64),
+        precision=plan.precision,
+        device=plan.device,
+        progress=plan.progress,
+    )
+    journal = Journal(None if out is None else out / "journal.jsonl", key)
+    start = time.perf_counter()
+    scores = score(job, journal)
+    record = make_record(
+        plan.subject,
+        plan.source,
+        plan.images,
+        plan.threat,
+        plan.suite,
+        made,
+        model,
+        scores,
+        seed=plan.seed,
+        key=key,
+        seconds=time.perf_counter() - start,
+        device=plan.device,
+    )
+    if out is not None:
+        write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
+        record = replace(record, path=write_record(record, out))
+        journal.remove()
+    return Result(record=record, samples=scores.samples)
+
+
+def _identity(plan: _Plan, made: Sequence[attacks.Attack]) -> dict[str, Any]:
+    """What decides the outcome of an evaluation, and so names it."""
+    return {
+        "weights_hash": plan.subject.weights_hash,
+        "data_hash": plan.source.fingerprint,
+        "split": plan.images.split,
+        "n": len(plan.images),
+        "threat": plan.threat.as_dict(),
+        "suite": plan.suite,
+        "attacks": [a.settings() for a in made],
+        "seed": plan.seed,
+        "precision": plan.precision,
+    }
+
+
+def _images(source: DataSource, split: str, n: int | None) -> ImageSet:
+    images = source.split(split)
+    return images if n is None else images.first(n)
+
+
+def _name(path: Path) -> str:
+    """Run and checkpoint, as records name a model: "ensemble2adv-digits-tiny-s0/best"."""
+    return f"{path.resolve().parent.name}/{path.stem}"
+
+
+def _hash(model: nn.Module) -> str:
+    """Content hash of a model in memory: its weights, their names and the module's description."""
+    digest = hashlib.sha256(repr(model).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,49 @@
+"""Files that are either wholly there or not at all, and their content hashes (stdlib only)."""
+
+import contextlib
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) so that a crash at any moment leaves the old file or the new one, never a part.
+
+    Makes the parent directories. Raises OSError as the file system does; the old file then still stands.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same directory, because a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def sha256_file(path: Path) -> str:
+    """Content hash of a file as "sha256:<64 hex digits>"; raises OSError when it cannot be read."""
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Content hash of `data`, equal to `sha256_file` of a file that holds it."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename survive a power cut; file systems that cannot sync a directory go without."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

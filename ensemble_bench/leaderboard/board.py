@@ -1,0 +1,98 @@
+"""leaderboard.csv: a row a record, the most robust first among those that can be compared.
+
+Rows are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and
+the file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model.
+Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.files import write_atomic
+from ensemble_bench.records import Record, find_records
+
+LEADERBOARD_FILE = "leaderboard.csv"
+
+
+def write_leaderboard(root: Path, path: Path | None = None) -> Path:
+    """Render all records below `root` to `path` (default: leaderboard.csv in `root`) and return it.
+
+    Raises RecordError when there is no record, or a broken one.
+    """
+    root = Path(root)
+    records = find_records(root)
+    if not records:
+        raise RecordError(f"{root}: no records; `ensemble-bench evaluate` makes them")
+    path = root / LEADERBOARD_FILE if path is None else Path(path)
+    write_atomic(path, leaderboard_csv(records, root=root))
+    return path
+
+
+def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> str:
+    """Return the leaderboard of `records`, in any order, as CSV; the paths in it are relative to `root`."""
+    ordered = sorted(records, key=_rank)
+    attacks = sorted({attack.name for record in ordered for attack in record.attacks}, key=natural)
+    rows = [_row(record, attacks, root) for record in ordered]
+    sink = io.StringIO()
+    # Without a record there are no columns to name.
+    writer = csv.DictWriter(sink, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue()
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key that reads digits as numbers, so that pgd20 comes before pgd500."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def fraction(value: float | None) -> str:
+    """Return an accuracy with 4 decimals, or an empty text for None."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def _rank(record: Record) -> tuple[object, ...]:
+    group = (record.data_name, str(record.threat), record.suite, record.split, -record.n)
+    return (*group, -record.robust.accuracy, -record.clean.accuracy, record.model, record.id)
+
+
+def _row(record: Record, attacks: list[str], root: Path | None) -> dict[str, object]:
+    results = {attack.name: attack.accuracy for attack in record.attacks}
+    return {
+        "data_name": record.data_name,
+        "threat": str(record.threat),
+        "suite": record.suite,
+        "split": record.split,
+        "n": record.n,
+        "model": record.model,
+        "recipe": record.recipe or "",
+        "preset": record.preset or "",
+        "checkpoint": record.checkpoint or "",
+        "seeds": " ".join(map(str, record.seeds)),
+        "dataset": record.dataset,
+        "norm": record.threat.norm,
+        "eps": record.threat.shown_eps,
+        "robust_accuracy": fraction(record.robust.accuracy),
+        "robust_ci_low": fraction(record.robust.ci_low),
+        "robust_ci_high": fraction(record.robust.ci_high),
+        "clean_accuracy": fraction(record.clean.accuracy),
+        "clean_ci_low": fraction(record.clean.ci_low),
+        "clean_ci_high": fraction(record.clean.ci_high),
+        **{name: fraction(results.get(name)) for name in attacks},
+        "parameters": record.parameters,
+        "forward_passes": record.forward_passes,
+        "flops": "" if record.flops is None else record.flops,
+        "warnings": "; ".join(warning.name for warning in record.warnings),
+        "weights_hash": record.weights_hash,
+        "record": _relative(record.path, root),
+    }
+
+
+def _relative(path: Path | None, root: Path | None) -> str:
+    if path is None:
+        return ""
+    return (path.relative_to(root) if root is not None and path.is_relative_to(root) else path).as_posix()

@@ -1,0 +1,1 @@
+"""Backbones, ensembles of them, what they cost, and their checkpoints."""

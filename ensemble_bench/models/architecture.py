@@ -1,0 +1,159 @@
+"""What a model is, in a few numbers, and how to build it from them."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from ensemble_bench import registry
+from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
+from ensemble_bench.models.ensemble import AGGREGATIONS, Ensemble
+from ensemble_bench.models.gate import Gate
+from ensemble_bench.models.normalise import Normalise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Everything that fixes a model but its weights.
+
+    `backbone` is a name of the registry; `depth` belongs to "wrn" alone (6n + 4, 10 to 100), else None; `width`
+    multiplies channels (1/16 to 64); `image_shape` is (channel, row, column); `mean` and `std` are per channel, for
+    images in [0, 1]; `members` networks (1 to 64) are averaged as `aggregation` ("prob" or "logit") says, weighted by a
+    gating network if `gated`. Raises InvalidValueError for anything else: these bounds also guard against forged files.
+    """
+
+    backbone: str
+    depth: int | None = None
+    width: float = 1.0
+    classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    members: int = 1
+    aggregation: str = "prob"
+    gated: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str):
+            raise InvalidValueError(f"backbone is {self.backbone!r}: expected a name")
+        registry.check("backbone", self.backbone)
+        self._check_depth()
+        _check_number("width", self.width, 1 / 16, 64)
+        _check_integer("classes", self.classes, 2, 1000)
+        _check_integer("members", self.members, 1, 64)
+        if not isinstance(self.image_shape, tuple) or len(self.image_shape) != 3:
+            raise InvalidValueError(f"image_shape is {self.image_shape!r}: expected (channel, row, column)")
+        _check_integer("image_shape's channels", self.image_shape[0], 1, 16)
+        for side in self.image_shape[1:]:
+            _check_integer("image_shape's side", side, 8, 512)
+        for name, values, low in (("mean", self.mean, 0.0), ("std", self.std, 1e-3)):
+            if not isinstance(values, tuple) or len(values) != self.image_shape[0]:
+                raise InvalidValueError(
+                    f"{name} is {values!r}: expected a number for each of {self.image_shape[0]} channels"
+                )
+            for value in values:
+                _check_number(name, value, low, 1.0)
+        if self.aggregation not in AGGREGATIONS:
+            raise UnknownNameError("aggregation", str(self.aggregation), AGGREGATIONS)
+        if not isinstance(self.gated, bool):
+            raise InvalidValueError(f"gated is {self.gated!r}: expected true or false")
+        if self.gated and self.members < 2:
+            raise InvalidValueError("gated is true for 1 member: a gate needs at least 2 to choose from")
+
+    def _check_depth(self) -> None:
+        if self.backbone != "wrn":
+            if self.depth is not None:
+                raise InvalidValueError(f"depth is {self.depth!r}: {self.backbone} has a fixed depth, expected None")
+            return
+        _check_integer("depth", self.depth, 10, 100)
+        if self.depth is not None and self.depth % 6 != 4:
+            raise InvalidValueError(f"depth is {self.depth}: a wide ResNet has 6n + 4 layers, such as 10, 16, 28 or 34")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Fields as JSON holds them (lists for tuples)."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()} | {
+            "width": float(self.width)
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """Inverse of `as_dict`; raises CheckpointError for unknown or missing keys and values out of range."""
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"architecture is a {type(values).__name__}: expected an object")
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(map(str, set(values) - set(known))):
+            raise CheckpointError(f"architecture has unknown keys {', '.join(unknown)}: expected {', '.join(known)}")
+        if missing := [name for name in known if name not in values]:
+            raise CheckpointError(f"architecture lacks {', '.join(missing)}")
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        try:
+            return cls(**options)
+        except InvalidValueError as error:
+            raise CheckpointError(f"architecture: {error}") from error
+
+
+def build(architecture: Architecture, *, seed: int = 0) -> Ensemble:
+    """New, initialised model in training mode on the CPU, its weights laid out channels-last (faster there).
+
+    Each member's weights come from (seed, member's index) alone, so member 0 equals the single model of the same seed.
+    The global random state stays as it is. Convolutions follow He et al. (2015), fan out; `seed` is any integer.
+    """
+    model = skeleton(architecture)
+    for index, member in enumerate(model.members):
+        _initialise(member, _generator(seed, f"member {index}"))
+    if model.gate is not None:
+        _initialise(model.gate, _generator(seed, "gate"))
+        for module in model.gate.modules():
+            if isinstance(module, Gate):
+                module.start_uniform()
+    return model.to(memory_format=torch.channels_last)
+
+
+def skeleton(architecture: Architecture, device: str = "cpu") -> Ensemble:
+    """Modules of an architecture with weights of no meaning; on device "meta" they take neither memory nor time."""
+    channels = architecture.image_shape[0]
+    backbone = registry.resolve("backbone", architecture.backbone)
+    options = {"width": architecture.width, "classes": architecture.classes, "in_channels": channels}
+    if architecture.depth is not None:
+        options["depth"] = architecture.depth
+
+    # PyTorch's layers draw their first weights from the global generator.
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        members = [_with_normalisation(architecture, backbone(**options)) for _ in range(architecture.members)]
+        gate = None
+        if architecture.gated:
+            gate = _with_normalisation(architecture, Gate(members=architecture.members, in_channels=channels))
+    return Ensemble(members, aggregation=architecture.aggregation, gate=gate)
+
+
+def _with_normalisation(architecture: Architecture, network: nn.Module) -> nn.Module:
+    normalise = Normalise(architecture.mean, architecture.std)
+    return nn.Sequential(OrderedDict(normalise=normalise, network=network))
+
+
+def _generator(seed: int, part: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{part}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
+
+
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
+            nn.init.zeros_(module.bias)
+
+
+def _check_integer(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidValueError(f"{name} is {value!r}: expected an integer from {low} to {high}")
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidValueError(f"{name} is {value!r}: expected a number from {low:g} to {high:g}")

@@ -1,0 +1,198 @@
+"""Checkpoints: the weights as safetensors, everything else as JSON beside them; no pickle is ever read.
+
+The two files change as one: the new JSON waits as best.json.pending while best.safetensors is replaced, so that after a
+crash between the two it is still clear which description belongs to the weights.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ensemble_bench.errors import CheckpointError
+from ensemble_bench.files import sha256_bytes, sha256_file, write_atomic
+from ensemble_bench.models.architecture import Architecture, skeleton
+from ensemble_bench.models.ensemble import Ensemble
+
+SCHEMA = 1
+SUFFIX = ".safetensors"
+KEYS = ("schema", "architecture", "meta", "weights_hash")
+MAX_JSON_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself: its weights' file and the hash of it, architecture, the trainer's `meta`."""
+
+    path: Path
+    architecture: Architecture
+    meta: dict[str, Any]
+    weights_hash: str
+
+
+def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[str, Any]) -> None:
+    """Write `model` to `path` (…/best.safetensors) and its description to the .json beside it, each atomically.
+
+    Raises CheckpointError, with the old checkpoint still in place, when the model is not of that architecture, a weight
+    is NaN or infinite, or `meta` is not JSON.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise CheckpointError(f"{path}: a checkpoint's name ends with {SUFFIX}")
+    if model.aggregation != architecture.aggregation:
+        raise CheckpointError(
+            f"{path}: the model averages {model.aggregation}, its architecture {architecture.aggregation}"
+        )
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _check_weights(path, weights, architecture)
+    # The architecture is inside the hashed file too, so that the hash stands for the whole function.
+    data = safetensors.torch.save(weights, metadata={"architecture": _dump(path, architecture.as_dict(), indent=None)})
+    description = {
+        "schema": SCHEMA,
+        "architecture": architecture.as_dict(),
+        "meta": dict(meta),
+        "weights_hash": sha256_bytes(data),
+    }
+    text = _dump(path, description, indent=2) + "\n"
+    pending = _pending(path)
+    write_atomic(pending, text)
+    try:
+        write_atomic(path, data)
+    except BaseException:
+        pending.unlink(missing_ok=True)
+        raise
+    pending.replace(path.with_suffix(".json"))
+
+
+def load(source: str | Path) -> Ensemble:
+    """Model of a checkpoint, in eval mode on the CPU, with its CheckpointInfo as `model.info`.
+
+    `source` is a .safetensors file or a run directory (its best, else its last checkpoint). Raises CheckpointError that
+    names the file when it is missing, truncated, foreign or edited, does not fit its architecture, or holds NaN.
+    """
+    info = read_info(source)
+    try:
+        data = info.path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{info.path}: cannot be read: {error.strerror}") from error
+    weights = _parse(info.path, data)
+    if (found := sha256_bytes(data)) != info.weights_hash:
+        raise CheckpointError(
+            f"{info.path}: is not the file that its .json describes: {found} is not {info.weights_hash}"
+        )
+    _check_embedded(info, data)
+    _check_weights(info.path, weights, info.architecture)
+    model = skeleton(info.architecture)
+    model.load_state_dict(weights)
+    model.info = info
+    return model.to(memory_format=torch.channels_last).eval()
+
+
+def read_info(source: str | Path) -> CheckpointInfo:
+    """Description of a checkpoint without loading its weights; raises CheckpointError like `load`."""
+    path = find(source)
+    description = path.with_suffix(".json")
+    pending = _pending(path)
+    if pending.is_file():
+        # A save was cut short: the pending description holds if, and only if, its weights had arrived.
+        try:
+            info = _read_description(path, pending)
+            if info.weights_hash == sha256_file(path):
+                return info
+        except (CheckpointError, OSError):
+            pass
+    if not description.is_file():
+        raise CheckpointError(f"{path}: its description {description.name} is missing, expected beside it")
+    return _read_description(path, description)
+
+
+def find(source: str | Path) -> Path:
+    """The .safetensors file that `source` means; raises CheckpointError that says what was expected."""
+    path = Path(source)
+    if path.is_dir():
+        for name in ("best", "last"):
+            if (candidate := path / f"{name}{SUFFIX}").is_file():
+                return candidate
+        raise CheckpointError(f"{path}: no checkpoint here, expected best{SUFFIX} or last{SUFFIX}")
+    if not path.exists():
+        raise CheckpointError(f"{path}: does not exist, expected a run directory or a {SUFFIX} file")
+    if path.suffix != SUFFIX or not path.is_file():
+        raise CheckpointError(f"{path}: not a safetensors checkpoint, expected {SUFFIX} (pickles are never loaded)")
+    return path
+
+
+def _pending(path: Path) -> Path:
+    return path.with_suffix(".json.pending")
+
+
+def _dump(path: Path, value: object, *, indent: int | None) -> str:
+    try:
+        return json.dumps(value, indent=indent, sort_keys=indent is None, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description is not JSON: {error}") from error
+
+
+def _read_description(path: Path, description: Path) -> CheckpointInfo:
+    """Parse and check one JSON file; nothing in it is trusted."""
+    try:
+        if description.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{description}: larger than {MAX_JSON_BYTES} bytes, not a checkpoint's description")
+        values = json.loads(description.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{description}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{description}: not JSON: {error}") from error
+    if not isinstance(values, dict) or set(values) != set(KEYS):
+        raise CheckpointError(f"{description}: not a checkpoint's description, expected the keys {', '.join(KEYS)}")
+    if values["schema"] != SCHEMA:
+        raise CheckpointError(f"{description}: schema is {values['schema']!r}, this version reads {SCHEMA}")
+    if not isinstance(values["meta"], dict) or not isinstance(values["weights_hash"], str):
+        raise CheckpointError(f"{description}: meta must be an object and weights_hash a string")
+    try:
+        architecture = Architecture.from_dict(values["architecture"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{description}: {error}") from error
+    return CheckpointInfo(
+        path=path, architecture=architecture, meta=values["meta"], weights_hash=values["weights_hash"]
+    )
+
+
+def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
+    if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
+        raise CheckpointError(f"{path}: not a safetensors checkpoint but a pickle, which is never loaded")
+    try:
+        weights: dict[str, Tensor] = safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors checkpoint: {error}") from error
+    return weights
+
+
+def _check_embedded(info: CheckpointInfo, data: bytes) -> None:
+    """Raise unless the architecture inside the hashed file is the one that the JSON tells."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    embedded = header.get("__metadata__", {}).get("architecture")
+    if embedded != _dump(info.path, info.architecture.as_dict(), indent=None):
+        raise CheckpointError(f"{info.path}: was saved with another architecture than its .json tells")
+
+
+def _check_weights(path: Path, weights: Mapping[str, Tensor], architecture: Architecture) -> None:
+    """Raise unless names, shapes and types are those of the architecture and every value is finite."""
+    expected = skeleton(architecture, device="meta").state_dict()
+    if odd := sorted(set(weights) ^ set(expected)):
+        kind = "lacks" if odd[0] in expected else "has an unexpected"
+        raise CheckpointError(f"{path}: does not fit its architecture: {kind} {odd[0]} (of {len(odd)} such tensors)")
+    for name, value in weights.items():
+        want = expected[name]
+        if value.shape != want.shape or value.dtype != want.dtype:
+            found = f"{value.dtype} {tuple(value.shape)}"
+            raise CheckpointError(
+                f"{path}: does not fit its architecture: {name} is {found}, expected {want.dtype} {tuple(want.shape)}"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights")

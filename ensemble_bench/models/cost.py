@@ -1,0 +1,94 @@
+"""What a model costs, and the width that makes a single network as costly as an ensemble."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.architecture import Architecture, skeleton
+
+# The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
+PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
+
+
+def parameters(model: nn.Module | Architecture) -> int:
+    """Number of distinct trainable weights (buffers such as batch norm's statistics are none)."""
+    module = skeleton(model, device="meta") if isinstance(model, Architecture) else model
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def flops(model: nn.Module | Architecture, image_shape: tuple[int, int, int] | None = None) -> int:
+    """Floating-point operations of one image's forward pass, a multiply-add counted as 2.
+
+    Counts convolutions and linear layers, as published numbers do; batch norm, activations and pooling are below a
+    percent. `image_shape` is (channel, row, column); only an Architecture brings its own. The model is left as it was.
+    """
+    if isinstance(model, Architecture):
+        return _count(skeleton(model, device="meta"), image_shape or model.image_shape)
+    if image_shape is None:
+        raise InvalidValueError("image_shape is missing: a module does not say which images it takes")
+    return _count(model, image_shape)
+
+
+def match_width(architecture: Architecture, *, times: int, by: str) -> float:
+    """Width at which the single network `architecture` costs `times` as much.
+
+    `by` "params" or "flops" gives the width whose count comes closest to `times` that of `architecture`; "paper" gives
+    the paper's own, 1.5 times the width for twice the budget and 2 times for four times. Raises UnknownNameError for
+    another `by`, InvalidValueError for an ensemble or a `times` below 1 (paper: other than 1, 2 and 4).
+    """
+    if architecture.members != 1:
+        raise InvalidValueError(f"members is {architecture.members}: only a single network's width is matched")
+    if by == "paper":
+        if times not in PAPER_WIDTHS:
+            raise InvalidValueError(f"times is {times!r}: the paper has widths for {', '.join(map(str, PAPER_WIDTHS))}")
+        return architecture.width * PAPER_WIDTHS[times]
+    if by not in ("params", "flops"):
+        raise UnknownNameError("match", by, ("paper", "params", "flops"))
+    if times < 1:
+        raise InvalidValueError(f"times is {times!r}: expected an integer from 1")
+    count: Callable[[Architecture], int] = parameters if by == "params" else flops
+
+    def cost(width: float) -> int:
+        return count(replace(architecture, width=width))
+
+    return _closest(cost, times * cost(architecture.width), architecture.width, times * architecture.width)
+
+
+def _closest(cost: Callable[[float], int], target: int, low: float, high: float) -> float:
+    """Width in [low, high] whose `cost`, a rising staircase, is nearest to `target`, in as few decimals as it takes."""
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(middle) >= target else (middle, high)
+    best = min((low, high), key=lambda width: abs(cost(width) - target))
+    return next(short for digits in range(2, 12) if cost(short := round(best, digits)) == cost(best))
+
+
+def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Sum over the layers that one forward pass in eval mode runs."""
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, nn.Conv2d):
+            rows, columns = module.kernel_size
+            total += 2 * output.numel() * rows * columns * (module.in_channels // module.groups)
+        elif isinstance(module, nn.Linear):
+            total += 2 * output.numel() * module.in_features
+
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    hooks = [module.register_forward_hook(add) for module in modules if isinstance(module, nn.Conv2d | nn.Linear)]
+    like = next(model.parameters(), torch.empty(0))
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in zip(modules, training, strict=True):
+            module.training = mode
+    return total

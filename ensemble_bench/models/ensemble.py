@@ -1,0 +1,91 @@
+"""Several networks that predict as one: the logits are the log of the mean member probability."""
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+
+if TYPE_CHECKING:
+    from ensemble_bench.models.checkpoint import CheckpointInfo
+
+AGGREGATIONS = ("prob", "logit")
+
+
+class Ensemble(nn.Module):
+    """Networks that map images to logits, averaged per image (Grefenstette et al. 2018, Eq. 3).
+
+    `aggregation` "prob" averages the members' probabilities, "logit" their logits (their Table 2). A `gate` maps images
+    to one logit a member, whose softmax replaces the uniform weights. Raises InvalidValueError for no members or
+    members that are no modules, UnknownNameError for an unknown aggregation.
+    """
+
+    info: "CheckpointInfo | None" = None
+    """What `checkpoint.load` read beside the weights; None for a model that came from no checkpoint."""
+
+    members: nn.ModuleList
+    gate: nn.Module | None
+
+    def __init__(
+        self, members: Iterable[nn.Module], *, aggregation: str = "prob", gate: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        members = list(members)
+        if not members:
+            raise InvalidValueError("an ensemble needs at least one member, it got none")
+        for member in members:
+            if not isinstance(member, nn.Module):
+                raise InvalidValueError(f"a member is a {type(member).__name__}: expected torch.nn.Module")
+        if aggregation not in AGGREGATIONS:
+            raise UnknownNameError("aggregation", aggregation, AGGREGATIONS)
+        self.members = nn.ModuleList(members)
+        self.gate = gate
+        self.aggregation = aggregation
+
+    def member_logits(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "member batch class"]:
+        """Logits of every member, in float32 or better also under autocast."""
+        return _at_least_float32(torch.stack([member(x) for member in self.members]))
+
+    def log_gate(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "member batch 1"]:
+        """Log of the gate's weight of every member for every image; the weights sum to 1 over the members."""
+        if self.gate is None:
+            raise InvalidValueError("the ensemble has no gate: its members count alike")
+        logits: Tensor = self.gate(x)
+        if logits.shape[1:] != (len(self.members),):
+            raise InvalidValueError(
+                f"the gate gives shape {tuple(logits.shape)}: expected (batch, {len(self.members)})"
+            )
+        return _at_least_float32(logits).log_softmax(1).T[..., None]
+
+    def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
+        """Log-probabilities of the ensemble: valid logits, whose cross-entropy is exactly −log p̄_y.
+
+        Taken as a logsumexp of the members' log-softmax, so that confident members keep their gradients.
+        """
+        logits = self.member_logits(x)
+        if self.aggregation == "logit":
+            mean = logits.mean(0) if self.gate is None else (self.log_gate(x).exp() * logits).sum(0)
+            return mean.log_softmax(1)
+        log_probs = logits.log_softmax(2)
+        if self.gate is None:
+            return log_probs.logsumexp(0) - math.log(len(self.members))
+        return (log_probs + self.log_gate(x)).logsumexp(0)
+
+    def aggregate_as(self, aggregation: str) -> "Ensemble":
+        """Ensemble of the very same member modules and gate with another aggregation; `info` goes along."""
+        other = Ensemble(self.members, aggregation=aggregation, gate=self.gate)
+        other.training = other.members.training = self.training
+        other.info = self.info
+        return other
+
+    def extra_repr(self) -> str:
+        """Aggregation, for `repr(model)`."""
+        return f"aggregation={self.aggregation!r}"
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

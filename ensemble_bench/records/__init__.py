@@ -1,0 +1,46 @@
+"""Records: one evaluation each, as strict, deterministic JSON beside a row an image in Parquet."""
+
+from ensemble_bench.records.record import (
+    SCHEMA,
+    AttackResult,
+    Blackbox,
+    CleanScore,
+    NamedWarning,
+    Record,
+    RobustScore,
+    Surrogate,
+    Threat,
+)
+from ensemble_bench.records.samples import (
+    SAMPLE_COLUMNS,
+    SAMPLES_FILE,
+    attack_columns,
+    read_samples,
+    samples_to_parquet,
+    worst_case,
+)
+from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
+
+__all__ = [
+    "RECORD_FILE",
+    "SAMPLES_FILE",
+    "SAMPLE_COLUMNS",
+    "SCHEMA",
+    "AttackResult",
+    "Blackbox",
+    "CleanScore",
+    "NamedWarning",
+    "Record",
+    "RobustScore",
+    "Surrogate",
+    "Threat",
+    "attack_columns",
+    "find_records",
+    "identify",
+    "read_record",
+    "read_samples",
+    "samples_to_parquet",
+    "to_json",
+    "worst_case",
+    "write_record",
+]

@@ -1,0 +1,56 @@
+"""Plain JSON values to frozen dataclasses and back, strictly: nothing unknown, nothing missing, nothing guessed."""
+
+import dataclasses
+import functools
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def decode(hint: Any, value: Any, where: str, skip: tuple[str, ...] = ()) -> Any:
+    """Turn a JSON value into what the annotation `hint` says; ValueError names the field `where` if it cannot be."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return None if value is None else decode(arguments[0], value, where)
+    if dataclasses.is_dataclass(hint):
+        return _decode_fields(hint, value, where, skip)
+    if origin is tuple and isinstance(value, list):
+        return tuple(decode(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {str(key): decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if hint is Any:
+        return value
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    if hint in (int, str) and type(value) is hint:
+        return value
+    kind = {tuple: "a list", Mapping: "an object", int: "an integer", float: "a number", str: "a text"}[origin or hint]
+    raise ValueError(f"{where}: expected {kind}, got {value!r}")
+
+
+def _decode_fields(cls: Any, value: Any, where: str, skip: tuple[str, ...]) -> Any:
+    names = [f.name for f in dataclasses.fields(cls) if f.name not in skip]
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object, got {value!r}")
+    for kind, wrong in (("missing", set(names) - set(value)), ("unknown", set(value) - set(names))):
+        if wrong:
+            raise ValueError(f"{kind} field {min(wrong)!r} in {where}")
+    prefix = "" if where == "record" else f"{where}."
+    return cls(**{name: decode(_hints(cls)[name], value[name], f"{prefix}{name}") for name in names})
+
+
+def plain(value: Any) -> Any:
+    """Copy `value` as JSON would give it back: dataclasses and mappings become dicts, tuples lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value

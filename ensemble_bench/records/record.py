@@ -1,0 +1,245 @@
+"""Record: everything that one evaluation of one model found, and the checks that its numbers hold together."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.records.decoding import decode, plain
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What the attacker may do: move an image in [0, 1] by at most `eps` > 0 in `norm` ("linf" or "l2")."""
+
+    norm: str
+    eps: float
+
+    def __str__(self) -> str:
+        return f"{self.norm} {self.shown_eps}"
+
+    @property
+    def shown_eps(self) -> str:
+        """`eps` as people write it: in 255ths where it is a whole number of them."""
+        levels = round(self.eps * 255)
+        return f"{levels}/255" if levels and math.isclose(self.eps, levels / 255, rel_tol=1e-6) else f"{self.eps:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanScore:
+    """Images classified correctly without an attack; accuracies are fractions, with a 95 % Wilson interval."""
+
+    correct: int
+    n: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustScore:
+    """Images that are classified correctly and that no attack of the suite broke (the worst case per image)."""
+
+    robust: int
+    n: int
+    accuracy: float
+    ci_low: float
+    ci_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackResult:
+    """One attack of a suite: `robust` of the `n` images that it attacked withstood it.
+
+    `credit` counts the correctly classified images that this attack broke and all attacks before missed; `curve` is the
+    accuracy after 0, 1, … steps. The accuracy and its interval are None where the attack had no image (n = 0).
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    n: int
+    robust: int
+    accuracy: float | None
+    ci_low: float | None
+    ci_high: float | None
+    credit: int
+    seconds: float
+    curve: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", plain(self.settings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """A network that the black-box set was made against, and its clean accuracy in [0, 1]."""
+
+    backbone: str
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blackbox:
+    """The black-box set of an evaluation: `n` of its images were used.
+
+    `keep_rate` is the share of images that fooled every surrogate and so were kept when the set was made, in [0, 1].
+    """
+
+    hash: str
+    keep_rate: float
+    surrogates: tuple[Surrogate, ...]
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedWarning:
+    """Something that makes a number doubtful, such as a sign of masked gradients."""
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One evaluation of one model: what was scored, on what, against what, and what came out.
+
+    Fields that only a trained checkpoint has (recipe, preset, checkpoint, step, architecture) are None for others.
+    `path` is where the record was read from; it is neither written nor compared.
+    """
+
+    id: str
+    model: str
+    weights_hash: str
+    recipe: str | None
+    preset: str | None
+    seeds: tuple[int, ...]
+    checkpoint: str | None
+    step: int | None
+    architecture: Mapping[str, Any] | None
+    parameters: int
+    flops: int | None
+    forward_passes: int
+    dataset: str
+    data_name: str
+    data_hash: str
+    split: str
+    n: int
+    threat: Threat
+    suite: str
+    seed: int
+    clean: CleanScore
+    robust: RobustScore
+    attacks: tuple[AttackResult, ...]
+    blackbox: Blackbox | None
+    warnings: tuple[NamedWarning, ...]
+    seconds: float
+    device: str
+    versions: Mapping[str, str]
+    commit: str | None
+    schema: int = SCHEMA
+    path: Path | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "architecture", plain(self.architecture))
+        object.__setattr__(self, "versions", plain(self.versions))
+
+    @property
+    def run(self) -> str:
+        """Name of the run that the model comes from: `model` without its checkpoint."""
+        return self.model.rpartition("/")[0] or self.model
+
+    def attack(self, name: str) -> AttackResult | None:
+        """Return the result of the attack called `name`, or None where the suite does not hold it."""
+        return next((attack for attack in self.attacks if attack.name == name), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what record.json holds, as plain JSON values."""
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
+
+    @classmethod
+    def from_dict(cls, values: Any, *, path: Path | None = None) -> "Record":
+        """Build the record that `values` describes, checking every field.
+
+        Raises RecordError, naming the file and the field, for unknown or missing fields, wrong types, accuracies
+        outside [0, 1] and counts that do not match.
+        """
+        try:
+            record: Record = decode(cls, values, "record", skip=("path",))
+            _check(record)
+        except ValueError as error:
+            raise RecordError(f"{path or 'record'}: {error}") from None
+        return dataclasses.replace(record, path=path)
+
+
+def _check(record: Record) -> None:
+    """Raise ValueError, naming the field, where the numbers of `record` contradict each other."""
+    if record.schema != SCHEMA:
+        raise ValueError(f"schema: expected {SCHEMA}, got {record.schema}")
+    if not re.fullmatch(r"[0-9a-f]{64}", record.id):
+        raise ValueError(f"id: expected 64 hex digits, got {record.id!r}")
+    if record.threat.norm not in ("linf", "l2") or record.threat.eps <= 0:
+        raise ValueError(f"threat: expected norm linf or l2 and eps > 0, got {record.threat.norm} {record.threat.eps}")
+    for name in ("n", "parameters", "forward_passes"):
+        if getattr(record, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(record, name)}")
+    _check_score("clean", record.clean.correct, record.clean)
+    _check_score("robust", record.robust.robust, record.robust)
+    for name, score in (("clean", record.clean), ("robust", record.robust)):
+        if score.n != record.n:
+            raise ValueError(f"{name}.n: expected the record's n {record.n}, got {score.n}")
+    names = [attack.name for attack in record.attacks]
+    if len(set(names)) != len(names):
+        raise ValueError(f"attacks: an attack stands twice in {', '.join(names)}")
+    for attack in record.attacks:
+        _check_attack(attack, record)
+    left = record.clean.correct - sum(attack.credit for attack in record.attacks)
+    if left != record.robust.robust:
+        raise ValueError(
+            f"robust.robust: clean.correct less the attacks' credits leaves {left}, got {record.robust.robust}"
+        )
+    if record.blackbox is not None:
+        for surrogate in record.blackbox.surrogates:
+            _check_fraction("blackbox.surrogates.accuracy", surrogate.accuracy)
+        _check_fraction("blackbox.keep_rate", record.blackbox.keep_rate)
+
+
+def _check_attack(attack: AttackResult, record: Record) -> None:
+    where = f"attacks.{attack.name}"
+    if not 0 <= attack.n <= record.n:
+        raise ValueError(f"{where}.n: expected 0 to {record.n}, got {attack.n}")
+    if attack.credit < 0 or attack.credit > attack.n - attack.robust:
+        raise ValueError(f"{where}.credit: expected 0 to n − robust {attack.n - attack.robust}, got {attack.credit}")
+    if attack.n == record.n and attack.robust < record.robust.robust:
+        raise ValueError(f"{where}.robust: {attack.robust} is below the worst case {record.robust.robust}")
+    for value in attack.curve or ():
+        _check_fraction(f"{where}.curve", value)
+    if attack.n == 0:
+        if (attack.robust, attack.accuracy, attack.ci_low, attack.ci_high) != (0, None, None, None):
+            raise ValueError(f"{where}: no image was attacked, so robust must be 0 and accuracy null")
+    else:
+        _check_score(where, attack.robust, attack)
+
+
+def _check_score(where: str, count: int, score: CleanScore | RobustScore | AttackResult) -> None:
+    accuracy, low, high = score.accuracy, score.ci_low, score.ci_high
+    if accuracy is None or low is None or high is None:
+        raise ValueError(f"{where}: accuracy, ci_low and ci_high must be numbers, as n is {score.n}")
+    for name, value in (("accuracy", accuracy), ("ci_low", low), ("ci_high", high)):
+        _check_fraction(f"{where}.{name}", value)
+    if not 0 <= count <= score.n:
+        raise ValueError(f"{where}: expected 0 to n = {score.n} images, got {count}")
+    if not math.isclose(accuracy, count / score.n, abs_tol=1e-9):
+        raise ValueError(f"{where}.accuracy: {count} of {score.n} images make {count / score.n}, got {accuracy}")
+    if not low - 1e-9 <= accuracy <= high + 1e-9:
+        raise ValueError(f"{where}.ci_low: the interval [{low}, {high}] does not hold the accuracy {accuracy}")
+
+
+def _check_fraction(where: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{where}: expected a fraction in [0, 1], got {value}")

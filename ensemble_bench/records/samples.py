@@ -1,0 +1,91 @@
+"""Samples: a row an image beside each record, as deterministic Parquet."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensemble_bench.errors import RecordError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+SAMPLES_FILE = "samples.parquet"
+SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # those that every evaluation has
+
+
+def samples_to_parquet(samples: "pd.DataFrame") -> bytes:
+    """Return `samples` (a row an image) as Parquet; equal frames give equal bytes.
+
+    Columns are typed by name: `<attack>_steps` int32, `<attack>_margin` float32, `<attack>` bool (null: not attacked).
+    Raises RecordError when a column that every evaluation has is missing or a value does not fit its column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _check_columns(samples, "samples")
+    schema = pa.schema([(str(name), _arrow_type(str(name))) for name in samples.columns])
+    try:
+        table = pa.Table.from_pandas(samples, schema=schema, preserve_index=False)
+    except (pa.ArrowException, TypeError) as error:
+        raise RecordError(f"samples: {str(error).splitlines()[0]}") from None
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def read_samples(directory: Path) -> "pd.DataFrame":
+    """Read the images of the record in `directory`: a row an image, a bool column an attack (True: robust to it).
+
+    A column with nulls has pandas' nullable type. Raises RecordError when the file is missing, broken or incomplete.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = Path(directory) / SAMPLES_FILE
+    try:
+        table = pq.read_table(file)
+    except OSError as error:
+        raise RecordError(f"{file}: cannot read the samples ({error.strerror or 'not a Parquet file'})") from None
+    except pa.ArrowException as error:
+        raise RecordError(f"{file}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    import pandas as pd
+
+    nullable = {pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype()}
+    frame = pd.DataFrame(
+        {
+            name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    )
+    _check_columns(frame, str(file))
+    return frame
+
+
+def worst_case(samples: "pd.DataFrame") -> "NDArray[np.bool_]":
+    """Return, per image, whether it is classified correctly and withstood every attack that it met."""
+    import numpy as np
+
+    robust = samples["clean"].to_numpy(dtype=bool).copy()
+    for name in attack_columns(samples):
+        robust &= samples[name].astype("boolean").fillna(True).to_numpy(dtype=bool)
+    return np.asarray(robust, dtype=np.bool_)
+
+
+def attack_columns(samples: "pd.DataFrame") -> list[str]:
+    """Return the names of the attacks in `samples`, in the order in which they ran."""
+    return [name for name in samples.columns if name not in SAMPLE_COLUMNS and not name.endswith(("_steps", "_margin"))]
+
+
+def _check_columns(samples: "pd.DataFrame", where: str) -> None:
+    missing = [name for name in SAMPLE_COLUMNS if name not in samples.columns]
+    if missing:
+        raise RecordError(f"{where}: missing column {missing[0]!r}; samples have {', '.join(SAMPLE_COLUMNS)}")
+
+
+def _arrow_type(name: str) -> Any:
+    import pyarrow as pa
+
+    fixed = {"id": pa.int64(), "label": pa.int64(), "clean_prediction": pa.int64(), "broken_by": pa.string()}
+    suffixed = pa.int32() if name.endswith("_steps") else pa.float32() if name.endswith("_margin") else pa.bool_()
+    return fixed.get(name, suffixed)

@@ -1,0 +1,5 @@
+"""Reports: tables, figures and verdicts, rendered from records and curves and from nothing else."""
+
+from ensemble_bench.reports.report import Report, write_report
+
+__all__ = ["Report", "write_report"]

@@ -1,0 +1,196 @@
+"""Figures 2a, 2b and 2c: accuracy over training steps and attack steps, as PNG and PDF; equal data, equal bytes."""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_bench.files import write_atomic
+from ensemble_bench.records import AttackResult, Record
+from ensemble_bench.registry import split_steps
+from ensemble_bench.reports.curves import Curve, as_paper, average
+from ensemble_bench.reports.groups import Scored, by_recipe, group_of, grouped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers: a family of recipes a hue. Dashes: trained without
+# attacks; dots: trained apart.
+LOOKS: Mapping[str, tuple[str, Any]] = {
+    "baseline": ("#000000", (0, (5, 2))),
+    "ensemble2": ("#7A7A7A", (0, (5, 2))),
+    "ensemble4": ("#B4B4B4", (0, (5, 2))),
+    "singleadv": ("#E69F00", "-"),
+    "doubleadv": ("#D55E00", "-"),
+    "quadadv": ("#7F2704", "-"),
+    "ensemble2adv": ("#0072B2", "-"),
+    "ensemble4adv": ("#56B4E9", "-"),
+    "separate2adv": ("#009E73", (0, (1, 1.2))),
+    "separate4adv": ("#66C2A4", (0, (1, 1.2))),
+    "gated2adv": ("#CC79A7", "-"),
+}
+SPARE = ("#332288", "#882255", "#44AA99", "#999933", "#AA4499", "#661100")  # for models that are no recipe
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.labelcolor": "#222222",
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+}
+WIDTH, HEIGHT = 7.0, 3.6  # inches, of one panel
+LOG_FROM = 100  # attack steps from which their axis is logarithmic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Accuracies (fractions) at `x`; `spread` is the half-width of the band around them, None without several seeds."""
+
+    label: str
+    recipe: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    spread: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """The lines of one group, with what is measured on them; `omitted` names its runs that were not measured so."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    omitted: tuple[str, ...] = ()
+
+
+def training_panels(curves: Iterable[Curve], metric: str, *, paper: bool = False) -> list[Panel]:
+    """Figure 2a (`metric` ifgsm5) or 2b (pgd20): a panel a group, a line a recipe, the mean over its seeds ± sd."""
+    panels = []
+    for group, runs in grouped(curves, lambda curve: curve.group).items():
+        lines = []
+        for label, members in by_recipe(runs).items():
+            mean = (as_paper if paper else average)(members)
+            spread = mean.sd[metric] if mean.sd else None
+            lines.append(Line(label=label, recipe=mean.recipe, x=mean.step, y=mean.accuracy[metric], spread=spread))
+        y_label = f"{metric} accuracy, validation (%)"
+        panels.append(Panel(title=str(group), x_label="training step", y_label=y_label, lines=tuple(lines)))
+    return panels
+
+
+def attack_panels(records: Iterable[Record]) -> list[Panel]:
+    """Figure 2c: accuracy after 0, 1, … steps of the longest pgd, a panel a group, best checkpoints.
+
+    Within a group all lines come from the same attack on equally many images of one split.
+    """
+    best = [Scored(record=record) for record in records if record.checkpoint == "best"]
+    panels = []
+    for group, members in grouped(best, lambda scored: group_of(scored.record)).items():
+        settings = grouped(
+            ((scored, attack) for scored in members for attack in scored.record.attacks if _is_pgd(attack)),
+            lambda pair: (pair[1].name, pair[0].record.split, pair[0].record.n),
+        )
+        if not settings:
+            continue
+        longest = max(settings, key=lambda s: (split_steps(s[0])[1] or 0, len(settings[s]), s[2], s[1]))
+        curves = {scored.tag: attack.curve or () for scored, attack in settings[longest]}
+        rows = by_recipe(scored for scored, _ in settings[longest])
+        panels.append(
+            Panel(
+                title=str(group),
+                x_label=f"steps of {longest[0]}",
+                y_label=f"accuracy, {longest[1]}, n = {longest[2]} (%)",
+                lines=tuple(_attack_line(label, row, [curves[s.tag] for s in row]) for label, row in rows.items()),
+                omitted=tuple(sorted({s.run for s in members} - {s.run for s, _ in settings[longest]})),
+            )
+        )
+    return panels
+
+
+def write_figure(panels: Sequence[Panel], path: Path) -> list[Path]:
+    """Draw `panels` below each other and write them to `path` with the suffixes .png and .pdf; return both paths."""
+    from matplotlib import style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style.context(["default", STYLE], after_reset=True):  # the user's own settings would change the bytes
+        figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        for ax, panel in zip(axes, panels, strict=True):
+            _draw(ax, panel)
+        written = []
+        # Dates and versions of matplotlib in the files would make equal figures differ.
+        for suffix, unwanted in ((".png", ("Software",)), (".pdf", ("CreationDate", "Creator", "Producer"))):
+            sink = io.BytesIO()
+            figure.savefig(sink, format=suffix[1:], dpi=200, metadata=dict.fromkeys(unwanted))
+            written.append(path.with_suffix(suffix))
+            write_atomic(written[-1], sink.getvalue())
+    return written
+
+
+def _draw(ax: "Axes", panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    spare = iter(SPARE * (1 + len(panel.lines) // len(SPARE)))
+    top = 0.0
+    for line in panel.lines:
+        colour, dashes = LOOKS.get(line.recipe) or (next(spare), "-")
+        marker = "o" if len(line.x) <= 30 else None
+        ax.plot(line.x, 100 * line.y, color=colour, linestyle=dashes, label=line.label, marker=marker, markersize=3)
+        if line.spread is not None:
+            low, high = (np.clip(100 * (line.y + sign * line.spread), 0, 100) for sign in (-1, 1))
+            ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
+        top = max(top, float(100 * line.y.max()))
+    ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+    ax.set_ylim(0, min(100.0, 10 * np.ceil(top / 10 + 0.2)) + 0.5)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    last = max(float(line.x[-1]) for line in panel.lines)
+    if panel.x_label.startswith("steps") and last >= LOG_FROM:
+        _log_steps(ax, int(last))
+    else:
+        ax.set_xlim(0, last * 1.01)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6, alignment="left")
+    if any(line.spread is not None for line in panel.lines):
+        legend.set_title("mean ± sd over seeds")
+
+
+def _log_steps(ax: "Axes", last: int) -> None:
+    """Logarithmic steps that still show step 0."""
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    ticks = [0, *(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if step <= last)]
+    ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+    ax.set_xlim(0, last * 1.05)
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _attack_line(label: str, row: Sequence[Scored], curves: Sequence[Sequence[float]]) -> Line:
+    # A curve may end early, where nothing was left to attack; it stays at its last value.
+    length = max(map(len, curves))
+    values = np.stack([np.pad(np.asarray(c, dtype=np.float64), (0, length - len(c)), mode="edge") for c in curves])
+    spread = values.std(axis=0, ddof=1) if len(curves) > 1 else None
+    x = np.arange(length, dtype=np.float64)
+    return Line(label=label, recipe=row[0].recipe, x=x, y=values.mean(axis=0), spread=spread)
+
+
+def _is_pgd(attack: AttackResult) -> bool:
+    return bool(attack.curve) and attack.name.startswith("pgd") and attack.name[3:].isdigit()

@@ -1,0 +1,135 @@
+"""What may stand in one table: runs of one data set, preset and threat, in the paper's order."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from ensemble_bench.records import Record, Threat
+
+# Table 1's order; the controls that the paper lacks stand beside those that they control for.
+ORDER = (
+    "baseline",
+    "ensemble2",
+    "ensemble4",
+    "singleadv",
+    "doubleadv",
+    "quadadv",
+    "ensemble2adv",
+    "ensemble4adv",
+    "separate2adv",
+    "separate4adv",
+    "gated2adv",
+)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Group:
+    """Data set, preset and threat: the rows of one table, the panel of one figure."""
+
+    data_name: str
+    preset: str
+    norm: str
+    eps: float
+
+    def __str__(self) -> str:
+        preset = f", preset {self.preset}" if self.preset else ""
+        return f"{self.data_name}{preset}, {self.threat}"
+
+    @property
+    def threat(self) -> str:
+        """Norm and radius as people write them."""
+        return str(Threat(norm=self.norm, eps=self.eps))
+
+
+class Run(Protocol):
+    """What a table needs to know about a row."""
+
+    @property
+    def recipe(self) -> str: ...  # noqa: D102
+
+    @property
+    def run(self) -> str: ...  # noqa: D102
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def tag(self) -> str: ...  # noqa: D102
+
+
+R = TypeVar("R", bound=Run)
+T = TypeVar("T")
+K = TypeVar("K", bound=Any)  # anything that sorts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A record under the recipe whose row it belongs to; a model without a recipe stands for itself."""
+
+    record: Record
+
+    @property
+    def recipe(self) -> str:
+        """Recipe of the model, or its own name."""
+        return self.record.recipe or self.record.model
+
+    @property
+    def run(self) -> str:
+        """Name of the run that made the model."""
+        return self.record.run
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the model; several where separately trained members were joined."""
+        return self.record.seeds
+
+    @property
+    def tag(self) -> str:
+        """A name that no other evaluation has."""
+        return f"{self.run} ({self.record.id[:8]})"
+
+
+def group_of(record: Record) -> Group:
+    """Return the group that a record belongs to."""
+    return Group(data_name=record.data_name, preset=record.preset or "", norm=record.threat.norm, eps=record.threat.eps)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Collect `items` under their keys, keys ascending."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return dict(sorted(groups.items(), key=lambda pair: pair[0]))
+
+
+def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
+    """Collect `runs` under their rows' labels, in the paper's order, seeds ascending.
+
+    The label is the recipe. Runs of one recipe that share their seeds differ in something else (a width, an objective),
+    so that no mean over them makes sense: each of these stands under its run's name, or its tag if a run has several.
+    """
+    rows: dict[str, list[R]] = {}
+    for run in sorted(runs, key=lambda run: (_place(run.recipe), run.recipe, run.seeds, run.run)):
+        rows.setdefault(run.recipe, []).append(run)
+    labelled: dict[str, list[R]] = {}
+    for recipe, members in rows.items():
+        if len({run.seeds for run in members}) == len(members):
+            labelled[recipe] = members
+        else:
+            names = [run.run for run in members]
+            labelled |= {run.run if names.count(run.run) == 1 else run.tag: [run] for run in members}
+    return labelled
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return a model's seeds: "0", or "0+1" where members of several seeds were joined."""
+    return "+".join(map(str, seeds))
+
+
+def all_seeds(runs: Iterable[Run]) -> str:
+    """Return the seeds of several models, each once: "0, 1, 0+1"."""
+    return ", ".join(seeds_text(seeds) for seeds in sorted({run.seeds for run in runs}, key=lambda s: (len(s), s)))
+
+
+def _place(recipe: str) -> int:
+    return ORDER.index(recipe) if recipe in ORDER else len(ORDER)

@@ -1,0 +1,158 @@
+"""A table without looks, and its renderings: Markdown, CSV and LaTeX; only here are numbers rounded."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.leaderboard.board import fraction
+
+ABSENT = "–"
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "≥": r"$\geq$",
+    "–": "--",
+    "×": r"$\times$",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """An accuracy as a fraction in [0, 1], with the spread over seeds or the ends of its 95 % interval."""
+
+    accuracy: float
+    sd: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+    def __str__(self) -> str:
+        shown = percent(self.accuracy)
+        if self.sd is not None:
+            shown += f" ± {percent(self.sd)}"
+        if self.ci_low is not None and self.ci_high is not None:
+            shown += f" [{percent(self.ci_low)}, {percent(self.ci_high)}]"
+        return shown
+
+
+Cell = str | Value | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Title, caption, the names of the columns and the rows; `about` holds what is the same for every row.
+
+    `columns` are for readers, `keys` (one a column) for programs: they head the CSV.
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    keys: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in (self.keys, *self.rows):
+            if len(row) != len(self.columns):
+                raise RecordError(f"table {self.name}: expected {len(self.columns)} cells in a row, got {len(row)}")
+
+    def text_rows(self) -> tuple[tuple[str, ...], ...]:
+        """Return the rows as texts, accuracies in percent with one decimal."""
+        return tuple(tuple(ABSENT if cell is None else str(cell) for cell in row) for row in self.rows)
+
+
+def percent(value: float) -> str:
+    """Return a fraction as percent with one decimal, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def to_markdown(tables: Iterable[Table]) -> str:
+    """Render tables as Markdown, each under its title and its caption."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def to_csv(tables: Sequence[Table]) -> str:
+    """Render tables of one name as one CSV, accuracies as fractions with 4 decimals.
+
+    Columns that tell the tables apart come first; an accuracy with a spread or an interval takes further columns
+    (…_sd, …_ci_low, …_ci_high).
+    """
+    rows = [_flat(table, row) for table in tables for row in table.rows]
+    columns: dict[str, None] = {}
+    for table in tables:
+        columns |= dict.fromkeys(table.about)
+    for key in dict.fromkeys(key for table in tables for key in table.keys):
+        columns |= dict.fromkeys(k for k in _parts(key) if k == key or any(k in row for row in rows))
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, fieldnames=list(columns), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return sink.getvalue()
+
+
+def to_latex(tables: Iterable[Table]) -> str:
+    """Render tables as LaTeX table environments that need no package."""
+    return "\n".join(_latex(table) for table in tables)
+
+
+def _markdown(table: Table) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rules = [":--" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
+    body = [line(table.columns), line(rules), *map(line, table.text_rows())]
+    return "\n".join([f"### {table.title}", "", table.caption, "", *body, ""])
+
+
+def _latex(table: Table) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(map(_escape, cells)) + r" \\"
+
+    align = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escape(f'{table.title}. {table.caption}')}}}",
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\hline",
+            line(table.columns),
+            r"\hline",
+            *map(line, table.text_rows()),
+            r"\hline",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _is_text(table: Table, column: int) -> bool:
+    return any(isinstance(row[column], str) for row in table.rows)
+
+
+def _parts(key: str) -> tuple[str, ...]:
+    return key, f"{key}_sd", f"{key}_ci_low", f"{key}_ci_high"
+
+
+def _flat(table: Table, row: tuple[Cell, ...]) -> dict[str, str]:
+    """Return a row as the CSV holds it: one text a column, absent parts left out."""
+    flat = dict(table.about)
+    for key, cell in zip(table.keys, row, strict=True):
+        if isinstance(cell, Value):
+            parts = zip(_parts(key), (cell.accuracy, cell.sd, cell.ci_low, cell.ci_high), strict=True)
+            flat |= {name: fraction(value) for name, value in parts if value is not None}
+        elif cell is not None:
+            flat[key] = cell
+    return flat

@@ -1,0 +1,91 @@
+"""Training batches as a pure function of (seed, step): shuffled order, flips and crops; nothing to save or restore."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from ensemble_bench.attacks.randomness import generator
+from ensemble_bench.data import ImageSet
+from ensemble_bench.errors import InvalidValueError
+
+
+@functools.lru_cache(maxsize=4)
+def order(n: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
+    """Return the order in which epoch `epoch` visits n images."""
+    return torch.randperm(n, generator=generator("cpu", "order", seed, epoch))
+
+
+def augment(
+    images: UInt8[Tensor, "batch row column channel"], *, flip: bool, crop: int, generator: torch.Generator
+) -> UInt8[Tensor, "batch row column channel"]:
+    """Shift every image by up to `crop` pixels each way over black padding, and mirror half of them if `flip`.
+
+    One gather for the whole batch; every image draws its own shift and flip.
+    """
+    if not flip and not crop:
+        return images
+    batch, height, width, _ = images.shape
+    device = images.device
+
+    def draw(high: int) -> Tensor:
+        return torch.randint(high, (batch, 1), generator=generator, device=device)
+
+    rows = torch.arange(height, device=device) + draw(2 * crop + 1)
+    columns = torch.arange(width, device=device).expand(batch, width)
+    if flip:
+        columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    columns = columns + draw(2 * crop + 1)
+    padded = F.pad(images, (0, 0, crop, crop, crop, crop))
+    return padded[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batches:
+    """Batches of a training set that lives on the training device; the last, incomplete one of an epoch is left out.
+
+    Images are held channels-last, the layout that convolutions run fastest in.
+    """
+
+    images: UInt8[Tensor, "n row column channel"]
+    labels: Int64[Tensor, "n"]
+    scale: int
+    batch_size: int
+    seed: int
+    flip: bool
+    crop: int
+
+    @classmethod
+    def of(
+        cls, data: ImageSet, *, batch_size: int, seed: int, device: torch.device, flip: bool = False, crop: int = 0
+    ) -> "Batches":
+        """Move `data` to `device`; raises InvalidValueError for a batch size that is not in 2 … len(data)."""
+        if not 2 <= batch_size <= len(data):  # batch norm needs two images
+            raise InvalidValueError(f"batch size is {batch_size}: choose 2 to {len(data)}, the size of the training set")
+        return cls(
+            images=data.images.to(device).permute(0, 2, 3, 1).contiguous(),
+            labels=data.labels.to(device),
+            scale=data.scale,
+            batch_size=batch_size,
+            seed=seed,
+            flip=flip,
+            crop=crop,
+        )
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of one epoch."""
+        return len(self.labels) // self.batch_size
+
+    def at(self, step: int) -> tuple[Float[Tensor, "batch channel row column"], Int64[Tensor, "batch"]]:
+        """Return batch (x, y) of training step `step`, x float32 in [0, 1]."""
+        epoch, position = divmod(step, self.per_epoch)
+        first = position * self.batch_size
+        device = self.labels.device
+        rows = order(len(self.labels), self.seed, epoch)[first : first + self.batch_size].to(device)
+        noise = generator(device, "augment", self.seed, step)
+        images = augment(self.images[rows], flip=self.flip, crop=self.crop, generator=noise)
+        return images.permute(0, 3, 1, 2).to(torch.float32).div_(self.scale), self.labels[rows]

@@ -1,0 +1,37 @@
+"""curves.csv: one row an evaluation point of training, rewritten atomically, so that no reader sees half a row."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.files import write_atomic
+
+ATTACKS = ("ifgsm5", "ifgsm7", "pgd5", "pgd20")
+"""What the validation images are attacked with at every evaluation point."""
+COLUMNS = ("step", "epoch", "clean", *ATTACKS, "loss", "lr", "seconds")
+Row = Mapping[str, float]
+
+
+def read(path: Path) -> list[Row]:
+    """Rows of a curves.csv, none if it does not exist; raises RecordError where it is not one."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as lines:
+        reader = csv.DictReader(lines)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise RecordError(f"{path}: expected the columns {','.join(COLUMNS)}")
+        try:
+            return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in reader]
+        except (TypeError, ValueError):
+            raise RecordError(f"{path}: row {reader.line_num} does not hold {len(COLUMNS)} numbers") from None
+
+
+def write(path: Path, rows: list[Row]) -> None:
+    """Write the rows; floats keep all of their digits, so that reading gives them back."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())

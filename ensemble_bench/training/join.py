@@ -1,0 +1,84 @@
+"""Separately trained networks joined at test time: nothing is trained here that already exists."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensemble_bench.models import checkpoint
+from ensemble_bench.models.checkpoint import CheckpointInfo
+from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.progress import Progress
+from ensemble_bench.training import interrupts, rundir
+from ensemble_bench.training.plan import Plan
+from ensemble_bench.training.provenance import commit, versions
+from ensemble_bench.training.recipes import Recipe
+
+
+def join(
+    recipe: Recipe,
+    plan: Plan,
+    train_member: Callable[..., Path],
+    out: Path,
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> Path:
+    """Join runs of seeds plan.seed, plan.seed + 1, … into the checkpoints best (of their bests) and last.
+
+    The runs lie beside `out` under their default names; `train_member(seed=…, out=…)` trains those that are
+    missing and continues those that were interrupted. Raises InvalidValueError if `out` holds another run or joins
+    other weights, or if a member's folder holds another run.
+    """
+    seeds = [plan.seed + i for i in range(recipe.joins)]
+    _refuse_other_run(recipe, plan, seeds, out)
+    runs = []
+    for seed in seeds:
+        folder = out.parent / rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed).name
+        runs.append(train_member(seed=seed, out=folder, progress=progress))
+    bests, lasts = ([checkpoint.read_info(run / name) for run in runs] for name in (rundir.BEST, rundir.LAST))
+    document = _document(recipe, plan, seeds) | {
+        "joins": [
+            {"run": run.name, "best": best.weights_hash, "last": last.weights_hash}
+            for run, best, last in zip(runs, bests, lasts, strict=True)
+        ]
+    }
+    rundir.claim(out, document, device=str(device), resume=True)
+    if not rundir.is_finished(out):
+        with interrupts.deferred():
+            _save(out / rundir.BEST, bests, plan, document)
+            _save(out / rundir.LAST, lasts, plan, document)
+    progress(f"join {out.name}", len(runs), len(runs))
+    return out
+
+
+def _document(recipe: Recipe, plan: Plan, seeds: list[int]) -> dict[str, Any]:
+    """What run.json says of a joined run besides which weights it joins."""
+    architecture = replace(plan.architecture, members=len(seeds)).as_dict()
+    return plan.as_dict() | {"recipe": recipe.name, "seeds": seeds, "architecture": architecture}
+
+
+def _refuse_other_run(recipe: Recipe, plan: Plan, seeds: list[int], out: Path) -> None:
+    """Refuse a folder of another run before hours are spent on the members."""
+    if rundir.read_run(out) is not None:
+        rundir.claim(out, _document(recipe, plan, seeds), device="", resume=True)
+
+
+def _save(path: Path, parts: list[CheckpointInfo], plan: Plan, document: Mapping[str, Any]) -> None:
+    """Write the ensemble of all members of `parts`; `step` is the latest of theirs."""
+    models = [checkpoint.load(part.path) for part in parts]
+    steps = [part.meta["step"] for part in parts]
+    meta = dict(document) | {
+        "step": max(steps),
+        "member_steps": steps,
+        "checkpoint": path.stem,
+        "validation": {},
+        "versions": versions(),
+        "commit": commit(),
+    }
+    architecture = replace(plan.architecture, members=len(parts))
+    del meta["architecture"]
+    joined = Ensemble(member for model in models for member in model.members)
+    checkpoint.save(path, joined, architecture, meta)

@@ -1,0 +1,148 @@
+"""A training run, resolved: every choice made and checked before the first step, and written down in run.json."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from ensemble_bench import registry
+from ensemble_bench.attacks.training_attack import check_name
+from ensemble_bench.data import DataSource
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.cost import match_width
+from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.hardware import resolve_precision
+from ensemble_bench.training.objective import OBJECTIVES
+from ensemble_bench.training.presets import PRESETS, Network, Settings
+from ensemble_bench.training.recipes import Recipe
+
+MATCHES = ("params", "paper", "flops")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run trains, on what and how; two runs of equal plans end with equal weights on the same kind of device.
+
+    `precision` is resolved ("float32" or "bf16"), `steps` the length of the run, `match` None where the recipe
+    widens nothing and `settings.train_attack` is used only if the recipe is adversarial.
+    """
+
+    recipe: Recipe
+    preset: str
+    settings: Settings
+    dataset: str
+    data_name: str
+    data_hash: str
+    seed: int
+    steps: int
+    steps_per_epoch: int
+    threat: ThreatModel
+    architecture: Architecture
+    match: str | None
+    objective: str
+    precision: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        return {
+            "recipe": self.recipe.name,
+            "preset": self.preset,
+            "dataset": self.dataset,
+            "data_name": self.data_name,
+            "data_hash": self.data_hash,
+            "seed": self.seed,
+            "seeds": [self.seed],
+            "steps": self.steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "threat": self.threat.as_dict(),
+            "match": self.match,
+            "objective": self.objective,
+            "precision": self.precision,
+            "architecture": self.architecture.as_dict(),
+            "settings": self.settings.as_dict(),
+        }
+
+
+def architecture_of(network: Network, source: DataSource) -> Architecture:
+    """Return the single-member architecture of a network on a data set."""
+    return Architecture(
+        backbone=network.backbone,
+        depth=network.depth,
+        width=network.width,
+        classes=len(source.classes),
+        image_shape=source.image_shape,
+        mean=source.mean,
+        std=source.std,
+    )
+
+
+def resolve(
+    recipe: Recipe,
+    source: DataSource,
+    *,
+    preset: str,
+    seed: int,
+    device: torch.device,
+    max_steps: int | None = None,
+    match: str = "params",
+    objective: str = "ensemble",
+    train_attack: str | None = None,
+    eps: float | None = None,
+) -> Plan:
+    """Make every choice of a run, or raise InvalidValueError (UnknownNameError for a name) for one that cannot be."""
+    settings = PRESETS[registry.check("preset", preset)].on(source.dataset)
+    _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
+    if train_attack is not None:
+        settings = replace(settings, train_attack=check_name(train_attack))
+    per_epoch = len(source.split("train")) // settings.batch_size
+    steps = settings.steps if settings.steps is not None else round((settings.epochs or 0) * per_epoch)
+    return Plan(
+        recipe=recipe,
+        preset=preset,
+        settings=settings,
+        dataset=source.dataset,
+        data_name=source.name,
+        data_hash=source.fingerprint,
+        seed=seed,
+        steps=steps if max_steps is None else min(steps, max_steps),
+        steps_per_epoch=per_epoch,
+        threat=ThreatModel(norm="linf", eps=source.default_eps if eps is None else eps),
+        architecture=_architecture(recipe, architecture_of(settings.network, source), match),
+        match=match if recipe.width_times > 1 else None,
+        objective=objective,
+        precision=resolve_precision(settings.precision, device),
+    )
+
+
+def _architecture(recipe: Recipe, single: Architecture, match: str) -> Architecture:
+    """Widen or multiply the single network as the recipe says."""
+    if recipe.width_times > 1:
+        return replace(single, width=match_width(single, times=recipe.width_times, by=match))
+    return replace(single, members=recipe.members, gated=recipe.gated)
+
+
+def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: str, objective: str) -> None:
+    if seed < 0:
+        raise InvalidValueError(f"seed is {seed}: choose 0 or more")
+    if max_steps is not None and max_steps < 1:
+        raise InvalidValueError(f"max_steps is {max_steps}: choose 1 or more")
+    if match not in MATCHES:
+        raise UnknownNameError("match", match, MATCHES)
+    if objective not in OBJECTIVES:
+        raise UnknownNameError("objective", objective, OBJECTIVES)
+    if recipe.gated and objective != "ensemble":
+        raise InvalidValueError(f"objective is {objective!r}: the gate of {recipe.name} learns only from 'ensemble'")
+
+
+def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name every value of `wanted` that `found` lacks or holds differently, as "seed is 1, not 0"."""
+    lines = []
+    for key, value in wanted.items():
+        other = found.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            lines += differences(value, other, f"{prefix}{key}.")
+        elif value != other:
+            lines.append(f"{prefix}{key} is {other!r} there, {value!r} here")
+    return lines

@@ -1,0 +1,50 @@
+"""Recipes: which model is trained, and whether adversarially (Grefenstette et al. 2018, section 4.1, and controls)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of the comparison.
+
+    `members` networks are trained as one model, on clean images and, if `adversarial`, on attacks on the whole
+    ensemble. A single network with `width_times` above 1 is widened until it costs that many members. `gated`
+    weights the members by a small network. With `joins` above 0 nothing is trained as one model: that many runs
+    of the recipe `of`, of consecutive seeds, are joined at test time.
+    """
+
+    name: str
+    description: str
+    members: int = 1
+    adversarial: bool = True
+    width_times: int = 1
+    gated: bool = False
+    joins: int = 0
+    of: str | None = None
+
+
+_ALL = (
+    Recipe(name="baseline", description="one network, clean images only", adversarial=False),
+    Recipe(name="ensemble2", description="two networks as one model, clean images only", members=2, adversarial=False),
+    Recipe(name="ensemble4", description="four networks as one model, clean images only", members=4, adversarial=False),
+    Recipe(name="singleadv", description="one network, adversarially trained"),
+    Recipe(name="doubleadv", description="one wider network at the cost of two, adversarially trained", width_times=2),
+    Recipe(name="ensemble2adv", description="two networks adversarially trained as one model", members=2),
+    Recipe(name="ensemble4adv", description="four networks adversarially trained as one model", members=4),
+    Recipe(
+        name="separate2adv", description="two singleadv of different seeds, joined at test time", joins=2, of="singleadv"
+    ),
+    # The controls from here on are not in the paper.
+    Recipe(name="quadadv", description="one wider network at the cost of four, adversarially trained", width_times=4),
+    Recipe(
+        name="separate4adv", description="four singleadv of different seeds, joined at test time", joins=4, of="singleadv"
+    ),
+    Recipe(
+        name="gated2adv",
+        description="ensemble2adv whose members a small gating network weights per image",
+        members=2,
+        gated=True,
+    ),
+)
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

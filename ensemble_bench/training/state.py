@@ -1,0 +1,113 @@
+"""What a training run knows between two steps, and resume.safetensors, the one file that holds all of it."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from ensemble_bench.errors import AttackError, CheckpointError
+from ensemble_bench.files import write_atomic
+
+
+@dataclass(kw_only=True)
+class State:
+    """Progress of a run. Randomness is no part of it: it is a function of (seed, step).
+
+    `best` is the evaluation point of the highest validation accuracy under ifgsm5 so far. `loss_sum` over
+    `loss_n` steps accumulates the training loss since the last evaluation point.
+    """
+
+    step: int = 0
+    best: Mapping[str, float] | None = None
+    loss_sum: float = 0.0
+    loss_n: int = 0
+    seconds_before: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+    _pending: list[Tensor] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training so far, over all of its sessions."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def took_step(self, loss: Tensor) -> None:
+        """Count a step. A GPU's losses are read in groups, because reading one waits for the GPU."""
+        self.step += 1
+        self._pending.append(loss)
+        if loss.device.type == "cpu" or len(self._pending) == 20:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read the losses of the last steps; raises AttackError naming the first step whose loss is not finite."""
+        pending, self._pending = self._pending, []
+        losses = torch.stack(pending).tolist() if pending else []
+        for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise AttackError(f"training diverged: the loss of step {step} is {loss}; a lower learning rate may help")
+            self.loss_sum += loss
+            self.loss_n += 1
+
+    def take_loss(self) -> float:
+        """Mean training loss since this was last asked, which starts the next mean."""
+        self.settle()
+        mean = self.loss_sum / self.loss_n if self.loss_n else math.nan
+        self.loss_sum, self.loss_n = 0.0, 0
+        return mean
+
+
+def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Momentum buffers by parameter name; none before the first step."""
+    found = {name: optimizer.state[p].get("momentum_buffer") for name, p in model.named_parameters()}
+    return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Write everything that the next step depends on, atomically."""
+    state.settle()
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(model, optimizer).items()}
+    progress = {
+        "step": state.step,
+        "best": state.best,
+        "loss_sum": state.loss_sum,
+        "loss_n": state.loss_n,
+        "seconds": state.seconds,
+    }
+    # Clones, because a safetensors file holds contiguous tensors that share no memory.
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, to_bytes(plain, metadata={"progress": json.dumps(progress)}))
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Put the weights, batch norm statistics and momenta of `path` in place and return its state.
+
+    Raises CheckpointError for a file that is damaged or of another model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        state = State(
+            step=progress["step"],
+            best=progress["best"],
+            loss_sum=progress["loss_sum"],
+            loss_n=progress["loss_n"],
+            seconds_before=progress["seconds"],
+        )
+        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is not a resume point of this run ({reason}): delete it to start over") from None
+    for name, parameter in model.named_parameters():
+        if f"momentum.{name}" in tensors:
+            buffer = torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"momentum.{name}"])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
+    return state

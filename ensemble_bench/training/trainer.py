@@ -1,0 +1,277 @@
+"""Training: Algorithm 1 of Grefenstette et al. (2018), in a folder that survives being stopped at any moment."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_bench import data, registry
+from ensemble_bench.attacks.randomness import generator
+from ensemble_bench.attacks.training_attack import perturb
+from ensemble_bench.data import DataSource, ImageSet
+from ensemble_bench.errors import AttackError
+from ensemble_bench.models import checkpoint
+from ensemble_bench.models.architecture import build
+from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.progress import Progress, silent
+from ensemble_bench.training import curves, interrupts, join, rundir, state
+from ensemble_bench.training import plan as plans
+from ensemble_bench.training.batches import Batches
+from ensemble_bench.training.hardware import resolve_device
+from ensemble_bench.training.objective import OBJECTIVES, update
+from ensemble_bench.training.plan import Plan
+from ensemble_bench.training.presets import Settings
+from ensemble_bench.training.provenance import commit, versions
+from ensemble_bench.training.recipes import RECIPES
+from ensemble_bench.training.schedule import SCHEDULES
+from ensemble_bench.training.state import State
+from ensemble_bench.training.validation import validate
+
+
+def train(
+    recipe: str,
+    *,
+    dataset: str = "digits",
+    preset: str = "tiny",
+    seed: int = 0,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    max_steps: int | None = None,
+    match: str = "params",
+    objective: str = "ensemble",
+    train_attack: str | None = None,
+    eps: float | None = None,
+    device: str | torch.device | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Train `recipe` and return the folder of the run (default: runs/<recipe>-<data name>-<preset>-s<seed>).
+
+    The folder holds run.json, curves.csv and the checkpoints best (by validation accuracy under ifgsm5) and last,
+    which exists only once training is finished; a finished run is returned at once. `max_steps` shortens the run
+    and its schedule; `eps` (in units of the pixel range) defaults to the data set's; `match` says what a widened
+    single model gets as much of as the ensemble: "params", "paper" (1.5 or 2 times the width) or "flops".
+
+    Raises UnknownNameError and InvalidValueError for a choice that is not one, a folder that holds another run,
+    or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being finite.
+    Ctrl-C leaves a resume point of the current step.
+    """
+    found = RECIPES[registry.check("recipe", recipe)]
+    registry.check("preset", preset)
+    target = resolve_device(device)
+    source = data.open_source(dataset, data_dir)
+    folder = Path(out) if out is not None else rundir.default_out(recipe, source.name, preset, seed)
+    choices: dict[str, Any] = {
+        "preset": preset,
+        "max_steps": max_steps,
+        "match": match,
+        "objective": objective,
+        "train_attack": train_attack,
+        "eps": eps,
+        "device": target,
+    }
+    if found.of is None:
+        plan = plans.resolve(found, source, seed=seed, **choices)
+        return _train(plan, source, folder, device=target, resume=resume, progress=progress)
+    member = partial(train, found.of, dataset=dataset, data_dir=data_dir, resume=True, **choices)
+    plan = plans.resolve(RECIPES[found.of], source, seed=seed, **choices)
+    return join.join(found, plan, member, folder, device=target, progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """A plan with everything that it needs in memory."""
+
+    plan: Plan
+    out: Path
+    device: torch.device
+    batches: Batches
+    validation: ImageSet
+    model: Ensemble
+    optimizer: torch.optim.SGD
+    progress: Progress
+
+    @property
+    def label(self) -> str:
+        return f"train {self.out.name}"
+
+
+def _train(
+    plan: Plan, source: DataSource, out: Path, *, device: torch.device, resume: bool, progress: Progress
+) -> Path:
+    """Train as planned, from the beginning or from the resume point in `out`."""
+    rundir.claim(out, plan.as_dict(), device=str(device), resume=resume)
+    if rundir.is_finished(out):
+        (out / rundir.RESUME).unlink(missing_ok=True)  # left behind if the run was killed as it finished
+        progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
+        return out
+    run = _prepare(plan, source, out, device, progress)
+    reached = _continue(run)
+    try:
+        _learn(run, reached)
+    except KeyboardInterrupt:
+        with interrupts.deferred():
+            state.save(out / rundir.RESUME, run.model, run.optimizer, reached)
+        raise
+    with interrupts.deferred():
+        _save_checkpoint(run, rundir.LAST, curves.read(out / rundir.CURVES)[-1])
+        (out / rundir.RESUME).unlink(missing_ok=True)
+    return out
+
+
+def _prepare(plan: Plan, source: DataSource, out: Path, device: torch.device, progress: Progress) -> _Run:
+    settings = plan.settings
+    validation = source.split("validation")
+    model = build(plan.architecture, seed=plan.seed).to(device)
+    return _Run(
+        plan=plan,
+        out=out,
+        device=device,
+        batches=batches_of(source, settings, plan.seed, device),
+        validation=validation.first(min(settings.evaluate_n, len(validation))),
+        model=model.train(),
+        optimizer=sgd(model, settings),
+        progress=progress,
+    )
+
+
+def batches_of(source: DataSource, settings: Settings, seed: int, device: torch.device) -> Batches:
+    """Training batches of a data set, as the settings say."""
+    return Batches.of(
+        source.split("train"),
+        batch_size=settings.batch_size,
+        seed=seed,
+        device=device,
+        flip=settings.flip,
+        crop=settings.crop,
+    )
+
+
+def sgd(model: Ensemble, settings: Settings) -> torch.optim.SGD:
+    """One optimizer over all members."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _continue(run: _Run) -> State:
+    """State of the resume point, files made to agree with it; a fresh state where there is none."""
+    path = run.out / rundir.RESUME
+    if not path.exists():
+        if (run.out / rundir.CURVES).exists():
+            curves.write(run.out / rundir.CURVES, [])
+        return State()
+    reached = state.load(path, run.model, run.optimizer)
+    kept = [row for row in curves.read(run.out / rundir.CURVES) if row["step"] <= reached.step]
+    curves.write(run.out / rundir.CURVES, kept)
+    if reached.best is not None and reached.best["step"] == reached.step:
+        # The run may have been killed between this resume point and its checkpoint.
+        _save_checkpoint(run, rundir.BEST, reached.best)
+    return reached
+
+
+def _learn(run: _Run, reached: State) -> None:
+    """Algorithm 1, from the step reached to the last."""
+    plan, settings = run.plan, run.plan.settings
+    shown: dict[str, float] = {}
+    while True:
+        if _evaluation_due(run, reached):
+            shown = _evaluate(run, reached)
+        run.progress(run.label, reached.step, plan.steps, **shown)
+        if reached.step == plan.steps:
+            return
+        x, y = run.batches.at(reached.step)
+        inputs = [x, _attack(run, x, y, reached.step)] if plan.recipe.adversarial else [x]
+        set_rate(run.optimizer, _rate(plan, reached.step))
+        with interrupts.deferred():
+            loss = update(
+                run.model, run.optimizer, inputs, y, objective=OBJECTIVES[plan.objective], precision=plan.precision
+            )
+            reached.took_step(loss)
+        if reached.step % settings.checkpoint_every == 0:
+            with interrupts.deferred():
+                state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
+
+
+def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
+    """x_adv against the whole ensemble, with noise that depends on (seed, step) alone."""
+    plan = run.plan
+    try:
+        return perturb(
+            plan.settings.train_attack,
+            run.model,
+            x,
+            y,
+            plan.threat,
+            generator=generator(run.device, "attack", plan.seed, step),
+            start=plan.settings.attack_start,
+            precision=plan.precision,
+        )
+    except AttackError as error:
+        raise AttackError(f"training stopped in step {step + 1}: {error}") from error
+
+
+def _rate(plan: Plan, step: int) -> float:
+    return plan.settings.learning_rate * SCHEDULES[plan.settings.schedule](step, plan.steps)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _evaluation_due(run: _Run, reached: State) -> bool:
+    """Whether this step is an evaluation point that curves.csv does not hold yet."""
+    step = reached.step
+    if step == 0 or (step % run.plan.settings.evaluate_every and step != run.plan.steps):
+        return False
+    rows = curves.read(run.out / rundir.CURVES)
+    return not rows or rows[-1]["step"] < step
+
+
+def _evaluate(run: _Run, reached: State) -> dict[str, float]:
+    """Add a row to curves.csv, and keep the weights if they are the best so far; returns what to show of it."""
+    plan, path = run.plan, run.out / rundir.CURVES
+    reached.settle()
+    accuracies = validate(
+        run.model, run.validation, plan.threat, seed=plan.seed, precision=plan.precision, device=run.device
+    )
+    with interrupts.deferred():
+        row = {
+            "step": reached.step,
+            "epoch": round(reached.step / plan.steps_per_epoch, 4),
+            **accuracies,
+            "loss": reached.take_loss(),
+            "lr": _rate(plan, reached.step - 1),
+            "seconds": round(reached.seconds, 3),
+        }
+        curves.write(path, [*curves.read(path), row])
+        improved = reached.best is None or row["ifgsm5"] > reached.best["ifgsm5"]
+        if improved:
+            reached.best = row
+        # The resume point comes first: whenever the run is killed, it tells which step the checkpoint has to hold.
+        state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
+        if improved:
+            _save_checkpoint(run, rundir.BEST, row)
+    return {"loss": row["loss"], "clean": row["clean"], "ifgsm5": row["ifgsm5"]}
+
+
+def _save_checkpoint(run: _Run, name: str, row: curves.Row) -> None:
+    """Write the weights with everything that a reader of results must know about them."""
+    plan = run.plan
+    meta = plan.as_dict() | {
+        "step": row["step"],
+        "checkpoint": name.removesuffix(checkpoint.SUFFIX),
+        "validation": {column: row[column] for column in ("clean", *curves.ATTACKS)},
+        "versions": versions(),
+        "commit": commit(),
+    }
+    del meta["architecture"]  # the checkpoint holds its own
+    checkpoint.save(run.out / name, run.model, plan.architecture, meta)

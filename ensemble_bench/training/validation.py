@@ -1,0 +1,31 @@
+"""Evaluation during training: accuracies on validation images, clean and under the attacks of curves.csv."""
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_bench import attacks
+from ensemble_bench.attacks.engine import channels_last, frozen
+from ensemble_bench.data import ImageSet
+from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.curves import ATTACKS
+
+BATCH_SIZE = 500
+
+
+def predict(model: nn.Module, x: Tensor) -> Tensor:
+    """Predicted classes in eval mode, in the images' precision."""
+    with frozen(model), torch.no_grad():
+        return torch.cat([model(channels_last(part)).argmax(dim=1) for part in x.split(BATCH_SIZE)])
+
+
+def validate(
+    model: nn.Module, data: ImageSet, threat: ThreatModel, *, seed: int, precision: str, device: torch.device
+) -> dict[str, float]:
+    """Accuracies by column: "clean" and the attacks of curves.ATTACKS, as fractions of `data`."""
+    x, y = (tensor.to(device) for tensor in data.batch(slice(None)))
+    accuracy = {"clean": (predict(model, x) == y).double().mean().item()}
+    for name in ATTACKS:
+        attack = attacks.get(name)
+        x_adv = attack(model, x, y, threat, seed=seed, ids=data.ids, batch_size=BATCH_SIZE, precision=precision)
+        accuracy[name] = (predict(model, x_adv) == y).double().mean().item()
+    return accuracy

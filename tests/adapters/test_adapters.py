@@ -1,0 +1,151 @@
+"""Every adapter must give the gradient of −log p̄_y, and leave the model as it was."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ensemble_bench as eb
+from ensemble_bench.errors import InvalidValueError
+
+
+def member(seed: int) -> nn.Module:
+    """A small network with batch statistics, so that train and eval mode differ."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 10))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    made = eb.Ensemble([member(0), member(1)])
+    with torch.no_grad():
+        made.train()(
+            torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+        )  # moves the running statistics
+    return made.eval()
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(6, 1, 8, 8, generator=generator), torch.randint(10, (6,), generator=generator)
+
+
+def reference_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Gradient of −log of the mean softmax, written out in float64 without our Ensemble."""
+    members = [module.double().eval() for module in (member(0), member(1))]
+    for ours, theirs in zip(members, model.members, strict=True):  # type: ignore[arg-type]
+        ours.load_state_dict(theirs.state_dict())
+    x = x.double().requires_grad_()
+    mean = sum(module(x).softmax(1) for module in members) / 2
+    loss = -torch.log(mean.gather(1, y[:, None])).sum()  # type: ignore[union-attr]
+    return torch.autograd.grad(loss, x)[0]
+
+
+def art_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    classifier = eb.adapters.art.classifier(model, input_shape=(1, 8, 8), nb_classes=10)
+    assert classifier.clip_values == pytest.approx((0.0, 1.0))
+    one_hot = nn.functional.one_hot(y, 10).numpy()  # ART takes indices only in its documentation
+    return torch.from_numpy(classifier.loss_gradient(x.numpy(), one_hot)) * len(x)  # its loss is the batch's mean
+
+
+def torchattacks_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    x = x.clone().requires_grad_()
+    loss = nn.CrossEntropyLoss(reduction="sum")(eb.adapters.torchattacks.module(model)(x), y)
+    return torch.autograd.grad(loss, x)[0]
+
+
+GRADIENTS = pytest.mark.parametrize("gradient", [art_gradient, torchattacks_gradient])
+
+
+@GRADIENTS
+def test_gradient_is_that_of_minus_log_mean_probability(
+    gradient: Callable[..., Tensor], model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    torch.testing.assert_close(
+        gradient(model, *batch).double(), reference_gradient(model, *batch), rtol=1e-4, atol=1e-7
+    )
+
+
+@GRADIENTS
+@pytest.mark.parametrize("training", [True, False])
+def test_model_is_left_as_found(
+    gradient: Callable[..., Tensor], training: bool, model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    model.train(training)
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    grads = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    gradient(model, *batch)
+    assert all(module.training is training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert grads
+    assert all(torch.equal(old, new.grad) for old, new in zip(grads, model.parameters(), strict=True))
+
+
+def test_view_stays_in_eval_mode_and_restores_after_an_exception(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    view = eb.adapters.torchattacks.module(model).train()
+    assert not view.training
+    model.train()
+    with pytest.raises(RuntimeError):
+        view(torch.rand(2, 3, 8, 8))
+    assert all(module.training for module in model.modules())
+
+
+def test_torchattacks_runs_and_stays_in_the_ball(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    import torchattacks
+
+    x, y = batch
+    x_adv = torchattacks.PGD(eb.adapters.torchattacks.module(model), eps=0.1, alpha=0.02, steps=5)(x, y)
+    eb.ThreatModel(norm="linf", eps=0.1).check(x_adv, x)
+    loss = nn.CrossEntropyLoss(reduction="none")
+    with torch.no_grad():
+        assert (loss(model(x_adv), y) > loss(model(x), y)).all()
+
+
+def test_art_runs_and_predicts_as_the_model_does(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    from art.attacks.evasion import FastGradientMethod
+
+    x, y = batch
+    classifier = eb.adapters.art.classifier(model, input_shape=(1, 8, 8), nb_classes=10)
+    with torch.no_grad():
+        np.testing.assert_allclose(classifier.predict(x.numpy()), model(x).numpy(), rtol=1e-5, atol=1e-6)
+    x_adv = torch.from_numpy(FastGradientMethod(classifier, eps=0.1).generate(x.numpy(), y.numpy()))
+    eb.ThreatModel(norm="linf", eps=0.1).check(x_adv, x)
+
+
+def test_art_needs_the_shape_of_a_model_without_checkpoint(model: nn.Module) -> None:
+    with pytest.raises(InvalidValueError, match=r"input_shape.*nb_classes"):
+        eb.adapters.art.classifier(model)
+
+
+def test_view_shares_the_weights_and_moves_the_model(model: nn.Module) -> None:
+    view = eb.adapters.torchattacks.module(model)
+    ours, theirs = dict(view.named_parameters()), dict(model.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
+    view.to(torch.float64)
+    assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
+
+
+def test_robustbench_benchmark_runs_its_own_code(batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data loader is replaced by ours; linear members, which the first attack breaks, keep the run short."""
+    robustbench = eb.adapters.robustbench.import_robustbench()
+    model = eb.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]).eval()
+    x, _ = batch
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 10
+    monkeypatch.setattr(robustbench.eval, "load_clean_dataset", lambda *_: (x, y))
+    threat = eb.ThreatModel(norm="linf", eps=1.0)
+    clean, robust = eb.adapters.robustbench.benchmark(model, n=6, threat=threat, batch_size=6)
+    assert clean == pytest.approx(5 / 6)
+    assert robust == 0.0
+    with pytest.raises(InvalidValueError, match="no setting"):
+        eb.adapters.robustbench.benchmark(model, n=6, colour="red")

@@ -1,0 +1,39 @@
+"""Fixtures for all tests: the digits, the real CIFAR-10 copy where there is one, and a cache that is thrown away."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ensemble_bench.data import DataSource, open_source
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The models under test are tiny: more threads than that only wait for each other, and sums stay reproducible.
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tests (and the commands that they start) away from the user's cache and data folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENSEMBLE_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("ENSEMBLE_BENCH_DATA", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits() -> DataSource:
+    """The embedded digits."""
+    return open_source("digits")
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg_dir() -> Path:
+    """Folder of the JPEG copy of CIFAR-10 (50,000 + 10,000 images as hub parquet); skips where it is absent."""
+    folder = ROOT.parent / "shared" / "data" / "cifar10-jpeg"
+    if not folder.is_dir():
+        pytest.skip("no real CIFAR-10 here: ../shared/data/cifar10-jpeg is absent")
+    return folder

@@ -1,0 +1,90 @@
+"""Statistics against hand formulas and brute-force enumeration."""
+
+import math
+import subprocess
+import sys
+from itertools import product
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.evaluation.statistics import McNemar, Spread, mcnemar, mean_sd, wilson
+
+Bools = NDArray[np.bool_]
+
+
+def wilson_by_hand(k: int, n: int, confidence: float) -> tuple[float, float]:
+    """Roots of |p − k/n| = z sqrt(p (1 − p) / n)."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = (k + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
+    return centre - half, centre + half
+
+
+@settings(deadline=None)  # scipy loads in the first call
+@given(st.data())
+def test_wilson_is_its_closed_form(data: st.DataObject) -> None:
+    n = data.draw(st.integers(1, 10_000))
+    k = data.draw(st.integers(0, n))
+    confidence = data.draw(st.sampled_from([0.5, 0.9, 0.95, 0.99]))
+    low, high = wilson(k, n, confidence)
+    assert (low, high) == pytest.approx(wilson_by_hand(k, n, confidence), abs=1e-9)
+    assert 0 <= low <= k / n + 1e-12
+    assert k / n - 1e-12 <= high <= 1
+
+
+def test_wilson_of_a_published_example() -> None:
+    # Newcombe, Statistics in Medicine 17 (1998), Table I: 81 of 263 and 0 of 20
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+@pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (0, 0)])
+def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"{k} of {n}"):
+        wilson(k, n)
+
+
+def test_wilson_refuses_an_impossible_confidence() -> None:
+    with pytest.raises(InvalidValueError, match="confidence"):
+        wilson(1, 2, 1.0)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 0), (3, 7), (6, 6), (1, 9)])
+def test_mcnemar_is_the_share_of_coin_flips_at_least_as_extreme(only_a: int, only_b: int) -> None:
+    a = np.array([True] * only_a + [False] * only_b + [True] * 4 + [False] * 3)
+    b = np.array([False] * only_a + [True] * only_b + [True] * 4 + [False] * 3)
+    flips = only_a + only_b
+    gap = abs(only_a - only_b)
+    extreme = sum(abs(2 * sum(outcome) - flips) >= gap for outcome in product((0, 1), repeat=flips))
+    expected = McNemar(only_a=only_a, only_b=only_b, n=flips + 7, p_value=pytest.approx(extreme / 2**flips))
+    assert mcnemar(a, b) == expected
+    assert mcnemar(b, a).p_value == mcnemar(a, b).p_value
+
+
+@pytest.mark.parametrize("b", [np.ones(4, bool), np.ones((5, 1), bool)])
+def test_mcnemar_refuses_different_images(b: Bools) -> None:
+    with pytest.raises(InvalidValueError, match="same images"):
+        mcnemar(np.ones(5, bool), b)
+
+
+def test_mcnemar_refuses_no_images() -> None:
+    with pytest.raises(InvalidValueError, match="same images"):
+        mcnemar(np.ones(0, bool), np.ones(0, bool))
+
+
+def test_mean_sd_over_seeds() -> None:
+    assert mean_sd([0.5, 0.6, 0.7]) == Spread(mean=pytest.approx(0.6), sd=pytest.approx(0.1), n=3)
+    assert mean_sd([0.25]) == Spread(mean=0.25, sd=None, n=1)
+    with pytest.raises(InvalidValueError, match="at least one"):
+        mean_sd([])
+
+
+def test_statistics_load_without_torch() -> None:
+    code = "import sys, ensemble_bench.evaluation.statistics; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,130 @@
+"""Table 1 against the curves and records that it is made of."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+from synthetic_runs import build_runs, make_record
+
+from ensemble_bench.records import Record, Threat, find_records
+from ensemble_bench.reports.curves import as_paper, last_mean, read_curves
+from ensemble_bench.reports.table1 import table_1a, table_1b, table_1c
+from ensemble_bench.reports.tables import Table
+
+RECIPES = ("ensemble2adv", "separate2adv", "baseline", "singleadv")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four recipes in no order, two seeds each."""
+    return build_runs(tmp_path_factory.mktemp("runs"), RECIPES, seeds=(0, 1), n=90, points=15)
+
+
+def rows_of(table: Table) -> dict[Any, Any]:
+    """Rows as dicts by (model, seeds)."""
+    return {(row[0], row[1]): dict(zip(table.keys, row, strict=True)) for row in table.rows}
+
+
+def test_1a_averages_the_last_ten_points(runs: Path) -> None:
+    curves, records = read_curves(runs), find_records(runs)
+    (table,) = table_1a(curves, records)
+    rows = rows_of(table)
+    models = list(dict.fromkeys(model for model, _ in rows))
+    assert models == ["baseline", "singleadv", "ensemble2adv"]  # the joined model has no training curve
+    assert [seeds for model, seeds in rows if model == "singleadv"] == ["mean of 0, 1", "0", "1"]
+    for curve in curves:
+        row = rows[curve.recipe, str(curve.seeds[0])]
+        assert row["pgd20"].accuracy == pytest.approx(mean(curve.accuracy["pgd20"][-10:]))
+    values = [last_mean(c, "ifgsm5") for c in curves if c.recipe == "singleadv"]
+    average = rows["singleadv", "mean of 0, 1"]["ifgsm5"]
+    assert (average.accuracy, average.sd) == pytest.approx((mean(values), stdev(values)))
+    assert "digits, preset tiny, linf 8/255, validation split, n = 144, seeds 0, 1." in table.caption
+
+
+def test_1a_takes_the_black_box_from_the_last_checkpoint(runs: Path) -> None:
+    curves, records = read_curves(runs), find_records(runs)
+    (table,) = table_1a(curves, records)
+    (last,) = [r for r in records if r.checkpoint == "last" and r.recipe == "singleadv" and r.seeds == (1,)]
+    assert rows_of(table)["singleadv", "1"]["blackbox"].accuracy == last.attack("blackbox").accuracy
+    assert "last checkpoint" in table.caption
+    (table,) = table_1a(curves, [r for r in records if r.checkpoint == "best"])
+    assert "blackbox" not in table.keys
+    (table,) = table_1a(curves, [last])
+    assert rows_of(table)["singleadv", "mean of 0, 1"]["blackbox"] is None  # seed 0 has none
+
+
+def test_1a_as_in_the_paper_has_a_row_a_recipe(runs: Path) -> None:
+    curves = read_curves(runs)
+    (table,) = table_1a(curves, [], paper=True)
+    rows = rows_of(table)
+    assert list(rows) == [("baseline", "0, 1"), ("singleadv", "0, 1"), ("ensemble2adv", "0, 1")]
+    merged = as_paper([curve for curve in curves if curve.recipe == "baseline"])
+    assert rows["baseline", "0, 1"]["clean"].accuracy == merged.accuracy["clean"][-10:].mean()
+    assert "rolling median of 50" in table.caption
+
+
+def test_1b_shows_the_best_checkpoints(runs: Path) -> None:
+    records = find_records(runs)
+    (table,) = table_1b(records)
+    rows = rows_of(table)
+    models = list(dict.fromkeys(model for model, _ in rows))
+    assert models == ["baseline", "singleadv", "ensemble2adv", "separate2adv"]
+    assert ("separate2adv", "1+101") in rows
+    assert table.columns[2:] == ("clean", "ifgsm5", "ifgsm7", "pgd5", "pgd20", "black box", "worst case [95 %]")
+    for record in records:
+        if record.checkpoint == "best" and record.suite == "paper" and record.recipe == "ensemble2adv":
+            row = rows["ensemble2adv", str(record.seeds[0])]
+            assert row["worst_case"].accuracy == record.robust.accuracy
+            assert (row["worst_case"].ci_low, row["worst_case"].ci_high) == (
+                record.robust.ci_low,
+                record.robust.ci_high,
+            )
+            assert row["pgd5"].accuracy == record.attack("pgd5").accuracy
+    assert "test split, n = 90, seeds 0, 1, 0+100, 1+101." in table.caption
+    assert "on the 30 of these images" in table.caption
+
+
+def test_1c_shows_500_steps(runs: Path) -> None:
+    (table,) = table_1c(find_records(runs))
+    assert table.keys[2:] == ("clean", "ifgsm500", "pgd500", "worst_case")
+    assert "Black box" not in table.caption
+    assert len(table.rows) == 4 * 3
+
+
+def test_groups_make_tables_of_their_own() -> None:
+    def scored(n: int, **fields: Any) -> Record:
+        return make_record([True] * n, {"pgd5": [True] * n}, **fields)[0]
+
+    records = [
+        scored(4),
+        scored(5),
+        scored(4, preset="small"),
+        scored(4, data_name="cifar10-jpeg"),
+        scored(4, threat=Threat(norm="l2", eps=0.5)),
+        scored(4, split="validation"),
+    ]
+    tables = table_1b(records)
+    assert len(tables) == 6
+    assert len({table.caption for table in tables}) == 6
+    assert all(len(table.rows) == 1 for table in tables)
+    assert rows_of(tables[0])["singleadv", "0"]["blackbox"] is None
+
+
+def test_runs_of_the_same_seed_stand_under_their_own_names() -> None:
+    first = make_record([True, True], {"pgd5": [True, False]})[0]
+    wide = make_record([True, True], {"pgd5": [True, True]}, model="singleadv-wide-s0/best")[0]
+    (table,) = table_1b([first, wide])
+    assert [row[0] for row in table.rows] == ["singleadv-digits-tiny-s0", "singleadv-wide-s0"]
+    again = replace(first, id="f" * 64)
+    (table,) = table_1b([first, again, wide])
+    labels = [f"singleadv-digits-tiny-s0 ({name[:8]})" for name in sorted([first.id, again.id])]
+    assert sorted(row[0] for row in table.rows) == sorted([*labels, "singleadv-wide-s0"])
+
+
+def test_a_model_without_a_recipe_stands_for_itself_below_the_known_ones() -> None:
+    foreign = make_record([True], {"pgd5": [True]}, recipe=None, model="mine/best")[0]
+    gated = make_record([True], {"pgd5": [True]}, recipe="gated2adv")[0]
+    (table,) = table_1b([foreign, gated])
+    assert [row[0] for row in table.rows] == ["gated2adv", "mine/best"]

@@ -1,0 +1,217 @@
+"""Runs that were never trained: run.json, curves.csv, records and samples as the package writes them, made by numpy."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ensemble_bench.evaluation.statistics import wilson
+from ensemble_bench.records import (
+    AttackResult,
+    Blackbox,
+    CleanScore,
+    NamedWarning,
+    Record,
+    RobustScore,
+    Surrogate,
+    Threat,
+    identify,
+    samples_to_parquet,
+    write_record,
+)
+
+# How robust each recipe is, clean and at the end of a long attack; roughly the paper's numbers.
+STRENGTH = {
+    "baseline": (0.95, 0.02),
+    "singleadv": (0.84, 0.45),
+    "doubleadv": (0.85, 0.47),
+    "ensemble2adv": (0.87, 0.54),
+    "separate2adv": (0.86, 0.49),
+    "ensemble4adv": (0.88, 0.57),
+    "quadadv": (0.86, 0.48),
+}
+PARAMETERS = {
+    "doubleadv": 20_400,
+    "ensemble2adv": 20_000,
+    "separate2adv": 20_000,
+    "ensemble4adv": 40_000,
+    "quadadv": 40_100,
+}
+HASH = "sha256:" + "ab" * 32
+
+
+def scored(count: int, n: int) -> dict[str, Any]:
+    """Fields n, accuracy and interval of `count` of `n` images."""
+    low, high = wilson(count, n)
+    return {"n": n, "accuracy": count / n, "ci_low": low, "ci_high": high}
+
+
+def make_record(
+    clean: Sequence[bool], attacks: Mapping[str, Sequence[bool | None]], **fields: Any
+) -> tuple[Record, pd.DataFrame]:
+    """Record and samples of a model that is right on `clean` and, per attack, withstands it (None: not attacked)."""
+    alive = np.array(clean, dtype=bool)
+    n = len(alive)
+    frame: dict[str, Any] = {"id": np.arange(n), "label": np.zeros(n, int), "clean_prediction": np.where(alive, 0, 1)}
+    frame["clean"] = alive.copy()
+    broken_by = np.where(alive, None, "clean").astype(object)
+    results = []
+    for name, verdict in attacks.items():
+        withstood = np.array([value is None or bool(value) for value in verdict])
+        met = np.array([value is not None for value in verdict])
+        credit = int((alive & ~withstood).sum())
+        broken_by[alive & ~withstood] = name
+        alive &= withstood
+        robust = int((withstood & met).sum())
+        blank = {"n": 0, "accuracy": None, "ci_low": None, "ci_high": None}
+        score = scored(robust, int(met.sum())) if met.any() else blank
+        results.append(
+            AttackResult(name=name, settings={"steps": 5}, robust=robust, credit=credit, seconds=0.5, **score)
+        )
+        frame[name] = pd.array(list(verdict), dtype="boolean") if not met.all() else withstood
+        frame[f"{name}_steps"] = np.arange(n, dtype=np.int32)
+        frame[f"{name}_margin"] = np.linspace(-1, 1, n, dtype=np.float32)
+    frame["broken_by"] = broken_by
+    record = record_of(clean=int(np.sum(clean)), robust=int(alive.sum()), n=n, attacks=tuple(results), **fields)
+    return record, pd.DataFrame(frame)
+
+
+def record_of(*, clean: int, robust: int, n: int, attacks: tuple[AttackResult, ...], **fields: Any) -> Record:
+    """A record with these counts; `fields` replace anything else in it."""
+    recipe, seeds = fields.get("recipe", "singleadv"), fields.get("seeds", (0,))
+    checkpoint, suite = fields.get("checkpoint", "best"), fields.get("suite", "paper")
+    preset, data_name = fields.get("preset", "tiny"), fields.get("data_name", "digits")
+    model = fields.pop("model", f"{recipe}-{data_name}-{preset}-s{seeds[0]}/{checkpoint}")
+    defaults: dict[str, Any] = {
+        "id": identify({"model": model, "suite": suite, "n": n, "preset": preset}),
+        "model": model,
+        "weights_hash": HASH,
+        "recipe": recipe,
+        "preset": preset,
+        "seeds": seeds,
+        "checkpoint": checkpoint,
+        "step": 100,
+        "architecture": {"backbone": "small_cnn", "image_shape": (1, 8, 8)},
+        "parameters": PARAMETERS.get(recipe, 10_000),
+        "flops": 1_000_000,
+        "forward_passes": 1,
+        "dataset": "digits",
+        "data_name": data_name,
+        "data_hash": HASH,
+        "split": "test",
+        "n": n,
+        "threat": Threat(norm="linf", eps=8 / 255),
+        "suite": suite,
+        "seed": 0,
+        "clean": CleanScore(correct=clean, **scored(clean, n)),
+        "robust": RobustScore(robust=robust, **scored(robust, n)),
+        "attacks": attacks,
+        "blackbox": None,
+        "warnings": (),
+        "seconds": 1.25,
+        "device": "cpu",
+        "versions": {"python": "3.11.2"},
+        "commit": None,
+    }
+    return Record(**(defaults | fields))
+
+
+def write(record: Record, samples: pd.DataFrame, run: Path) -> Path:
+    """Put a record and its samples where an evaluation of `run` puts them; returns the directory."""
+    directory = run / "evaluations" / f"{record.suite}-{record.checkpoint}-n{record.n}-{record.id[:8]}"
+    write_record(record, directory)
+    (directory / "samples.parquet").write_bytes(samples_to_parquet(samples))
+    return directory
+
+
+def write_curves(run: Path, recipe: str, seed: int, accuracy: Mapping[str, Sequence[float]], **about: Any) -> None:
+    """Write run.json and curves.csv: `accuracy` holds the columns step, clean, ifgsm5, ifgsm7, pgd5 and pgd20."""
+    run.mkdir(parents=True, exist_ok=True)
+    document = {
+        "recipe": recipe,
+        "preset": "tiny",
+        "dataset": "digits",
+        "data_name": "digits",
+        "seeds": [seed],
+        "steps": int(accuracy["step"][-1]),
+        "threat": {"norm": "linf", "eps": 8 / 255},
+        "settings": {"evaluate_n": 144},
+    }
+    (run / "run.json").write_text(json.dumps(document | about))
+    frame = pd.DataFrame(accuracy).assign(epoch=1.0, loss=0.5, lr=0.1, seconds=1.0)
+    columns = ["step", "epoch", "clean", "ifgsm5", "ifgsm7", "pgd5", "pgd20", "loss", "lr", "seconds"]
+    frame[columns].to_csv(run / "curves.csv", index=False)
+
+
+def build_runs(
+    root: Path,
+    recipes: Sequence[str] = tuple(STRENGTH),
+    *,
+    seeds: Sequence[int] = (0,),
+    n: int = 400,
+    points: int = 40,
+    checkpoints: Sequence[str] = ("best", "last"),
+    suites: Sequence[str] = ("paper", "paper500"),
+    **fields: Any,
+) -> Path:
+    """Fill `root` with runs of all `recipes`: curves, and a record a checkpoint and suite (paper500 only for best)."""
+    hardness = np.random.default_rng(7).random(n)  # how hard each image is, for all models alike
+    for index, recipe in enumerate(recipes):
+        for seed in seeds:
+            run = root / f"{recipe}-{fields.get('data_name', 'digits')}-{fields.get('preset', 'tiny')}-s{seed}"
+            noise = np.random.default_rng([index, seed])
+            if not recipe.startswith("separate"):
+                _curves(
+                    run, recipe, seed, points, noise, **{k: fields[k] for k in ("preset", "data_name") if k in fields}
+                )
+            shift = noise.normal(0, 0.01)
+            for checkpoint in checkpoints:
+                for suite in suites if checkpoint == "best" else suites[:1]:
+                    own = (hardness + noise.normal(0, 0.03, n)).clip(0, 1)
+                    about = {"recipe": recipe, "checkpoint": checkpoint, "suite": suite, **fields}
+                    about["seeds"] = (seed, seed + 100) if recipe.startswith("separate") else (seed,)
+                    write(*_evaluated(own - shift, recipe, suite, about), run)
+    return root
+
+
+def _evaluated(hardness: Any, recipe: str, suite: str, about: dict[str, Any]) -> tuple[Record, pd.DataFrame]:
+    high, low = STRENGTH[recipe]
+    steps = {"paper": (5, 7, 5, 20), "paper500": (500, 500)}[suite]
+    names = {"paper": ("ifgsm5", "ifgsm7", "pgd5", "pgd20"), "paper500": ("ifgsm500", "pgd500")}[suite]
+    clean = hardness < high
+    attacks: dict[str, Any] = {
+        name: list(clean & (hardness < decay(high, low, count))) for name, count in zip(names, steps, strict=True)
+    }
+    if suite == "paper":
+        kept = np.arange(len(hardness)) % 3 == 0
+        attacks["blackbox"] = [bool(c) if k else None for c, k in zip(clean, kept, strict=True)]
+        surrogates = (Surrogate(backbone="wrn", accuracy=0.96), Surrogate(backbone="vgg16_bn", accuracy=0.945))
+        about = {"blackbox": Blackbox(hash=HASH, keep_rate=1 / 3, surrogates=surrogates, n=int(kept.sum())), **about}
+    record, samples = make_record(clean, attacks, **about)
+    curves = {
+        n: tuple(float((clean & (hardness < decay(high, low, t))).mean()) for t in range(c + 1))
+        for n, c in zip(names, steps, strict=True)
+    }
+    results = tuple(AttackResult(**{**vars(a), "curve": curves.get(a.name)}) for a in record.attacks)
+    return Record(**{**vars(record), "attacks": results}), samples
+
+
+def decay(high: float, low: float, steps: float) -> float:
+    """Accuracy after so many attack steps: falls from `high` to `low`."""
+    return low + (high - low) * float(np.exp(-steps / 4)) + 0.02 * (low - high) * (1 - 1 / (1 + steps / 20))
+
+
+def _curves(run: Path, recipe: str, seed: int, points: int, noise: np.random.Generator, **about: Any) -> None:
+    high, low = STRENGTH[recipe]
+    step = np.arange(1, points + 1) * 250
+    rise = 1 - np.exp(-step / step[-1] * 6)
+    columns: dict[str, Any] = {"step": step}
+    for name, count in {"clean": 0, "ifgsm5": 5, "ifgsm7": 7, "pgd5": 5, "pgd20": 20}.items():
+        columns[name] = (decay(high, low, count) * rise + noise.normal(0, 0.012, points)).clip(0, 1)
+    write_curves(run, recipe, seed, columns, **about)
+
+
+WARNING = NamedWarning(name="blackbox-beats-whitebox", message="the black-box set broke 3 images that pgd20 missed")
