@@ -150,11 +150,16 @@ def evaluate(
         int | None, typer.Option(min=1, help="Number of images, from the first; by default the whole split.")
     ] = None,
     seed: Seed = 0,
-    eps: Eps = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2; by default the one trained against.")] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Size of the perturbation, such as 8/255; by default that of the training.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    blackbox: Annotated[
+        Path | None, typer.Option(help="Black-box set to use; by default found under --runs, or built.")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once; never changes a result. By default chosen.")
     ] = None,
@@ -168,6 +173,7 @@ def evaluate(
     size = parse_eps(eps) if eps is not None else None
     from ensemble_bench.console import Bars, show_records
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
+    from ensemble_bench.leaderboard.board import LEADERBOARD_FILE
 
     with Bars() as bars:
         records = evaluate_checkpoints(
@@ -181,11 +187,13 @@ def evaluate(
             split=split,
             norm=norm,
             eps=size,
+            blackbox=blackbox,
             batch_size=batch_size,
             device=device,
             progress=bars,
         )
     show_records(records)
+    typer.echo(runs / LEADERBOARD_FILE)
 
 
 @app.command()
@@ -207,9 +215,8 @@ def build(
     data_dir: DataDir = None,
     preset: Preset = "tiny",
     seed: Seed = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; by default where evaluate looks for it.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default where evaluate looks for it.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Number of test images; by default all.")] = None,
     eps: Eps = None,
     device: Device = None,
 ) -> None:
@@ -228,10 +235,11 @@ def build(
             out=out,
             data_dir=data_dir,
             eps=size,
+            n=n,
             device=device,
             progress=bars,
         )
-    typer.echo(str(path))
+    typer.echo(path)
 
 
 @app.command("list")
@@ -261,12 +269,13 @@ def demo(
     """Train five small models on the digits, evaluate them all and render Table 1; a second call goes on."""
     from ensemble_bench.console import Bars, show_records, show_report
     from ensemble_bench.demo import run_demo
+    from ensemble_bench.leaderboard.board import LEADERBOARD_FILE
 
     with Bars() as bars:
-        records, rendered, leaderboard = run_demo(out, seed=seed, max_steps=max_steps, device=device, progress=bars)
+        records, rendered = run_demo(out, seed=seed, max_steps=max_steps, device=device, progress=bars)
     show_records(records)
     show_report(rendered)
-    typer.echo(leaderboard)
+    typer.echo(out / LEADERBOARD_FILE)
 
 
 @app.command()

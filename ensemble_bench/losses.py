@@ -1,4 +1,4 @@
-"""Per-example losses of logits and labels; an attack ascends them, and each is one visible reduction away from a mean."""
+"""Per-example losses of logits and labels, which attacks ascend; whoever wants a mean takes it in plain sight."""
 
 import torch
 from jaxtyping import Float, Int64

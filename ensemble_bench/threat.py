@@ -14,7 +14,8 @@ NORMS = ("linf", "l2")
 
 def _norms(v: Tensor) -> Tensor:
     """Euclidean norm of every image, shaped to broadcast against the images."""
-    return torch.linalg.vector_norm(v.flatten(1), dim=1).clamp_min(1e-12).view(-1, *[1] * (v.dim() - 1))
+    norms: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1).clamp_min(1e-12)
+    return norms.view(-1, *[1] * (v.dim() - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

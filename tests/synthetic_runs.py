@@ -57,7 +57,7 @@ def make_record(
     n = len(alive)
     frame: dict[str, Any] = {"id": np.arange(n), "label": np.zeros(n, int), "clean_prediction": np.where(alive, 0, 1)}
     frame["clean"] = alive.copy()
-    broken_by = np.where(alive, None, "clean").astype(object)
+    broken_by = np.array([None if right else "clean" for right in alive], dtype=object)
     results = []
     for name, verdict in attacks.items():
         withstood = np.array([value is None or bool(value) for value in verdict])
@@ -212,6 +212,19 @@ def _curves(run: Path, recipe: str, seed: int, points: int, noise: np.random.Gen
     for name, count in {"clean": 0, "ifgsm5": 5, "ifgsm7": 7, "pgd5": 5, "pgd20": 20}.items():
         columns[name] = (decay(high, low, count) * rise + noise.normal(0, 0.012, points)).clip(0, 1)
     write_curves(run, recipe, seed, columns, **about)
+
+
+def result_of(record: Record, name: str) -> AttackResult:
+    """The attack called `name`, which the record holds."""
+    result = record.attack(name)
+    assert result is not None
+    return result
+
+
+def path_of(record: Record) -> Path:
+    """Where the record was read from."""
+    assert record.path is not None
+    return record.path
 
 
 WARNING = NamedWarning(name="blackbox-beats-whitebox", message="the black-box set broke 3 images that pgd20 missed")

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from ensemble_bench import registry
 from ensemble_bench.errors import UnknownNameError
 from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.statistics import mcnemar
 from ensemble_bench.records import AttackResult, NamedWarning
 
 # Athalye et al. 2018a list the behaviours; a share of the images below this is taken for chance.
 SHARE = 0.01
+# Significance of a difference between two attacks on the same images.
+LEVEL = 0.01
 
 
 def warnings_of(scores: Scores, attacks: Sequence[AttackResult]) -> tuple[NamedWarning, ...]:
@@ -18,7 +21,7 @@ def warnings_of(scores: Scores, attacks: Sequence[AttackResult]) -> tuple[NamedW
     found = [
         _unstable(scores.unstable, n),
         *(_zero_gradients(name, count, n) for name, count in scores.zero_gradients.items()),
-        *_more_steps_weaker(attacks),
+        *_more_steps_weaker(scores, attacks),
         _blackbox_breaks_more({a.name: a for a in attacks}, n),
     ]
     return tuple(w for w in found if w is not None)
@@ -38,8 +41,8 @@ def _zero_gradients(attack: str, count: int, n: int) -> NamedWarning | None:
     return NamedWarning(name="zero-gradients", message=message)
 
 
-def _more_steps_weaker(attacks: Sequence[AttackResult]) -> list[NamedWarning]:
-    """Attacks of one family with more steps that leave clearly more images standing."""
+def _more_steps_weaker(scores: Scores, attacks: Sequence[AttackResult]) -> list[NamedWarning]:
+    """Attacks with at least twice the steps of another of their family that leave more images standing, beyond chance."""
     found = []
     families: dict[str, list[tuple[int, AttackResult]]] = {}
     for attack in attacks:
@@ -51,10 +54,13 @@ def _more_steps_weaker(attacks: Sequence[AttackResult]) -> list[NamedWarning]:
             families.setdefault(family, []).append((steps, attack))
     for members in families.values():
         members.sort(key=lambda m: m[0])
-        for (_, few), (_, many) in itertools.pairwise(members):
-            if many.robust - few.robust > SHARE * few.n:
+        for (k, few), (m, many) in itertools.combinations(members, 2):
+            if m < 2 * k or many.robust <= few.robust:
+                continue
+            test = mcnemar(*(scores.samples[a.name].to_numpy(dtype=bool) for a in (many, few)))
+            if test.p_value < LEVEL:
                 message = f"{many.name} leaves {many.robust} of {many.n} images standing, {few.name} only {few.robust}"
-                found.append(NamedWarning(name="more-steps-weaker", message=message))
+                found.append(NamedWarning(name="more-steps-weaker", message=f"{message} (p = {test.p_value:.2g})"))
     return found
 
 

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from ensemble_bench import attacks, data, registry
+from ensemble_bench.attacks.blackbox_set import read_blackbox_info
 from ensemble_bench.attacks.suites import SUITES
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
 from ensemble_bench.evaluation.journal import Journal
+from ensemble_bench.evaluation.recording import Subject, make_record
 from ensemble_bench.evaluation.scoring import Job, score
 from ensemble_bench.files import write_atomic
-from ensemble_bench.leaderboard.board import write_leaderboard
 from ensemble_bench.models import checkpoint
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
@@ -142,7 +143,7 @@ def evaluate_checkpoints(
     precision: str = "float32",
     progress: Progress = silent,
 ) -> list[Record]:
-    """Score checkpoints (default: every best and last one below `runs`) and write `runs`/leaderboard.csv.
+    """Score checkpoints (default: every best and last one below `runs`); returns their records.
 
     A path is a run folder (its best checkpoint) or a .safetensors file. Data set and threat model default to those of
     the training. Records lie in evaluations/ beside the checkpoint; one that is there already is not made again, and
@@ -185,7 +186,6 @@ def evaluate_checkpoints(
             progress=progress,
         )
         records.append(_run(plan, None).record)
-    write_leaderboard(runs)
     return records
 
 
@@ -240,6 +240,17 @@ class _Plan:
                 device=self.device,
                 progress=self.progress,
             )
+        wanted = {
+            "data_hash": self.source.fingerprint,
+            "split": self.images.split,
+            "threat": self.threat.as_dict(),
+        }
+        info = read_blackbox_info(path)
+        for key, value in wanted.items():
+            if info.get(key) != value:
+                raise InvalidValueError(
+                    f"{path}: its {key} is {info.get(key)!r}, the evaluation's {value!r}: choose another --suite or set"
+                )
         return path
 
 
@@ -321,5 +332,5 @@ def _hash(model: nn.Module) -> str:
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"

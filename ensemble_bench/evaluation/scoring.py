@@ -80,7 +80,7 @@ def score(job: Job, journal: Journal) -> Scores:
         covered = attack.covers(job.images.ids).numpy()
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = targets & ~_column(entries, "broken").astype(bool)
-        samples[attack.name] = robust if covered.all() else pd.array(np.where(covered, robust, None), dtype="boolean")
+        samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = _column(entries, "steps").astype(np.int32)
         samples[f"{attack.name}_margin"] = _column(entries, "margin").astype(np.float32)
         fallen = standing & covered & ~robust
@@ -155,5 +155,5 @@ def _attack_block(
             "seconds": time.perf_counter() - start,
         },
     )
-    job.progress(label, block.stop, len(job.images), robust=(~outcome.broken).sum().item() / len(y))
+    job.progress(label, block.stop, len(job.images), broken=int(outcome.broken.sum()))
     return entry

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals for one accuracy, exact tests for two models on the same images, spread over seeds."""
+"""How sure a number is: intervals for one accuracy, exact tests for two models on the same images, spread of seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 Rows are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and
 the file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model.
-Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before.
+Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that
+it attacked; in a cascade these are the ones that all attacks before it left standing.
 """
 
 import csv

@@ -83,6 +83,9 @@ def load(source: str | Path) -> Ensemble:
         raise CheckpointError(f"{info.path}: cannot be read: {error.strerror}") from error
     weights = _parse(info.path, data)
     if (found := sha256_bytes(data)) != info.weights_hash:
+        # A trainer may have replaced both between our two reads; then the new description fits.
+        info = read_info(info.path)
+    if found != info.weights_hash:
         raise CheckpointError(
             f"{info.path}: is not the file that its .json describes: {found} is not {info.weights_hash}"
         )

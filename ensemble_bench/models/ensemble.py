@@ -17,7 +17,7 @@ AGGREGATIONS = ("prob", "logit")
 
 
 class Ensemble(nn.Module):
-    """Networks that map images to logits, averaged per image (Grefenstette et al. 2018, Eq. 3).
+    """Networks that map images to logits, averaged per image (Grefenstette et al. 2018, section 3).
 
     `aggregation` "prob" averages the members' probabilities, "logit" their logits (their Table 2). A `gate` maps images
     to one logit a member, whose softmax replaces the uniform weights. Raises InvalidValueError for no members or

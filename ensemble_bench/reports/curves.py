@@ -76,6 +76,11 @@ def without_outliers(values: Series, window: int = WINDOW) -> Series:
     return np.where(distance > limit, smooth, values)
 
 
+def replaced(curve: Curve) -> int:
+    """Count the points of all metrics that the paper's cleaning replaces."""
+    return sum(int((without_outliers(curve.accuracy[m]) != curve.accuracy[m]).sum()) for m in METRICS)
+
+
 def as_paper(runs: Sequence[Curve], points: int = POINTS) -> Curve:
     """Average the runs of one recipe over seeds by the paper's procedure (section 4.3).
 

@@ -152,7 +152,8 @@ def _draw(ax: "Axes", panel: Panel) -> None:
     for line in panel.lines:
         colour, dashes = LOOKS.get(line.recipe) or (next(spare), "-")
         marker = "o" if len(line.x) <= 30 else None
-        ax.plot(line.x, 100 * line.y, color=colour, linestyle=dashes, label=line.label, marker=marker, markersize=3)
+        look: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3}
+        ax.plot(line.x, 100 * line.y, label=line.label, clip_on=False, **look)  # unclipped: 0 % stays visible
         if line.spread is not None:
             low, high = (np.clip(100 * (line.y + sign * line.spread), 0, 100) for sign in (-1, 1))
             ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -165,7 +166,7 @@ def _draw(ax: "Axes", panel: Panel) -> None:
         _log_steps(ax, int(last))
     else:
         ax.set_xlim(0, last * 1.01)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
     legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6, alignment="left")
     if any(line.spread is not None for line in panel.lines):
         legend.set_title("mean ± sd over seeds")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record, find_records
-from ensemble_bench.reports.curves import Curve, read_curves
+from ensemble_bench.reports.curves import METRICS, Curve, read_curves, replaced
 from ensemble_bench.reports.figures import Panel, attack_panels, training_panels, write_figure
 from ensemble_bench.reports.table1 import table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables import Table, to_csv, to_latex, to_markdown
@@ -61,9 +61,9 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False) -> Report:
         "figure2c": attack_panels(records),
     }
     found = verdicts(records)
-    notes = _notes(
-        records, curves, figures["figure2c"], present={name for name, part in (tables | figures).items() if part}
-    )
+    present = {name for name, part in (tables | figures).items() if part}
+    notes = _notes(records, curves, figures["figure2c"], present=present)
+    notes += _cleaning(curves) if as_paper and curves else []
     paths = [*_write_tables(tables, out), *_write_figures(figures, out)]
     page = out / REPORT_FILE
     shown = [name for name, panels in figures.items() if panels]
@@ -117,6 +117,13 @@ def _notes(
     for record in records:
         notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
     return notes
+
+
+def _cleaning(curves: Sequence[Curve]) -> list[str]:
+    """Say how much the paper's cleaning replaced: in short series it takes a steep start for an outlier."""
+    counts = {curve.run: (replaced(curve), len(METRICS) * len(curve.step)) for curve in curves}
+    shown = ", ".join(f"{run} {count} of {points}" for run, (count, points) in counts.items() if count)
+    return [f"Points that the cleaning took for outliers and replaced by the rolling median: {shown or 'none'}."]
 
 
 def _page(tables: Sequence[Table], figures: Sequence[str], found: Sequence[Verdict], notes: Sequence[str]) -> str:

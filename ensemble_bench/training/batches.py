@@ -64,7 +64,9 @@ class Batches:
     ) -> "Batches":
         """Move `data` to `device`; raises InvalidValueError for a batch size that is not in 2 … len(data)."""
         if not 2 <= batch_size <= len(data):  # batch norm needs two images
-            raise InvalidValueError(f"batch size is {batch_size}: choose 2 to {len(data)}, the size of the training set")
+            raise InvalidValueError(
+                f"batch size is {batch_size}: choose 2 to {len(data)}, the size of the training set"
+            )
         return cls(
             images=data.images.to(device).permute(0, 2, 3, 1).contiguous(),
             labels=data.labels.to(device),

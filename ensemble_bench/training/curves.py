@@ -23,7 +23,9 @@ def read(path: Path) -> list[Row]:
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise RecordError(f"{path}: expected the columns {','.join(COLUMNS)}")
         try:
-            return [{name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in reader]
+            return [
+                {name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in reader
+            ]
         except (TypeError, ValueError):
             raise RecordError(f"{path}: row {reader.line_num} does not hold {len(COLUMNS)} numbers") from None
 

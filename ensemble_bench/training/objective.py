@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench.losses import cross_entropy
 from ensemble_bench.models.ensemble import Ensemble

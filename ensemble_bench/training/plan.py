@@ -1,7 +1,7 @@
 """A training run, resolved: every choice made and checked before the first step, and written down in run.json."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch

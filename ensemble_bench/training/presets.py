@@ -68,7 +68,9 @@ class Preset:
     def on(self, dataset: str) -> Settings:
         """Settings for a data set; raises InvalidValueError where the preset has none for it."""
         if dataset not in self.settings:
-            raise InvalidValueError(f"preset {self.name!r} has no settings for {dataset!r}: it has {', '.join(self.settings)}")
+            raise InvalidValueError(
+                f"preset {self.name!r} has no settings for {dataset!r}: it has {', '.join(self.settings)}"
+            )
         return self.settings[dataset]
 
 
@@ -124,25 +126,26 @@ _CIFAR_TINY = replace(
     checkpoint_every=100,
 )
 
-# Digits: 8 x 8 pixels, about 1,300 training images. Flipped digits are other digits, so only crops augment.
+# Digits: 8 x 8 pixels, about 1,300 training images; a flipped digit is another sign.
 _DIGITS_TINY = Settings(
     network=Network(backbone="small_cnn"),
-    surrogates=(Network(backbone="small_cnn"), Network(backbone="small_cnn", width=0.5)),
+    surrogates=(Network(backbone="small_cnn"), Network(backbone="vgg16_bn", width=0.125)),
     surrogate_epochs=20,
-    steps=500,
-    batch_size=128,
+    # Chosen on validation images, seeds 0 and 1: 550 steps of N-FGSM take as long as 190 of IFGSM-7 and are worth
+    # ten points of accuracy under attack; rates of 0.1 to 0.4 differ by three points, crops cost ten.
+    steps=400,
     learning_rate=0.2,
     schedule="cyclic",
-    train_attack="ifgsm7",
+    train_attack="nfgsm",
     attack_start="uniform",
-    evaluate_every=50,
+    evaluate_every=40,
     evaluate_n=144,
-    checkpoint_every=50,
+    checkpoint_every=40,
 )
 _DIGITS_SMALL = replace(
     _DIGITS_TINY,
     network=Network(backbone="small_cnn", width=2),
-    surrogates=(Network(backbone="small_cnn", width=2), Network(backbone="small_cnn", width=1)),
+    surrogates=(Network(backbone="small_cnn", width=2), Network(backbone="vgg16_bn", width=0.25)),
     surrogate_epochs=40,
     steps=2000,
     evaluate_every=100,
@@ -151,7 +154,7 @@ _DIGITS_SMALL = replace(
 _DIGITS_MODERN = replace(
     _DIGITS_SMALL,
     network=Network(backbone="small_cnn", width=4),
-    surrogates=(Network(backbone="small_cnn", width=4), Network(backbone="small_cnn", width=2)),
+    surrogates=(Network(backbone="small_cnn", width=4), Network(backbone="vgg16_bn", width=0.5)),
     steps=5000,
 )
 _DIGITS_PAPER = replace(
@@ -159,6 +162,7 @@ _DIGITS_PAPER = replace(
     steps=20_000,
     learning_rate=0.1,
     schedule="staircase",
+    train_attack="ifgsm7",
     attack_start="gaussian",
     evaluate_every=200,
     checkpoint_every=200,

@@ -33,12 +33,18 @@ _ALL = (
     Recipe(name="ensemble2adv", description="two networks adversarially trained as one model", members=2),
     Recipe(name="ensemble4adv", description="four networks adversarially trained as one model", members=4),
     Recipe(
-        name="separate2adv", description="two singleadv of different seeds, joined at test time", joins=2, of="singleadv"
+        name="separate2adv",
+        description="two singleadv of different seeds, joined at test time",
+        joins=2,
+        of="singleadv",
     ),
     # The controls from here on are not in the paper.
     Recipe(name="quadadv", description="one wider network at the cost of four, adversarially trained", width_times=4),
     Recipe(
-        name="separate4adv", description="four singleadv of different seeds, joined at test time", joins=4, of="singleadv"
+        name="separate4adv",
+        description="four singleadv of different seeds, joined at test time",
+        joins=4,
+        of="singleadv",
     ),
     Recipe(
         name="gated2adv",

@@ -60,4 +60,6 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> N
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")
     if not resume and not is_finished(out):
-        raise InvalidValueError(f"{out} holds an unfinished run of this: pass --resume to continue it, or another --out")
+        raise InvalidValueError(
+            f"{out} holds an unfinished run of this: pass --resume to continue it, or another --out"
+        )

@@ -51,7 +51,9 @@ class State:
         losses = torch.stack(pending).tolist() if pending else []
         for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
             if not math.isfinite(loss):
-                raise AttackError(f"training diverged: the loss of step {step} is {loss}; a lower learning rate may help")
+                raise AttackError(
+                    f"training diverged: the loss of step {step} is {loss}; a lower learning rate may help"
+                )
             self.loss_sum += loss
             self.loss_n += 1
 

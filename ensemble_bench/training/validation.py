@@ -15,7 +15,7 @@ BATCH_SIZE = 500
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """Predicted classes in eval mode, in the images' precision."""
     with frozen(model), torch.no_grad():
-        return torch.cat([model(channels_last(part)).argmax(dim=1) for part in x.split(BATCH_SIZE)])
+        return torch.cat([model(channels_last(part)).argmax(dim=1) for part in torch.split(x, BATCH_SIZE)])
 
 
 def validate(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_runs import WARNING, build_runs, make_record, write
+from synthetic_runs import WARNING, build_runs, make_record, path_of, write
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard import leaderboard_csv, write_leaderboard
@@ -37,14 +37,16 @@ def test_rows_stand_in_groups_the_most_robust_first(runs: Path) -> None:
 
 def test_ties_go_by_clean_accuracy_then_by_name() -> None:
     plain = {"pgd5": [True, False, False]}
-    tied = [make_record([True, clean, False], plain, recipe=name)[0] for name, clean in (("b", 0), ("a", 0), ("c", 1))]
+    tied = [
+        make_record([True, bool(clean), False], plain, recipe=name)[0] for name, clean in (("b", 0), ("a", 0), ("c", 1))
+    ]
     assert [row["recipe"] for row in rows_of(leaderboard_csv(tied))] == ["c", "a", "b"]
 
 
 def test_a_row_says_what_its_record_says(runs: Path) -> None:
     rows = {row["record"]: row for row in rows_of(write_leaderboard(runs).read_text())}
     for record in find_records(runs):
-        row = rows[record.path.relative_to(runs).as_posix()]
+        row = rows[path_of(record).relative_to(runs).as_posix()]
         assert row["model"] == record.model
         assert float(row["robust_accuracy"]) == pytest.approx(record.robust.accuracy, abs=5e-5)
         assert float(row["robust_ci_low"]) == pytest.approx(record.robust.ci_low, abs=5e-5)

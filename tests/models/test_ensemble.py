@@ -15,7 +15,7 @@ def linear(seed: int, *, outputs: int = 5, gain: float = 1.0) -> nn.Module:
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, outputs)).double()
     with torch.no_grad():
-        net[3].weight.mul_(gain)
+        net.get_parameter("3.weight").mul_(gain)
     return net
 
 
@@ -92,11 +92,13 @@ def test_an_ensemble_may_be_a_member(aggregation: str) -> None:
 
 
 class Fixed(nn.Module):
-    """Gives the same logits whatever the images, plus the images' sum times a slope a class."""
+    """Gives nearly the same logits whatever the images, but with a gradient."""
+
+    logits: Tensor
 
     def __init__(self, logits: list[float]) -> None:
         super().__init__()
-        self.logits = torch.tensor(logits)
+        self.register_buffer("logits", torch.tensor(logits))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.logits * (1 + 1e-3 * x.flatten(1).sum(1, keepdim=True))
@@ -119,9 +121,7 @@ def test_saturated_members_still_give_the_true_gradient() -> None:
     x = torch.rand(1, 1, 2, 2, requires_grad=True)
     (gradient,) = torch.autograd.grad(cross_entropy(model(x), torch.tensor([1])).sum(), x)
     x64 = x.detach().double().requires_grad_()
-    wanted = textbook_loss(
-        [lambda v: Fixed([300.0, 0.0]).double()(v), lambda v: Fixed([250.0, 0.0])(v)], x64, torch.tensor([1])
-    )  # type: ignore[list-item]
+    wanted = textbook_loss(list(model.double().members), x64, torch.tensor([1]))
     (expected,) = torch.autograd.grad(wanted.sum(), x64)
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=0)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_runs import HASH, WARNING, make_record, record_of
+from synthetic_runs import HASH, WARNING, make_record, path_of, record_of
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import (
@@ -25,7 +26,11 @@ from ensemble_bench.records import (
     write_record,
 )
 
-VERDICTS = {"ifgsm5": [1, 1, 1, 0, 0, 0], "pgd20": [1, 0, 1, 1, 0, 0], "blackbox": [None, 1, 0, None, None, 1]}
+VERDICTS: dict[str, Sequence[int | None]] = {
+    "ifgsm5": [1, 1, 1, 0, 0, 0],
+    "pgd20": [1, 0, 1, 1, 0, 0],
+    "blackbox": [None, 1, 0, None, None, 1],
+}
 
 
 @pytest.fixture
@@ -176,7 +181,7 @@ def test_an_attack_without_images_has_no_accuracy(tmp_path: Path) -> None:
 def test_records_are_found_in_the_order_of_their_paths_and_a_broken_one_raises(record: Record, tmp_path: Path) -> None:
     for name in ("b", "a/deep", "c"):
         write_record(record, tmp_path / name)
-    found = [found.path.parent.relative_to(tmp_path).as_posix() for found in find_records(tmp_path)]
+    found = [path_of(found).parent.relative_to(tmp_path).as_posix() for found in find_records(tmp_path)]
     assert found == ["a/deep", "b", "c"]
     (tmp_path / "b" / "record.json").write_text("{}")
     with pytest.raises(RecordError, match="missing field"):

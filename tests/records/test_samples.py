@@ -1,5 +1,6 @@
 """Samples: types by column name, equal bytes for equal frames, and the worst case per image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from synthetic_runs import make_record
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import attack_columns, read_samples, samples_to_parquet, worst_case
 
-ATTACKS = {"ifgsm5": [True, True, False, True], "blackbox": [None, True, None, False]}
+ATTACKS: dict[str, Sequence[bool | None]] = {"ifgsm5": [True, True, False, True], "blackbox": [None, True, None, False]}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from synthetic_runs import write_curves
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.reports.curves import METRICS, as_paper, average, last_mean, read_curves, without_outliers
+from ensemble_bench.reports.curves import METRICS, as_paper, average, last_mean, read_curves, replaced, without_outliers
 
 
 def flat(steps: Sequence[int], value: float = 0.5, **columns: Sequence[float]) -> dict[str, Any]:
@@ -56,6 +56,13 @@ def test_a_small_case_by_hand() -> None:
     assert without_outliers(values, 3).tolist() == [0.1] * 20
 
 
+def test_replaced_points_are_counted(tmp_path: Path) -> None:
+    bumpy = [0.5] * 40
+    bumpy[20] = 0.0
+    write_curves(tmp_path, "singleadv", 0, flat(range(40), clean=bumpy, pgd20=bumpy))
+    assert replaced(read_curves(tmp_path)[0]) == 2
+
+
 def test_one_point_is_no_outlier() -> None:
     assert without_outliers(np.array([0.3])).tolist() == [0.3]
 
@@ -81,6 +88,7 @@ def test_only_steps_that_all_seeds_have_are_averaged(tmp_path: Path) -> None:
     mean = average(runs)
     assert mean.step.tolist() == [20, 30]
     assert mean.accuracy["clean"] == pytest.approx([0.3, 0.4])
+    assert mean.sd is not None
     assert mean.sd["clean"] == pytest.approx([stdev([0.2, 0.4]), stdev([0.3, 0.5])])
     assert average(runs[:1]).sd is None
     write_curves(tmp_path / "c", "singleadv", 2, flat((90, 95)))

@@ -1,0 +1,209 @@
+"""Build a black-box set: attack two networks of standard training, keep what fools both (the paper's section 4.3)."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_bench import attacks, data, registry
+from ensemble_bench.attacks.blackbox_set import read_blackbox_info, save_blackbox
+from ensemble_bench.data import DataSource, ImageSet
+from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.models import checkpoint
+from ensemble_bench.models.architecture import build as build_model
+from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.progress import Progress, silent
+from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.hardware import resolve_device, resolve_precision
+from ensemble_bench.training.objective import update
+from ensemble_bench.training.plan import architecture_of, differences
+from ensemble_bench.training.presets import PRESETS, Settings
+from ensemble_bench.training.provenance import commit, versions
+from ensemble_bench.training.schedule import cyclic
+from ensemble_bench.training.trainer import batches_of, set_rate, sgd
+from ensemble_bench.training.validation import predict
+
+SUFFIX = ".safetensors"
+ATTACK = "pgd20"
+# Surrogates start elsewhere, and see the images in another order, than any model under test of the same seed:
+# otherwise a baseline of the same network would nearly be its own surrogate.
+FIRST_SEED = 1_000_000
+# Half the peak rate of short Wide ResNet runs, which deep plain networks such as VGG do not survive.
+LEARNING_RATE = 0.1
+# Images attacked between two reports of progress.
+CHUNK = 1000
+
+
+def default_out(
+    data_name: str, preset: str, threat: ThreatModel, *, seed: int = 0, root: Path = Path("runs") / "blackbox"
+) -> Path:
+    """Where a set goes unless told otherwise, such as runs/blackbox/digits-tiny-linf32of255-s0 (files add a suffix)."""
+    pixels = threat.eps * 255
+    eps = f"{pixels:.0f}of255" if abs(pixels - round(pixels)) < 1e-6 else f"{threat.eps:.6g}".replace(".", "_")
+    return root / f"{data_name}-{preset}-{threat.norm}{eps}-s{seed}"
+
+
+def surrogate_folder(path: Path) -> Path:
+    """Where the surrogates of the set at `path` lie, as checkpoints."""
+    return path.with_name(f"{path.name.removesuffix(SUFFIX)}-surrogates")
+
+
+def build(
+    dataset: str = "digits",
+    *,
+    preset: str = "tiny",
+    seed: int = 0,
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    norm: str = "linf",
+    eps: float | None = None,
+    n: int | None = None,
+    device: str | torch.device | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Make the black-box set of the first `n` test images (default: all) and return its .safetensors file.
+
+    Two surrogates (the preset's Wide ResNet and VGG16; smaller networks on digits) get standard training;
+    Adam-PGD20, taking every step, attacks the mean of their logits within `eps` (default for linf: the data set's);
+    kept are the images that both misclassify (Liu et al. 2017). `out` is the file's path, with or without
+    .safetensors. A set that exists is returned at once, and surrogates that exist are not trained again.
+    Raises InvalidValueError for a choice that is not one, or an `out` that holds another set.
+    """
+    settings = PRESETS[registry.check("preset", preset)]
+    if seed < 0:
+        raise InvalidValueError(f"seed is {seed}: choose 0 or more")
+    target = resolve_device(device)
+    source = data.open_source(dataset, data_dir)
+    if eps is None and norm != "linf":
+        raise InvalidValueError(f"norm is {norm!r}: the data set's own eps is for linf, so give eps")
+    threat = ThreatModel(norm=norm, eps=source.default_eps if eps is None else eps)
+    test = source.split("test")
+    test = test if n is None else test.first(n)
+    base = Path(out) if out is not None else default_out(source.name, preset, threat, seed=seed)
+    path = base.with_name(f"{base.name.removesuffix(SUFFIX)}{SUFFIX}")
+    wanted = {
+        "dataset": source.dataset,
+        "data_name": source.name,
+        "data_hash": source.fingerprint,
+        "split": "test",
+        "considered": len(test),
+        "threat": threat.as_dict(),
+        "preset": preset,
+        "seed": seed,
+    }
+    if _exists(path, wanted):
+        progress(f"black-box images {path.stem}", len(test), len(test), status="built before")
+        return path
+    surrogates = _surrogates(path, settings.on(source.dataset), source, wanted, target, progress)
+    _attack_and_save(path, surrogates, test, threat, wanted, device=target, progress=progress)
+    return path
+
+
+def _exists(path: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether the wanted set lies at `path`; raises InvalidValueError if another one does."""
+    if not path.exists() or not path.with_suffix(".json").exists():
+        return False
+    if different := differences(wanted, read_blackbox_info(path)):
+        raise InvalidValueError(f"{path} is another black-box set ({different[0]}): choose another --out")
+    return True
+
+
+def _surrogates(
+    path: Path,
+    settings: Settings,
+    source: DataSource,
+    wanted: Mapping[str, Any],
+    device: torch.device,
+    progress: Progress,
+) -> list[Ensemble]:
+    """Both surrogates, read where they exist and trained where they do not."""
+    found = []
+    for index, network in enumerate(settings.surrogates):
+        file = surrogate_folder(path) / f"{index}-{network.backbone}{SUFFIX}"
+        identity = {key: wanted[key] for key in ("data_hash", "preset", "seed")} | {"network": asdict(network)}
+        try:
+            info = checkpoint.read_info(file)
+        except CheckpointError:
+            _train_surrogate(file, index, settings, source, identity, device, progress)
+        else:
+            if different := differences(identity, info.meta):
+                raise InvalidValueError(f"{file} is another surrogate ({different[0]}): choose another --out")
+        found.append(checkpoint.load(file).to(device))
+    return found
+
+
+def _train_surrogate(
+    file: Path,
+    index: int,
+    settings: Settings,
+    source: DataSource,
+    identity: Mapping[str, Any],
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Standard training of one network, with a cyclic rate whatever the preset's schedule for adversarial training."""
+    seed = FIRST_SEED + len(settings.surrogates) * int(identity["seed"]) + index
+    architecture = architecture_of(settings.surrogates[index], source)
+    model = build_model(architecture, seed=seed).to(device).train()
+    batches, optimizer = batches_of(source, settings, seed, device), sgd(model, settings)
+    precision = resolve_precision(settings.precision, device)
+    steps = round(settings.surrogate_epochs * batches.per_epoch)
+    for step in range(steps):
+        x, y = batches.at(step)
+        set_rate(optimizer, LEARNING_RATE * cyclic(step, steps))
+        update(model, optimizer, [x], y, precision=precision)
+        progress(f"train surrogate {file.stem}", step + 1, steps)
+    meta = {**identity, "role": "surrogate", "step": steps, "precision": precision}
+    checkpoint.save(file, model, architecture, meta | {"versions": versions(), "commit": commit()})
+
+
+def _attack_and_save(
+    path: Path,
+    surrogates: list[Ensemble],
+    test: ImageSet,
+    threat: ThreatModel,
+    wanted: Mapping[str, Any],
+    *,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Attack the mean of the surrogates' logits on all images, and write those that fool every surrogate."""
+    attack = attacks.get(ATTACK, stop_early=False)
+    mean_logits = Ensemble((member for model in surrogates for member in model.members), aggregation="logit")
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    correct = [0] * len(surrogates)
+    for first in range(0, len(test), CHUNK):
+        rows = slice(first, first + CHUNK)
+        x, y = (tensor.to(device) for tensor in test.batch(rows))
+        x_adv = attack(mean_logits, x, y, threat, seed=int(wanted["seed"]), ids=test.ids[rows])
+        fooled = torch.stack([predict(model, x_adv) != y for model in surrogates]).all(dim=0)
+        correct = [c + int((predict(model, x) == y).sum()) for c, model in zip(correct, surrogates, strict=True)]
+        kept.append((test.ids[rows][fooled.cpu()], x_adv[fooled].cpu(), y[fooled].cpu()))
+        progress(f"black-box images {path.stem}", min(first + CHUNK, len(test)), len(test))
+    ids, adversarial, labels = (torch.cat(column) for column in zip(*kept, strict=True))
+    ascending = ids.argsort()
+    info = {
+        **wanted,
+        "keep_rate": len(ids) / len(test),
+        "surrogates": [_describe(model, c / len(test)) for model, c in zip(surrogates, correct, strict=True)],
+        "attack": attack.settings(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    save_blackbox(path, ids=ids[ascending], x_adv=adversarial[ascending], labels=labels[ascending], info=info)
+
+
+def _describe(model: Ensemble, accuracy: float) -> dict[str, Any]:
+    """What the set's JSON says of a surrogate; the accuracy is on the clean images considered."""
+    info = model.info
+    assert info is not None  # it comes from a checkpoint
+    return {
+        "backbone": info.architecture.backbone,
+        "depth": info.architecture.depth,
+        "width": info.architecture.width,
+        "accuracy": accuracy,
+        "weights_hash": info.weights_hash,
+    }
