@@ -173,7 +173,7 @@ def evaluate(
     size = parse_eps(eps) if eps is not None else None
     from ensemble_bench.console import Bars, show_records
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
-    from ensemble_bench.leaderboard.board import LEADERBOARD_FILE
+    from ensemble_bench.leaderboard.board import write_leaderboard
 
     with Bars() as bars:
         records = evaluate_checkpoints(
@@ -193,7 +193,9 @@ def evaluate(
             progress=bars,
         )
     show_records(records)
-    typer.echo(runs / LEADERBOARD_FILE)
+    # Checkpoints that were named need not lie under --runs, whose leaderboard holds what does.
+    if any(runs.resolve() in record.path.resolve().parents for record in records if record.path):
+        typer.echo(write_leaderboard(runs))
 
 
 @app.command()
@@ -267,15 +269,12 @@ def demo(
     device: Device = None,
 ) -> None:
     """Train five small models on the digits, evaluate them all and render Table 1; a second call goes on."""
-    from ensemble_bench.console import Bars, show_records, show_report
+    from ensemble_bench.console import Bars, show_report
     from ensemble_bench.demo import run_demo
-    from ensemble_bench.leaderboard.board import LEADERBOARD_FILE
-
     with Bars() as bars:
-        records, rendered = run_demo(out, seed=seed, max_steps=max_steps, device=device, progress=bars)
-    show_records(records)
+        records, rendered, leaderboard = run_demo(out, seed=seed, max_steps=max_steps, device=device, progress=bars)
     show_report(rendered)
-    typer.echo(out / LEADERBOARD_FILE)
+    typer.echo(f"{leaderboard}\n{len(records)} records, each beside its checkpoint under {out}")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -24,6 +25,8 @@ from ensemble_bench.records import Record
 if TYPE_CHECKING:
     from ensemble_bench.reports import Report
 
+# Columns of a file or a pipe, which cannot say how wide they are: enough for every table.
+WIDE = 160
 # What stands behind a name that has no description of its own.
 DESCRIPTIONS = {
     "attack": {
@@ -92,12 +95,15 @@ class Bars:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on stdout; the first column is text, the others are aligned right."""
-    drawn = Table(title=title, title_justify="left", title_style="bold")
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        drawn.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(str(cell)) for cell in row))
-    Console(highlight=False).print(drawn)
+    console.print(drawn)
 
 
 def _percent(fraction: float | None) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
+from ensemble_bench.leaderboard.board import write_leaderboard
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Record
 from ensemble_bench.reports import Report, write_report
@@ -19,8 +20,8 @@ def run_demo(
     max_steps: int | None = None,
     device: str | None = None,
     progress: Progress = silent,
-) -> tuple[list[Record], Report]:
-    """Train RECIPES under `out`, score their checkpoints and render; returns the records and the report.
+) -> tuple[list[Record], Report, Path]:
+    """Train RECIPES under `out`, score their checkpoints and render; returns records, report and leaderboard.csv.
 
     What an earlier call finished is kept, so that a call after an interruption goes on.
     """
@@ -40,4 +41,4 @@ def run_demo(
     ]
     checkpoints = [run / f"{name}.safetensors" for run in runs for name in ("best", "last")]
     records = evaluate_checkpoints(checkpoints, runs=out, suite="paper", seed=seed, device=device, progress=progress)
-    return records, write_report(out, out / "report")
+    return records, write_report(out, out / "report"), write_leaderboard(out)

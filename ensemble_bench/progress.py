@@ -9,8 +9,8 @@ class Progress(Protocol):
     def __call__(self, label: str, done: int, total: int, **fields: float | str) -> None:
         """Report that `done` of `total` units of the job named `label` are finished.
 
-        `label` names one job ("train ensemble2adv", "ensemble2adv-digits-tiny-s0/best pgd20"): one bar a label, 0 <= done <= total.
-        `fields` are shown beside the bar, such as loss=1.2 or accuracy=0.4.
+        `label` names one job ("train ensemble2adv", "ensemble2adv-digits-tiny-s0/best pgd20"): one bar a label,
+        0 <= done <= total. `fields` are shown beside the bar, such as loss=1.2 or accuracy=0.4.
         """
 
 

@@ -1,6 +1,7 @@
 """Threat models: where an adversary may move an image, and the geometry of moving there."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise InvalidValueError(f"norm is {self.norm!r}: choose from {', '.join(NORMS)}")
-        if not 0 < self.eps < float("inf"):
+        if not isinstance(self.eps, Real) or not 0 < self.eps < float("inf"):
             raise InvalidValueError(f"eps is {self.eps!r}: it must be a positive number, such as 8/255")
         if self.norm == "linf" and self.eps > 1:
             raise InvalidValueError(
@@ -49,7 +50,12 @@ class ThreatModel:
 
     def steepest(self, grad: Float[Tensor, "batch *image"]) -> Tensor:
         """Unit step that raises a loss of gradient `grad` fastest under the norm (zero where `grad` is zero)."""
-        return grad.sign() if self.norm == "linf" else grad / _norms(grad)
+        if self.norm == "linf":
+            return grad.sign()
+        # Confident models have gradients so small that their squares vanish: scaled first, they still point somewhere.
+        largest = grad.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
+        scaled = grad / largest.view(-1, *[1] * (grad.dim() - 1))
+        return scaled / _norms(scaled)
 
     def project(self, x_adv: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]) -> Tensor:
         """Point inside the ball around `x` and the image box [0, 1] near `x_adv` (linf: the nearest one)."""

@@ -1,6 +1,5 @@
 """Fixtures for all tests: the digits, the real CIFAR-10 copy where there is one, and a cache that is thrown away."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from ensemble_bench.data import DataSource, open_source
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The models under test are tiny: more threads than that only wait for each other, and sums stay reproducible.
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# The models under test are tiny: more threads only wait for each other (on a busy machine, minutes for seconds).
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,6 @@
 """Auto-PGD: momentum, and a step size that halves when progress stalls (Croce & Hein 2020, arXiv 2003.01690)."""
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.attack import GradientAttack, State, per_image, where
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 
 
@@ -21,12 +21,17 @@ class APGD(GradientAttack):
     alpha: float = 0.75
     keep: str = "best"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep != "best":
+            raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: Auto-PGD works from its best iterate")
+
     def checkpoints(self) -> list[int]:
         """Iterations at which a step size may halve: 0 and then ⌈p_j·steps⌉ with p_1 = 0.22 and shrinking gaps."""
-        p = [0.0, 0.22]
-        while p[-1] < 1:
-            p.append(p[-1] + max(p[-1] - p[-2] - 0.03, 0.06))
-        return sorted({math.ceil(q * self.steps) for q in p if q < 1})
+        percent = [0, 22]
+        while percent[-1] < 100:
+            percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
+        return sorted({-(-p * self.steps // 100) for p in percent if p < 100})
 
     def init(self, s: State, threat: ThreatModel) -> None:
         """No history yet: nothing is best, the last halving is at iteration 0."""
@@ -41,7 +46,7 @@ class APGD(GradientAttack):
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)); x ← Π(x + α(z − x) + (1−α)(x − x_prev)), after a check of the progress."""
-        s["best_grad"] = where(value >= s["best_loss"], grad, s["best_grad"])
+        s["best_grad"] = where(s["better"], grad, s["best_grad"])
         s["rises"] = s["rises"] + (value > s["previous_value"])
         s["previous_value"] = value
         x_adv, grad = self._halve_where_stalled(s, grad)

@@ -17,7 +17,8 @@ from ensemble_bench.threat import ThreatModel
 Loss = Callable[[Tensor, Tensor], Tensor]
 State = dict[str, Tensor]
 """Row-aligned tensors of the images under attack. Always "x", "y", "x_adv" and "i" (iterations done);
-"best_x" and "best_loss" where the attack keeps its best iterate; whatever else its step rule remembers."""
+"best_x", "best_loss" and "better" (x_adv is the best so far) where the attack keeps its best iterate; whatever
+else its step rule remembers."""
 
 
 @dataclass(frozen=True, kw_only=True)

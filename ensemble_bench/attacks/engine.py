@@ -100,9 +100,10 @@ class Worker:
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
-                self.batch_size = (self.batch_size + 1) // 2
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+            # Outside the handler, whose traceback keeps the tensors of the failed batch alive.
+            self.batch_size = (self.batch_size + 1) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def decide(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Exact verdict on every image: misclassified or not, and the margin."""
@@ -155,9 +156,10 @@ class Worker:
             x_adv = part["x_adv"].detach().requires_grad_()
             with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits, value = attack.evaluate(self.model, x_adv, part)
+                total = value.sum()
             if not value.requires_grad:
                 raise AttackError("the model's output does not depend on its input in a differentiable way")
-            (grad,) = torch.autograd.grad(value.sum(), x_adv)
+            (grad,) = torch.autograd.grad(total, x_adv)
             return logits.detach().argmax(dim=1) != part["y"], value.detach(), grad
 
         x = s["x_adv"]
@@ -203,7 +205,7 @@ def run(
 
             found = _search(attack, worker, x, y, threat, rows, start, precision, on_done)
             best.update(found, rows, always=restart == 0)
-        threat.check(best.x_adv, x)
+        _check(attack, threat, best.x_adv, x)
     return Outcome(
         x_adv=best.x_adv,
         broken=best.broken,
@@ -224,8 +226,8 @@ def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str)
         raise InvalidValueError(f"precision is {precision!r}: choose from {', '.join(PRECISIONS)}")
     if not x.is_floating_point():
         raise InvalidValueError(f"images have dtype {x.dtype}: expected floating point in [0, 1]")
-    if y.dtype != torch.int64:
-        raise InvalidValueError(f"labels have dtype {y.dtype}: expected int64")
+    if y.dtype != torch.int64 or y.dim() != 1:
+        raise InvalidValueError(f"labels have dtype {y.dtype} and shape {tuple(y.shape)}: expected int64 of shape (n,)")
     if len(x) == 0:
         return
     low, high = x.min().item(), x.max().item()
@@ -283,10 +285,10 @@ def _search(
         found.zero_gradients += int(((s["i"] == 0) & (grad.flatten(1) == 0).all(dim=1)).sum())
 
         if attack.stop_early and looks_broken.any():
-            broken = _confirm(worker, s, looks_broken, threat, found)
+            broken = _confirm(attack, worker, s, looks_broken, threat, found)
             s, value, grad = _select(s, ~broken), value[~broken], grad[~broken]
         if attack.keep == "best":
-            better = value > s["best_loss"]
+            s["better"] = better = value > s["best_loss"]
             s["best_x"][better] = s["x_adv"][better]
             s["best_loss"] = torch.maximum(value, s["best_loss"])
         attack.step(s, value, grad, threat)
@@ -310,14 +312,22 @@ def _fresh(
     if attack.keep == "best":
         s["best_x"] = s["x_adv"].clone()
         s["best_loss"] = x.new_full((len(rows),), -torch.inf)
+        s["better"] = torch.zeros_like(rows, dtype=torch.bool)
     attack.init(s, threat)
     return s
 
 
-def _confirm(worker: Worker, s: "State", looks_broken: Tensor, threat: ThreatModel, found: _Progress) -> Tensor:
+def _confirm(
+    attack: "GradientAttack",
+    worker: Worker,
+    s: "State",
+    looks_broken: Tensor,
+    threat: ThreatModel,
+    found: _Progress,
+) -> Tensor:
     """Decide exactly which proposals are broken, write those down and return their mask."""
     t = _select(s, looks_broken)
-    threat.check(t["x_adv"], t["x"])
+    _check(attack, threat, t["x_adv"], t["x"])
     wrong, margin = worker.decide(t["x_adv"], t["y"])
     found.put(t["row"][wrong], t["x_adv"][wrong], wrong[wrong], t["i"][wrong], margin[wrong])
     broken = looks_broken.clone()
@@ -327,7 +337,7 @@ def _confirm(worker: Worker, s: "State", looks_broken: Tensor, threat: ThreatMod
 
 def _judge_spent(attack: "GradientAttack", worker: Worker, s: "State", threat: ThreatModel, found: _Progress) -> None:
     """Decide on the images that took all their steps: at the last iterate, or at the best one where that is further."""
-    threat.check(s["x_adv"], s["x"])
+    _check(attack, threat, s["x_adv"], s["x"])
     wrong, margin = worker.decide(s["x_adv"], s["y"])
     if attack.keep == "best":
         back = s["best_loss"] > worker.value(attack, s)
@@ -336,6 +346,14 @@ def _judge_spent(attack: "GradientAttack", worker: Worker, s: "State", threat: T
         s["x_adv"] = torch.where(back.view(-1, *[1] * (s["x"].dim() - 1)), s["best_x"], s["x_adv"])
         wrong[back], margin[back] = worker.decide(s["x_adv"][back], s["y"][back])
     found.put(s["row"], s["x_adv"], wrong, s["i"], margin)
+
+
+def _check(attack: "GradientAttack", threat: ThreatModel, x_adv: Tensor, x: Tensor) -> None:
+    """As `threat.check`, its error naming the attack."""
+    try:
+        threat.check(x_adv, x)
+    except AttackError as error:
+        raise AttackError(f"{attack.name}: {error}") from None
 
 
 def _select(s: "State", rows: Tensor | slice) -> "State":

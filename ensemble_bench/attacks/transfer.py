@@ -62,20 +62,26 @@ class Transfer(Attack):
         covered = self.covers(ids)
         row_of = {image: row for row, image in enumerate(self.candidates.ids.tolist())}
         rows = torch.tensor([row_of[image] for image in ids[covered].tolist()], dtype=torch.int64)
-        x_adv = x.clone()
-        x_adv[covered.to(x.device)] = self.candidates.x_adv[rows].to(x)
+        candidates = self.candidates.x_adv[rows].to(x)
+        if candidates.shape[1:] != x.shape[1:]:
+            shapes = f"{tuple(candidates.shape[1:])}, those under attack {tuple(x.shape[1:])}"
+            raise InvalidValueError(f"{self.path}: its images have shape {shapes}")
         if not torch.equal(self.candidates.labels[rows], y[covered.to(y.device)].cpu()):
             raise InvalidValueError(f"{self.path}: its labels are not those of the images with the same ids")
+        x_adv = x.clone()
+        x_adv[covered.to(x.device)] = candidates
         threat.check(x_adv, x)
         with engine.frozen(model):
             worker = engine.Worker(model, batch_size)
             wrong_clean, _ = worker.decide(x, y)
+            # What is misclassified to begin with is not attacked.
+            x_adv[wrong_clean] = x[wrong_clean]
             wrong, margin = worker.decide(x_adv, y)
         if on_done is not None:
             on_done(len(x))
         return engine.Outcome(
             x_adv=x_adv,
-            broken=wrong_clean | wrong,
+            broken=wrong,
             steps=torch.zeros_like(y),
             margin=margin,
             passes=worker.passes,

@@ -42,7 +42,7 @@ def _zero_gradients(attack: str, count: int, n: int) -> NamedWarning | None:
 
 
 def _more_steps_weaker(scores: Scores, attacks: Sequence[AttackResult]) -> list[NamedWarning]:
-    """Attacks with at least twice the steps of another of their family that leave more images standing, beyond chance."""
+    """Attacks with at least twice the steps of a like one that leave more images standing, beyond chance."""
     found = []
     families: dict[str, list[tuple[int, AttackResult]]] = {}
     for attack in attacks:

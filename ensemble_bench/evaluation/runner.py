@@ -166,15 +166,11 @@ def evaluate_checkpoints(
             raise InvalidValueError(
                 f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}"
             )
-        trained = info.meta.get("threat") or {}
         plan = _Plan(
             subject=Subject(name=_name(info.path), weights_hash=info.weights_hash, info=info),
             source=source,
             images=_images(source, split, n),
-            threat=ThreatModel(
-                norm=norm or trained.get("norm", "linf"),
-                eps=eps if eps is not None else trained.get("eps", source.default_eps),
-            ),
+            threat=_threat(info, source, norm, eps),
             suite=suite,
             seed=seed,
             batch_size=batch_size,
@@ -187,6 +183,15 @@ def evaluate_checkpoints(
         )
         records.append(_run(plan, None).record)
     return records
+
+
+def _threat(info: checkpoint.CheckpointInfo, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
+    """Threat model as told, else as in training; an eps of one norm is none of another."""
+    trained = {"norm": "linf", "eps": source.default_eps, **(info.meta.get("threat") or {})}
+    threat = ThreatModel(norm=norm or trained["norm"], eps=trained["eps"] if eps is None else eps)
+    if eps is None and threat.norm != trained["norm"]:
+        raise InvalidValueError(f"norm is {norm!r}: {info.path} was trained for {trained['norm']}, so give eps")
+    return threat
 
 
 def _find(runs: Path) -> list[Path]:
@@ -226,15 +231,14 @@ class _Plan:
     def _blackbox_set(self) -> Path:
         """The set to use: the given one, else the one of the model's preset, built where there is none."""
         preset = self.subject.meta("preset") or "tiny"
-        path = self.blackbox or blackbox_sets.default_out(
-            self.source.name, preset, self.threat, root=self.blackbox_root
-        ).with_suffix(".safetensors")
+        default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
+        path = self.blackbox or default.with_name(f"{default.name}.safetensors")
         if not path.exists() and self.blackbox is None:
             path = blackbox_sets.build(
                 self.source.dataset,
                 preset=preset,
                 data_dir=self.data_dir,
-                out=path.with_suffix(""),
+                out=path,
                 eps=self.threat.eps,
                 norm=self.threat.norm,
                 device=self.device,

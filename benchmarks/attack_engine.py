@@ -1,0 +1,94 @@
+"""PGD-20 on an adversarially trained checkpoint: our engine, torchattacks and ART on the same images in one run.
+
+    python benchmarks/attack_engine.py
+    python benchmarks/attack_engine.py --checkpoint runs/singleadv-cifar10-tiny-s0 --data-dir DIR
+
+All take 20 sign steps of eps/8 from a random start uniform in the ball, on the cross-entropy. Every contestant
+attacks the very same module. Without --checkpoint a singleadv network is trained on digits first (a minute).
+"""
+
+import argparse
+import tempfile
+
+import torch
+from art.attacks.evasion import ProjectedGradientDescentPyTorch
+from art.estimators.classification import PyTorchClassifier
+from common import print_ratios, print_setting, side_by_side
+from torch import Tensor, nn
+from torchattacks import PGD
+
+import ensemble_bench as eb
+
+STEPS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="run folder or .safetensors file")
+    parser.add_argument("--data-dir", help="folder of the data set that the checkpoint was trained on")
+    parser.add_argument("--n", type=int, default=360, help="number of test images")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.checkpoint or eb.train("singleadv", dataset="digits", preset="tiny", out=f"{folder}/run")
+        model = eb.load(path)
+    trained = model.info.meta
+    x, y = eb.data.load(trained["dataset"], n=options.n, data_dir=options.data_dir)
+    threat = eb.ThreatModel(**trained["threat"])
+
+    contestants = {
+        f"ensemble-bench ifgsm{STEPS}": lambda: ours(model, x, y, threat),
+        f"torchattacks PGD, {STEPS} steps": lambda: theirs_torchattacks(model, x, y, threat),
+        f"ART ProjectedGradientDescentPyTorch, {STEPS}": lambda: theirs_art(model, x, y, threat),
+    }
+    print_setting("torchattacks", "adversarial-robustness-toolbox")
+    print(f"{trained['recipe']} on {trained['data_name']}, {len(x)} test images, {threat}")
+    accuracies: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def scored(name: str) -> object:
+        accuracies[name].append(accuracy(model, contestants[name](), y))
+        return None
+
+    seconds = side_by_side({name: lambda name=name: scored(name) for name in contestants}, rounds=options.rounds)
+    notes = {name: f"robust accuracy {sum(a) / len(a):.4f}" for name, a in accuracies.items()}
+    print_ratios(seconds, notes=notes)
+
+
+def ours(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:
+    return eb.attacks.get(f"ifgsm{STEPS}")(model, x, y, threat, batch_size=64)
+
+
+def theirs_torchattacks(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:
+    attack = PGD(model, eps=threat.eps, alpha=2.5 / STEPS * threat.eps, steps=STEPS, random_start=True)
+    return torch.cat([attack(a, b) for a, b in zip(x.split(128), y.split(128), strict=True)])
+
+
+def theirs_art(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:
+    classifier = PyTorchClassifier(
+        model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(x.shape[1:]),
+        nb_classes=10,
+        clip_values=(0.0, 1.0),
+        device_type="cpu",
+    )
+    attack = ProjectedGradientDescentPyTorch(
+        classifier,
+        eps=threat.eps,
+        eps_step=2.5 / STEPS * threat.eps,
+        max_iter=STEPS,
+        num_random_init=1,
+        batch_size=128,
+        verbose=False,
+    )
+    return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    model.eval()
+    return (model(x).argmax(dim=1) == y).double().mean().item()
+
+
+if __name__ == "__main__":
+    main()

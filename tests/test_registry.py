@@ -1,0 +1,80 @@
+"""The registry: every name leads somewhere, and a wrong one meets the nearest right one."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ensemble_bench import registry
+from ensemble_bench.errors import UnknownNameError
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.KINDS for name in registry.names(kind)])
+def test_every_name_resolves_to_what_it_names(kind: str, name: str) -> None:
+    found = registry.resolve(kind, name)
+    assert found is not None
+    if kind in ("recipe", "preset", "suite"):
+        assert found.name == name
+
+
+def test_tables_hold_no_entry_that_the_registry_lacks() -> None:
+    from ensemble_bench.attacks.suites import SUITES
+    from ensemble_bench.training.presets import PRESETS
+    from ensemble_bench.training.recipes import RECIPES
+
+    assert set(SUITES) == set(registry.SUITES)
+    assert set(PRESETS) == set(registry.PRESETS)
+    assert set(RECIPES) == set(registry.RECIPES)
+
+
+def test_every_attack_of_a_suite_exists() -> None:
+    for suite in registry.names("suite"):
+        for attack in registry.resolve("suite", suite).attacks:
+            registry.split_steps(attack)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("pgd20", ("pgd", 20)),
+        ("apgd-dlr5", ("apgd-dlr", 5)),
+        ("ifgsm500", ("ifgsm", 500)),
+        ("blackbox", ("blackbox", None)),
+    ],
+)
+def test_split_steps(name: str, expected: tuple[str, int | None]) -> None:
+    assert registry.split_steps(name) == expected
+
+
+@pytest.mark.parametrize("name", ["pgd", "pgd0", "blackbox5", "20", "", "pgd20x", "PGD20", "pgd-", "pgd2.5", "fab20"])
+def test_attack_names_that_are_none(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="unknown attack"):
+        registry.split_steps(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "near"),
+    [
+        ("recipe", "ensembel2adv", "ensemble2adv"),
+        ("suite", "papr", "paper"),
+        ("preset", "tinny", "tiny"),
+        ("data set", "cifar-10", "cifar10"),
+        ("backbone", "vgg16", "vgg16_bn"),
+    ],
+)
+def test_wrong_names_meet_the_nearest(kind: str, name: str, near: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"unknown {kind} '{name}': did you mean {near}"):
+        registry.check(kind, name)
+
+
+def test_wrong_attack_meets_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean ifgsm20"):
+        registry.split_steps("igfsm20")
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from ensemble_bench import registry; registry.check('suite', 'paper');"
+        "registry.split_steps('pgd20'); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

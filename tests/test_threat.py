@@ -1,0 +1,167 @@
+"""Threat geometry against brute force, and properties that hold for any image."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ensemble_bench import ThreatModel
+from ensemble_bench.errors import AttackError, InvalidValueError
+
+NORMS = ("linf", "l2")
+
+
+def some(seed: int, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = (5, 1, 3, 4)) -> Tensor:
+    """Random values in [low, high]."""
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def length(delta: Tensor, norm: str) -> Tensor:
+    return delta.flatten(1).double().norm(p=math.inf if norm == "linf" else 2, dim=1)
+
+
+threats = st.builds(ThreatModel, norm=st.sampled_from(NORMS), eps=st.floats(1e-3, 1.0))
+seeds = st.integers(0, 2**32)
+
+
+@given(threat=threats, seed=seeds, spread=st.floats(0.01, 3))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_projection_lands_inside_and_is_idempotent(threat: ThreatModel, seed: int, spread: float) -> None:
+    x = some(seed)
+    once = threat.project(x + some(seed + 1, -spread, spread), x)
+    threat.check(once, x)
+    assert (length(once - x, threat.norm) <= threat.eps + 5e-7).all()
+    torch.testing.assert_close(threat.project(once, x), once, rtol=0, atol=2e-7)
+
+
+@given(threat=threats, seed=seeds)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_projection_leaves_inside_points_alone(threat: ThreatModel, seed: int) -> None:
+    x = some(seed)
+    direction = some(seed + 1, -1, 1)
+    sizes = length(direction, threat.norm).float().view(-1, 1, 1, 1)
+    inside = (x + 0.999 * threat.eps * direction / sizes).clamp(0, 1)
+    torch.testing.assert_close(threat.project(inside, x), inside, rtol=0, atol=2e-7)
+
+
+@given(threat=threats, seed=seeds)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_random_start_is_inside(threat: ThreatModel, seed: int) -> None:
+    x = some(seed)
+    start = threat.random_start(x, some(seed + 1, -1, 1))
+    threat.check(start, x)
+    assert not torch.equal(start, x)
+
+
+def test_linf_random_start_is_uniform_in_the_ball() -> None:
+    x = torch.full((1000, 2), 0.5)
+    start = ThreatModel(eps=0.1).random_start(x, some(0, -1, 1, shape=(1000, 2)))
+    uniform = torch.linspace(0.4, 0.6, 2000)
+    gap = (start.flatten().sort().values - uniform).abs().max()  # Kolmogorov-Smirnov, at 0.1 % for n = 2000
+    assert gap / 0.2 < 0.044
+
+
+def test_l2_random_start_reaches_centre_and_edge_in_all_directions() -> None:
+    x = torch.full((2000, 2), 0.5)
+    delta = ThreatModel(norm="l2", eps=0.1).random_start(x, some(0, -1, 1, shape=(2000, 2))) - x
+    radius = length(delta, "l2")
+    assert radius.min() < 0.005
+    assert radius.max() > 0.095
+    angles = torch.atan2(delta[:, 1], delta[:, 0])
+    assert torch.histc(angles, bins=8, min=-math.pi, max=math.pi).min() > 100
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_projection_is_the_nearest_point_of_a_fine_grid(norm: str) -> None:
+    """Two pixels: the feasible points of a grid, and the nearest of them to points in and outside the ball."""
+    threat = ThreatModel(norm=norm, eps=0.3)
+    axis = torch.linspace(0, 1, 201, dtype=torch.float64)
+    grid = torch.tensor(list(itertools.product(axis.tolist(), repeat=2)), dtype=torch.float64)
+    x = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    feasible = grid[length(grid - x, norm) <= threat.eps]
+    for point in some(0, -0.5, 1.5, shape=(30, 2)).double():
+        projected = threat.project(point[None], x)
+        distances = (feasible - point).norm(dim=1)
+        assert (projected - point).norm() <= distances.min() + 1e-9
+        assert (projected - feasible[distances.argmin()]).norm() < 2 * 0.3 / math.sqrt(200)
+    # At a corner of the box linf is still exact.
+    corner = torch.tensor([[0.95, 0.1]], dtype=torch.float64)
+    feasible = grid[length(grid - corner, "linf") <= 0.3]
+    for point in some(1, -0.5, 1.5, shape=(30, 2)).double():
+        projected = ThreatModel(eps=0.3).project(point[None], corner)
+        assert (projected - point).norm() <= (feasible - point).norm(dim=1).min() + 1e-9
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("scale", [1.0, 1e-8, 1e-20, 1e-30])
+def test_steepest_step_gains_most(norm: str, scale: float) -> None:
+    """No random unit vector has a larger inner product with the gradient, however small that is."""
+    grad = some(3, -1, 1, shape=(4, 6))
+    step = ThreatModel(norm=norm).steepest(grad * scale)
+    assert torch.allclose(length(step, norm), torch.ones(4, dtype=torch.float64), atol=1e-5)
+    gain = (grad * step).sum(dim=1)
+    random = torch.randn(5000, 6, generator=torch.Generator().manual_seed(0))
+    random = random.sign() if norm == "linf" else random / random.norm(dim=1, keepdim=True)
+    assert (gain[:, None] >= grad @ random.T - 1e-5).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_zero_gradient_takes_no_step(norm: str) -> None:
+    assert not ThreatModel(norm=norm).steepest(torch.zeros(2, 3)).any()
+    assert ThreatModel(norm=norm).steepest(torch.zeros(0, 3)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_distance_is_the_norm_in_double_precision(norm: str) -> None:
+    x, x_adv = some(0), some(1)
+    found = ThreatModel(norm=norm).distance(x_adv, x)
+    assert found.dtype == torch.float64
+    expected = [d.abs().max() if norm == "linf" else d.square().sum().sqrt() for d in x_adv.double() - x.double()]
+    torch.testing.assert_close(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_check_raises_and_never_clips(norm: str) -> None:
+    threat = ThreatModel(norm=norm, eps=0.1)
+    x = torch.full((3, 1, 2, 2), 0.5)
+    x_adv = x.clone()
+    x_adv[1, 0, 0, 0] += 0.1001
+    kept = x_adv.clone()
+    with pytest.raises(AttackError, match=f"leaves the {norm} ball: distance 0.1001, eps 0.1"):
+        threat.check(x_adv, x)
+    assert torch.equal(x_adv, kept)
+    x_adv[1, 0, 0, 0] = 0.6
+    threat.check(x_adv, x)  # on the edge is inside
+    for value, message in ((math.nan, "NaN"), (math.inf, "infinite")):
+        broken = x.clone()
+        broken[2, 0, 1, 1] = value
+        with pytest.raises(AttackError, match=message):
+            threat.check(broken, x)
+    with pytest.raises(AttackError, match=r"shape \(2, 1, 2, 2\)"):
+        threat.check(x_adv[:2], x)
+    threat.check(x[:0], x[:0])
+
+
+@pytest.mark.parametrize("side", [-0.01, 1.01])
+def test_check_raises_outside_the_box(side: float) -> None:
+    x = torch.full((1, 4), min(max(side, 0.0), 1.0))
+    with pytest.raises(AttackError, match=r"image box \[0, 1\]"):
+        ThreatModel(eps=0.5).check(torch.full((1, 4), side), x)
+
+
+@pytest.mark.parametrize("eps", [0, -0.1, math.nan, math.inf, "8/255", None])
+def test_bad_eps(eps: object) -> None:
+    with pytest.raises(InvalidValueError, match="eps is"):
+        ThreatModel(eps=eps)  # type: ignore[arg-type]
+
+
+def test_bad_norm_and_eps_in_255ths() -> None:
+    with pytest.raises(InvalidValueError, match="norm is 'l1': choose from linf, l2"):
+        ThreatModel(norm="l1")
+    with pytest.raises(InvalidValueError, match="8 means 8/255"):
+        ThreatModel(eps=8)
+    assert ThreatModel(norm="l2", eps=8).as_dict() == {"norm": "l2", "eps": 8}
