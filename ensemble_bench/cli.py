@@ -271,6 +271,7 @@ def demo(
     """Train five small models on the digits, evaluate them all and render Table 1; a second call goes on."""
     from ensemble_bench.console import Bars, show_report
     from ensemble_bench.demo import run_demo
+
     with Bars() as bars:
         records, rendered, leaderboard = run_demo(out, seed=seed, max_steps=max_steps, device=device, progress=bars)
     show_report(rendered)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ensemble_bench import attacks, data, registry
 from ensemble_bench.attacks.blackbox_set import read_blackbox_info
+from ensemble_bench.attacks.engine import PRECISIONS
 from ensemble_bench.attacks.suites import SUITES
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
@@ -221,6 +222,12 @@ class _Plan:
     data_dir: str | Path | None
     progress: Progress
 
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InvalidValueError(f"batch_size is {self.batch_size}: expected at least 1")
+        if self.precision not in PRECISIONS:
+            raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+
     def attacks(self) -> tuple[attacks.Attack, ...]:
         """Attacks of the suite, the black-box one with its set."""
         return tuple(
@@ -234,6 +241,10 @@ class _Plan:
         default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
         path = self.blackbox or default.with_name(f"{default.name}.safetensors")
         if not path.exists() and self.blackbox is None:
+            if self.images.split != "test":
+                raise InvalidValueError(
+                    f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
+                )
             path = blackbox_sets.build(
                 self.source.dataset,
                 preset=preset,

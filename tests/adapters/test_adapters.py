@@ -134,6 +134,7 @@ def test_view_shares_the_weights_and_moves_the_model(model: nn.Module) -> None:
     assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
 
 
+@pytest.mark.filterwarnings("ignore")  # those of the toolkit's own imports
 def test_robustbench_benchmark_runs_its_own_code(batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its data loader is replaced by ours; linear members, which the first attack breaks, keep the run short."""
     robustbench = eb.adapters.robustbench.import_robustbench()
