@@ -24,8 +24,8 @@ def run_demo(
     max_steps: int | None = None,
     device: str | None = None,
     progress: Progress = silent,
-) -> tuple[list[Record], Report]:
-    """Train RECIPES under `out`, score their checkpoints and render; returns the records and the report.
+) -> tuple[list[Record], Report, Path]:
+    """Train RECIPES under `out`, score their checkpoints and render; returns records, report and leaderboard.csv.
 
     What an earlier call finished is kept, so that a call after an interruption goes on.
     """
@@ -46,7 +46,7 @@ def run_demo(
         ]
         paths = [run / f"{name}.safetensors" for run in runs for name in ("best", "last")]
         records = evaluate_checkpoints(paths, runs=out, suite="paper", seed=seed, device=device, progress=progress)
-    return records, write_report(out, out / "report")
+    return records, write_report(out, out / "report"), write_leaderboard(out)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ def cross_entropy(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"
 
 
 def margin(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """max over i ≠ y of logits_i, minus logits_y: positive when, and only when, the image is misclassified.
+    """max over i ≠ y of logits_i, minus logits_y: positive when the image is misclassified, negative when not.
 
     The negative of Carlini & Wagner's (2017) Z_y − max Z_i, so that attacks ascend it like any loss.
     """

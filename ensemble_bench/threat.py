@@ -89,6 +89,14 @@ class ThreatModel:
         if worst > self.eps + tolerance:
             raise AttackError(f"x_adv leaves the {self.norm} ball: distance {worst:.6g}, eps {self.eps:.6g}")
 
+    @property
+    def slug(self) -> str:
+        """Norm and eps for names of files, without dots: "linf8of255", or "l2-0_5"."""
+        levels = self.eps * 255
+        if abs(levels - round(levels)) < 1e-6:
+            return f"{self.norm}{levels:.0f}of255"
+        return f"{self.norm}-{self.eps:.6g}".replace(".", "_")
+
     def as_dict(self) -> dict[str, Any]:
         """Norm and eps, as records hold them."""
         return {"norm": self.norm, "eps": self.eps}

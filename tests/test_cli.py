@@ -336,3 +336,23 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "train", broken)
     with pytest.raises(ZeroDivisionError):
         run(["train", "baseline"])
+
+
+@pytest.mark.slow
+def test_demo_writes_and_prints_everything_and_a_second_call_changes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert run(["demo", "--out", str(out), "--max-steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "Table 1b" in shown
+    for recipe in ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv"):
+        assert re.search(rf"^ *{recipe} +0", shown, re.MULTILINE), recipe
+        assert len(list((out / f"{recipe}-digits-tiny-s0").rglob("record.json"))) == 2
+    suffixes = [Path(line).suffix for line in shown.splitlines() if Path(line).is_file()]
+    assert {".md", ".csv", ".tex", ".png"} <= set(suffixes)
+    assert str(out / "leaderboard.csv") in shown
+    before = contents(out)
+    assert run(["demo", "--out", str(out), "--max-steps", "2"]) == 0
+    assert capsys.readouterr().out == shown
+    assert contents(out) == before

@@ -297,6 +297,9 @@ def _search(
         if done.any():
             spent.append(_select(s, done))
             s = _select(s, ~done)
+            if sum(len(part["row"]) for part in spent) >= worker.batch_size:
+                _judge_spent(attack, worker, _concatenate(spent), threat, found)
+                spent.clear()
         if on_done is not None:
             on_done(total - len(waiting) - len(s["row"]))
     if spent:

@@ -43,12 +43,16 @@ def perturb(
     """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is left as found.
 
     `start` is "uniform" in the ball, "gaussian" with σ = eps/2, projected, or "none". "ifgsmN" is the inner loop
-    of Algorithm 1; "nfgsm" is a single step from stronger noise without clipping to the ball (de Jorge et al. 2022,
-    arXiv 2202.01181), which trains as well as many steps at a fraction of the cost.
+    of Algorithm 1; "nfgsm" is a single step from noise twice as large as the ball, not clipped to it (de Jorge et
+    al. 2022, arXiv 2202.01181), which trains about as well as many steps at a fraction of the cost. Its step is the
+    1.25·eps of Wong et al. (2020, arXiv 2001.03994), where de Jorge et al. take 1·eps. Raises InvalidValueError for
+    an unknown start, and for nfgsm under l2.
     """
     check_name(name)
     if start not in STARTS:
         raise InvalidValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
+    if name == "nfgsm" and threat.norm != "linf":
+        raise InvalidValueError(f"norm is {threat.norm!r}: nfgsm is a linf attack, use ifgsm7")
 
     def gradient(x_adv: Tensor) -> Tensor:
         x_adv = channels_last(x_adv).detach().requires_grad_()

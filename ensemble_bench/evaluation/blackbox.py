@@ -41,9 +41,7 @@ def default_out(
     data_name: str, preset: str, threat: ThreatModel, *, seed: int = 0, root: Path = Path("runs") / "blackbox"
 ) -> Path:
     """Where a set goes unless told otherwise, such as runs/blackbox/digits-tiny-linf32of255-s0 (files add a suffix)."""
-    pixels = threat.eps * 255
-    eps = f"{pixels:.0f}of255" if abs(pixels - round(pixels)) < 1e-6 else f"{threat.eps:.6g}".replace(".", "_")
-    return root / f"{data_name}-{preset}-{threat.norm}{eps}-s{seed}"
+    return root / f"{data_name}-{preset}-{threat.slug}-s{seed}"
 
 
 def surrogate_folder(path: Path) -> Path:

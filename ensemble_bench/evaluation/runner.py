@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ensemble_bench import attacks, data, registry
+from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.blackbox_set import read_blackbox_info
 from ensemble_bench.attacks.engine import PRECISIONS
 from ensemble_bench.attacks.suites import SUITES
@@ -23,6 +24,7 @@ from ensemble_bench.evaluation.recording import Subject, make_record
 from ensemble_bench.evaluation.scoring import Job, score
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import checkpoint
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     RECORD_FILE,
@@ -102,17 +104,13 @@ def evaluate(
     registry.check("suite", suite)
     if not isinstance(model, nn.Module):
         raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
-    info = getattr(model, "info", None)
-    info = info if isinstance(info, checkpoint.CheckpointInfo) else None
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = data.open_source(dataset, data_dir)
-    subject = Subject(
-        name="model" if info is None else _name(info.path), weights_hash=_hash(model), model=model, info=info
-    )
+    images = _images(source, split, n)
     plan = _Plan(
-        subject=subject,
+        subject=_subject_in_memory(model, images, own),
         source=source,
-        images=_images(source, split, n),
+        images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
         suite=suite,
         seed=seed,
@@ -276,7 +274,8 @@ def _run(plan: _Plan, out: Path | None) -> Result:
     key = identify(identity)
     if out is None and plan.subject.model is None and plan.subject.info is not None:
         path = plan.subject.info.path
-        out = path.parent / "evaluations" / f"{plan.suite}-{path.stem}-n{len(plan.images)}-{key[:8]}"
+        name = f"{plan.suite}-{path.stem}-n{len(plan.images)}-{plan.threat.slug}-{key[:8]}"
+        out = path.parent / "evaluations" / name
     if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
         return Result(record=known, samples=read_samples(out))
     model = plan.subject.load()
@@ -342,10 +341,17 @@ def _name(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.stem}"
 
 
-def _hash(model: nn.Module) -> str:
-    """Content hash of a model in memory: its weights, their names and the module's description."""
+def _subject_in_memory(model: nn.Module, images: ImageSet, device: torch.device) -> Subject:
+    """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own."""
+    if isinstance(model, Ensemble) and model.info is not None and checkpoint.is_unchanged(model):
+        return Subject(name=_name(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info)
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()}"
+    # Weights do not say what a module computes: two wrappers of one network can differ in code alone.
+    x, _ = images.batch(slice(0, 64))
+    with engine.frozen(model), torch.no_grad():
+        logits = engine.logits_of(model, x.to(device))
+    digest.update(logits.cpu().contiguous().numpy().tobytes())
+    return Subject(name="model", weights_hash=f"sha256:{digest.hexdigest()}", model=model)

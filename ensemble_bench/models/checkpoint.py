@@ -49,10 +49,7 @@ def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[
         raise CheckpointError(
             f"{path}: the model averages {model.aggregation}, its architecture {architecture.aggregation}"
         )
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    _check_weights(path, weights, architecture)
-    # The architecture is inside the hashed file too, so that the hash stands for the whole function.
-    data = safetensors.torch.save(weights, metadata={"architecture": _dump(path, architecture.as_dict(), indent=None)})
+    data = _serialise(path, model, architecture)
     description = {
         "schema": SCHEMA,
         "architecture": architecture.as_dict(),
@@ -68,6 +65,26 @@ def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[
         pending.unlink(missing_ok=True)
         raise
     pending.replace(path.with_suffix(".json"))
+
+
+def is_unchanged(model: Ensemble) -> bool:
+    """Whether `model` is still the one that its `info` describes, in weights and aggregation."""
+    info = model.info
+    if info is None or model.aggregation != info.architecture.aggregation:
+        return False
+    try:
+        return sha256_bytes(_serialise(info.path, model, info.architecture)) == info.weights_hash
+    except CheckpointError:
+        return False
+
+
+def _serialise(path: Path, model: Ensemble, architecture: Architecture) -> bytes:
+    """Bytes of the safetensors file: the same weights and architecture give the same bytes."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    _check_weights(path, weights, architecture)
+    # The architecture is inside the hashed file too, so that the hash stands for the whole function.
+    metadata = {"architecture": _dump(path, architecture.as_dict(), indent=None)}
+    return bytes(safetensors.torch.save(weights, metadata=metadata))
 
 
 def load(source: str | Path) -> Ensemble:
