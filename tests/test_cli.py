@@ -51,6 +51,11 @@ def contents(root: Path) -> dict[str, str]:
     }
 
 
+def printed_files(shown: str) -> list[Path]:
+    """The files whose paths stand in lines of their own."""
+    return [Path(line) for line in shown.splitlines() if " " not in line and Path(line).is_file()]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one short finished run."""
@@ -286,8 +291,7 @@ def test_evaluate_and_report_of_all_runs(runs: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert contents(runs) == before
     assert run(["report", "--runs", str(runs)]) == 0
-    written = [line for line in capsys.readouterr().out.splitlines() if Path(line).is_file()]
-    assert {Path(path).suffix for path in written} >= {".md", ".csv", ".tex"}
+    assert {path.suffix for path in printed_files(capsys.readouterr().out)} >= {".md", ".csv", ".tex"}
 
 
 @pytest.mark.parametrize(("command", "way"), [("train", "with --resume (train)"), ("evaluate", "again (evaluate)")])
@@ -349,8 +353,7 @@ def test_demo_writes_and_prints_everything_and_a_second_call_changes_nothing(
     for recipe in ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv"):
         assert re.search(rf"^ *{recipe} +0", shown, re.MULTILINE), recipe
         assert len(list((out / f"{recipe}-digits-tiny-s0").rglob("record.json"))) == 2
-    suffixes = [Path(line).suffix for line in shown.splitlines() if Path(line).is_file()]
-    assert {".md", ".csv", ".tex", ".png"} <= set(suffixes)
+    assert {path.suffix for path in printed_files(shown)} >= {".md", ".csv", ".tex", ".png"}
     assert str(out / "leaderboard.csv") in shown
     before = contents(out)
     assert run(["demo", "--out", str(out), "--max-steps", "2"]) == 0

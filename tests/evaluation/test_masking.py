@@ -58,7 +58,7 @@ def test_a_single_image_that_changes_is_enough() -> None:
     def flip_once(logits: Tensor, x: Tensor) -> Tensor:
         calls.append(1)
         flip = torch.ones_like(logits)
-        if len(calls) == 1:
+        if len(calls) == 2:  # the first call only tells which model this is
             flip[0] = -1
         return logits * flip
 
