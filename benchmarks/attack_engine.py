@@ -3,17 +3,21 @@
     python benchmarks/attack_engine.py
     python benchmarks/attack_engine.py --checkpoint runs/singleadv-cifar10-tiny-s0 --data-dir DIR
 
-All take 20 sign steps of eps/8 from a random start uniform in the ball, on the cross-entropy. Every contestant
-attacks the very same module. Without --checkpoint a singleadv network is trained on digits first (a minute).
+All take 20 sign steps of eps/8 from a random start uniform in the ball, on the cross-entropy, against the same
+weights. The peers meet the network in PyTorch's default layout, as their users hand it to them, and a second time in
+channels-last, which our engine uses by itself. In bf16 our engine searches in bfloat16; what counts as broken is still
+decided in float32. Without --checkpoint a singleadv network is trained on digits first (half a minute).
 """
 
 import argparse
 import tempfile
+from copy import deepcopy
+from functools import partial
 
 import torch
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from art.estimators.classification import PyTorchClassifier
-from common import print_ratios, print_setting, side_by_side
+from common import precisions, print_ratios, print_setting, side_by_side
 from torch import Tensor, nn
 from torchattacks import PGD
 
@@ -36,26 +40,28 @@ def main() -> None:
     x, y = eb.data.load(trained["dataset"], n=options.n, data_dir=options.data_dir)
     threat = eb.ThreatModel(**trained["threat"])
 
-    contestants = {
-        f"ensemble-bench ifgsm{STEPS}": lambda: ours(model, x, y, threat),
-        f"torchattacks PGD, {STEPS} steps": lambda: theirs_torchattacks(model, x, y, threat),
-        f"ART ProjectedGradientDescentPyTorch, {STEPS}": lambda: theirs_art(model, x, y, threat),
+    plain = deepcopy(model).to(memory_format=torch.contiguous_format)
+    mine = {f"ensemble-bench ifgsm{STEPS} {p}": partial(ours, model, x, y, threat, p) for p in precisions()}
+    contestants = mine | {
+        "torchattacks PGD, default layout": partial(theirs_torchattacks, plain, x, y, threat),
+        "torchattacks PGD, channels-last": partial(theirs_torchattacks, model, x, y, threat),
+        "ART ProjectedGradientDescent, default layout": partial(theirs_art, plain, x, y, threat),
+        "ART ProjectedGradientDescent, channels-last": partial(theirs_art, model, x, y, threat),
     }
     print_setting("torchattacks", "adversarial-robustness-toolbox")
     print(f"{trained['recipe']} on {trained['data_name']}, {len(x)} test images, {threat}")
     accuracies: dict[str, list[float]] = {name: [] for name in contestants}
 
-    def scored(name: str) -> object:
+    def scored(name: str) -> None:
         accuracies[name].append(accuracy(model, contestants[name](), y))
-        return None
 
-    seconds = side_by_side({name: lambda name=name: scored(name) for name in contestants}, rounds=options.rounds)
+    seconds = side_by_side({name: partial(scored, name) for name in contestants}, rounds=options.rounds)
     notes = {name: f"robust accuracy {sum(a) / len(a):.4f}" for name, a in accuracies.items()}
-    print_ratios(seconds, notes=notes)
+    print_ratios(seconds, ours=list(mine), notes=notes)
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:
-    return eb.attacks.get(f"ifgsm{STEPS}")(model, x, y, threat, batch_size=64)
+def ours(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel, precision: str) -> Tensor:
+    return eb.attacks.get(f"ifgsm{STEPS}")(model, x, y, threat, batch_size=64, precision=precision)
 
 
 def theirs_torchattacks(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:

@@ -3,10 +3,12 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 import torch
+
+from ensemble_bench.training.hardware import resolve_precision
 
 
 def side_by_side(contestants: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
@@ -23,14 +25,23 @@ def side_by_side(contestants: Mapping[str, Callable[[], object]], *, rounds: int
     return seconds
 
 
-def print_ratios(seconds: Mapping[str, list[float]], *, notes: Mapping[str, str] | None = None) -> None:
-    """A line a contestant: median seconds, and the median over rounds of its time over the first one's."""
-    ours, *_ = seconds
+def print_ratios(
+    seconds: Mapping[str, list[float]], *, ours: Sequence[str], notes: Mapping[str, str] | None = None
+) -> None:
+    """A line a contestant: median seconds, and for each of `ours` the median over rounds of the time over its time."""
+    print(f"{'':44} {'seconds':>8}" + "".join(f"  over {name.rpartition(' ')[2]:>8}" for name in ours))
     for name, times in seconds.items():
-        ratios = [t / o for t, o in zip(times, seconds[ours], strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        note = (notes or {}).get(name, "")
-        print(f"{name:46} {statistics.median(times):8.3f} s  {statistics.median(ratios):6.2f}x  ({spread})  {note}")
+        ratios = "".join(f"  {_median_ratio(times, seconds[base]):>12.2f}x" for base in ours)
+        print(f"{name:44} {statistics.median(times):8.3f}{ratios}  {(notes or {}).get(name, '')}")
+
+
+def _median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    return statistics.median(t / b for t, b in zip(times, base, strict=True))
+
+
+def precisions() -> list[str]:
+    """float32, and bf16 where the processor computes in it natively (elsewhere it is emulated, and slow)."""
+    return ["float32", *(["bf16"] if resolve_precision("auto", torch.device("cpu")) == "bf16" else [])]
 
 
 def print_setting(*packages: str) -> None:

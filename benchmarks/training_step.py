@@ -3,9 +3,9 @@
     python benchmarks/training_step.py
 
 The same two WRN-10-1 and the same batch for all. The peers run as their users would write them, with the network in
-PyTorch's default layout, and a second time in channels-last, which our trainer sets by itself. ART's AdversarialTrainer
-(ratio 1) trains on the adversarial half only, so it does less work than the others. The second part prints the
-peak memory of `evaluate` at 500 and at 5,000 images.
+PyTorch's default layout, and a second time in channels-last, which our trainer sets by itself. Preset tiny trains in
+bf16 where the processor has it. ART's AdversarialTrainer (ratio 1) trains on the adversarial half only,
+so it does less work than the others. The second part prints the peak memory of `evaluate` at 500 and at 5,000 images.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torchattacks
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from art.defences.trainer import AdversarialTrainer
 from art.estimators.classification import PyTorchClassifier
-from common import print_ratios, print_setting, side_by_side
+from common import precisions, print_ratios, print_setting, side_by_side
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,16 +57,15 @@ def network() -> nn.Module:
 def compare_steps(rounds: int) -> None:
     x = torch.rand(BATCH, 3, 32, 32, generator=generator("cpu", "x"))
     y = torch.randint(0, 10, (BATCH,), generator=generator("cpu", "y"))
-    contestants = {"ensemble-bench, float32": ours(network(), x, y, "float32")}
-    if torch.cpu._is_avx512_bf16_supported():
-        contestants["ensemble-bench, bf16"] = ours(network(), x, y, "bf16")
-    for name, layout in (("default", torch.contiguous_format), ("channels-last", torch.channels_last)):
+    mine = {f"ensemble-bench {p}": ours(network(), x, y, p) for p in precisions()}
+    contestants = dict(mine)
+    for name, layout in (("default layout", torch.contiguous_format), ("channels-last", torch.channels_last)):
         given = x.contiguous(memory_format=layout)
         make = partial(deepcopy(network()).to, memory_format=layout)
-        contestants[f"torchattacks PGD in a plain loop, {name}"] = plain_loop(make(), given, y)
+        contestants[f"torchattacks PGD in a loop, {name}"] = plain_loop(make(), given, y)
         contestants[f"ART AdversarialTrainer, {name}"] = art_trainer(make(), given, y)
     print_setting("torchattacks", "adversarial-robustness-toolbox")
-    print_ratios(side_by_side(contestants, rounds=rounds))
+    print_ratios(side_by_side(contestants, rounds=rounds), ours=list(mine))
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
