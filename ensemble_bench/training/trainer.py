@@ -108,8 +108,10 @@ def _train(
         (out / rundir.RESUME).unlink(missing_ok=True)  # left behind if the run was killed as it finished
         progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
         return out
-    run = _prepare(plan, source, out, device, progress)
-    reached = _continue(run)
+    # Some of torch's own modules, loaded on first use in here, swallow a Ctrl-C that reaches them.
+    with interrupts.deferred():
+        run = _prepare(plan, source, out, device, progress)
+        reached = _continue(run)
     try:
         _learn(run, reached)
     except KeyboardInterrupt:
