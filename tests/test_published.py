@@ -1,0 +1,64 @@
+"""What is published in leaderboards/ and the README is what the records say, byte for byte."""
+
+from pathlib import Path
+
+import pytest
+
+from ensemble_bench.files import sha256_file
+from ensemble_bench.leaderboard import leaderboard_csv
+from ensemble_bench.models import checkpoint
+from ensemble_bench.records import Record, find_records, read_samples, worst_case
+from ensemble_bench.reports.table1 import table_1b, table_1c
+from ensemble_bench.reports.tables import to_markdown
+from ensemble_bench.reports.verdicts import verdicts
+
+ROOT = Path(__file__).resolve().parents[1]
+BOARDS = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/*/records"))
+RECORDS = [record for board in BOARDS for record in find_records(board / "records")]
+
+
+def test_there_is_a_board() -> None:
+    assert BOARDS
+    assert RECORDS
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda b: f"{b.parent.name}-{b.name}")
+def test_leaderboard_renders_again(board: Path) -> None:
+    records = find_records(board / "records")
+    assert (board / "leaderboard.csv").read_text(encoding="utf-8") == leaderboard_csv(records, root=board)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: f"{r.model}-{r.suite}")
+def test_weights_are_those_of_the_record(record: Record) -> None:
+    assert record.path is not None
+    board = record.path.parents[4]
+    weights = board / "weights" / f"{record.model}.safetensors"
+    assert sha256_file(weights) == record.weights_hash
+    info = checkpoint.load(weights).info
+    assert info is not None
+    assert info.architecture.as_dict() == record.architecture
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda r: f"{r.model}-{r.suite}")
+def test_counts_are_those_of_the_images(record: Record) -> None:
+    assert record.path is not None
+    samples = read_samples(record.path.parent)
+    assert len(samples) == record.n
+    assert int(samples["clean"].sum()) == record.clean.correct
+    assert int(worst_case(samples).sum()) == record.robust.robust
+    for attack in record.attacks:
+        assert int(samples[attack.name].fillna(False).sum()) == attack.robust
+
+
+def test_the_readme_shows_the_records() -> None:
+    """The text between the markers of the README is rendered from the records."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("<!-- results -->\n")[2].partition("<!-- /results -->")[0]
+    assert shown == results()
+
+
+def results() -> str:
+    """Tables and verdicts of all boards, as the README shows them."""
+    tables = to_markdown([*table_1b(RECORDS), *table_1c(RECORDS)])
+    lines = "".join(f"- {verdict}\n" for verdict in verdicts(RECORDS))
+    return f"{tables}\n{lines}" if lines else tables
