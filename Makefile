@@ -13,7 +13,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 comma := ,
 # Idle threads that spin slow small networks down many times where others use the cores too.
-export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint

@@ -1,18 +1,21 @@
 """PGD-20 on an adversarially trained checkpoint: our engine, torchattacks and ART on the same images in one run.
 
-    python benchmarks/attack_engine.py
-    python benchmarks/attack_engine.py --checkpoint runs/singleadv-cifar10-tiny-s0 --data-dir DIR
+    python benchmarks/attack_engine.py --data-dir DIR     (CIFAR-10; default ../shared/data/cifar10-jpeg, where it is)
+    python benchmarks/attack_engine.py --checkpoint runs/singleadv-digits-tiny-s0
 
 All take 20 sign steps of eps/8 from a random start uniform in the ball, on the cross-entropy, against the same
 weights. The peers meet the network in PyTorch's default layout, as their users hand it to them, and a second time in
 channels-last, which our engine uses by itself. In bf16 our engine searches in bfloat16; what counts as broken is still
-decided in float32. Without --checkpoint a singleadv network is trained on digits first (half a minute).
+decided in float32. The checkpoint is the published singleadv WRN-10-1, unless another is named; without CIFAR-10 a
+singleadv network is trained on digits first (half a minute). The more images withstand, the less there is to save.
 """
 
 import argparse
+import os
 import tempfile
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import torch
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
@@ -24,20 +27,25 @@ from torchattacks import PGD
 import ensemble_bench as eb
 
 STEPS = 20
+ROOT = Path(__file__).resolve().parents[1]
+PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights/singleadv-cifar10-jpeg-tiny-s0"
+DATA = ROOT.parent / "shared/data/cifar10-jpeg"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="run folder or .safetensors file")
     parser.add_argument("--data-dir", help="folder of the data set that the checkpoint was trained on")
-    parser.add_argument("--n", type=int, default=360, help="number of test images")
+    parser.add_argument("--n", type=int, default=512, help="number of test images (digits: 360 at most)")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    data_dir = options.data_dir or os.environ.get("ENSEMBLE_BENCH_DATA") or (DATA if DATA.is_dir() else None)
     with tempfile.TemporaryDirectory() as folder:
-        path = options.checkpoint or eb.train("singleadv", dataset="digits", preset="tiny", out=f"{folder}/run")
+        path = options.checkpoint or (PUBLISHED if data_dir else eb.train("singleadv", out=f"{folder}/run"))
         model = eb.load(path)
     trained = model.info.meta
-    x, y = eb.data.load(trained["dataset"], n=options.n, data_dir=options.data_dir)
+    test = eb.data.open_source(trained["dataset"], data_dir).split("test")
+    x, y = test.first(min(options.n, len(test))).batch(slice(None))
     threat = eb.ThreatModel(**trained["threat"])
 
     plain = deepcopy(model).to(memory_format=torch.contiguous_format)
@@ -61,7 +69,7 @@ def main() -> None:
 
 
 def ours(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel, precision: str) -> Tensor:
-    return eb.attacks.get(f"ifgsm{STEPS}")(model, x, y, threat, batch_size=64, precision=precision)
+    return eb.attacks.get(f"ifgsm{STEPS}")(model, x, y, threat, batch_size=128, precision=precision)
 
 
 def theirs_torchattacks(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:

@@ -287,7 +287,7 @@ def _run(plan: _Plan, out: Path | None) -> Result:
         attacks=made,
         cascade=SUITES[plan.suite].cascade,
         seed=plan.seed,
-        batch_size=plan.batch_size or (512 if plan.device.type == "cuda" else 64),
+        batch_size=plan.batch_size or (512 if plan.device.type == "cuda" else 128),
         precision=plan.precision,
         device=plan.device,
         progress=plan.progress,
