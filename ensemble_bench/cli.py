@@ -163,6 +163,9 @@ def evaluate(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once; never changes a result. By default chosen.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
+    ] = "float32",
     device: Device = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -189,6 +192,7 @@ def evaluate(
             eps=size,
             blackbox=blackbox,
             batch_size=batch_size,
+            precision=precision,
             device=device,
             progress=bars,
         )
