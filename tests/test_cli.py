@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -315,7 +316,9 @@ def test_an_interrupt_says_how_to_go_on(
 def test_ctrl_c_in_training_and_going_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ensemble_bench", "train", "baseline", "--max-steps", "60", "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Under a shell that runs its jobs in the background SIGINT is ignored, and children would inherit that.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 60
     while not (out / "run.json").exists():
         assert process.poll() is None

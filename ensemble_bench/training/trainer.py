@@ -108,7 +108,7 @@ def _train(
         (out / rundir.RESUME).unlink(missing_ok=True)  # left behind if the run was killed as it finished
         progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
         return out
-    # Some of torch's own modules, loaded on first use in here, swallow a Ctrl-C that reaches them.
+    # Interrupted inside the modules that torch loads on first use in here, Python may exit as if it had been killed.
     with interrupts.deferred():
         run = _prepare(plan, source, out, device, progress)
         reached = _continue(run)
