@@ -220,10 +220,7 @@ def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str)
     """Raise InvalidValueError, naming the value, unless these are images, labels and settings an attack can take."""
     if len(x) != len(y) or len(x) != len(ids):
         raise InvalidValueError(f"{len(x)} images, {len(y)} labels and {len(ids)} ids: expected as many of each")
-    if batch_size < 1:
-        raise InvalidValueError(f"batch_size is {batch_size}: expected at least 1")
-    if precision not in PRECISIONS:
-        raise InvalidValueError(f"precision is {precision!r}: choose from {', '.join(PRECISIONS)}")
+    validate_settings(batch_size, precision)
     if not x.is_floating_point():
         raise InvalidValueError(f"images have dtype {x.dtype}: expected floating point in [0, 1]")
     if y.dtype != torch.int64 or y.dim() != 1:
@@ -233,6 +230,14 @@ def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str)
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):
         raise InvalidValueError(f"images span [{low:.6g}, {high:.6g}]: expected values in [0, 1]")
+
+
+def validate_settings(batch_size: int, precision: str) -> None:
+    """Raise InvalidValueError unless an attack can run in these batches and this precision."""
+    if batch_size < 1:
+        raise InvalidValueError(f"batch_size is {batch_size}: expected at least 1")
+    if precision not in PRECISIONS:
+        raise InvalidValueError(f"precision is {precision!r}: choose from {', '.join(PRECISIONS)}")
 
 
 @dataclass

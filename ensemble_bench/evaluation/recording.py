@@ -10,15 +10,13 @@ import torch
 from torch import nn
 
 from ensemble_bench import attacks
-from ensemble_bench.attacks.suites import SUITES
 from ensemble_bench.attacks.transfer import Transfer
-from ensemble_bench.data import DataSource, ImageSet
+from ensemble_bench.data import DataSource
 from ensemble_bench.evaluation.masking import warnings_of
-from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.scoring import Job, Scores
 from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.records import AttackResult, Blackbox, CleanScore, Record, RobustScore, Surrogate, Threat
-from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.provenance import commit, versions
 
 
@@ -44,23 +42,11 @@ class Subject:
 
 
 def make_record(
-    subject: Subject,
-    source: DataSource,
-    images: ImageSet,
-    threat: ThreatModel,
-    suite: str,
-    made: Sequence[attacks.Attack],
-    model: nn.Module,
-    scores: Scores,
-    *,
-    seed: int,
-    key: str,
-    seconds: float,
-    device: torch.device,
+    subject: Subject, source: DataSource, suite: str, job: Job, scores: Scores, *, key: str, seconds: float
 ) -> Record:
-    """Record of the `scores` that the attacks `made` of a suite got on `images`; nothing is rounded."""
+    """Record of the `scores` that `job` got with the attacks of `suite`; nothing is rounded."""
     samples = scores.samples
-    results = tuple(_attack_result(a, scores, cascade=SUITES[suite].cascade) for a in made)
+    results = tuple(_attack_result(a, scores, cascade=job.cascade) for a in job.attacks)
     n, correct = len(samples), int(samples["clean"].sum())
     robust = correct - sum(r.credit for r in results)
     clean_low, clean_high = wilson(correct, n)
@@ -75,24 +61,24 @@ def make_record(
         checkpoint=subject.meta("checkpoint"),
         step=subject.meta("step"),
         architecture=None if subject.info is None else subject.info.architecture.as_dict(),
-        parameters=cost.parameters(model),
-        flops=cost.flops(model, source.image_shape),
-        forward_passes=len(getattr(model, "members", [model])),
+        parameters=cost.parameters(job.model),
+        flops=cost.flops(job.model, source.image_shape),
+        forward_passes=len(getattr(job.model, "members", [job.model])),
         dataset=source.dataset,
         data_name=source.name,
         data_hash=source.fingerprint,
-        split=images.split,
+        split=job.images.split,
         n=n,
-        threat=Threat(norm=threat.norm, eps=threat.eps),
+        threat=Threat(norm=job.threat.norm, eps=job.threat.eps),
         suite=suite,
-        seed=seed,
+        seed=job.seed,
         clean=CleanScore(correct=correct, n=n, accuracy=correct / n, ci_low=clean_low, ci_high=clean_high),
         robust=RobustScore(robust=robust, n=n, accuracy=robust / n, ci_low=low, ci_high=high),
         attacks=results,
-        blackbox=next((_blackbox(a, results) for a in made if isinstance(a, Transfer)), None),
+        blackbox=next((_blackbox(a, results) for a in job.attacks if isinstance(a, Transfer)), None),
         warnings=warnings_of(scores, results),
         seconds=seconds,
-        device=_device_name(device),
+        device=_device_name(job.device),
         versions=versions(),
         commit=commit(),
     )

@@ -14,7 +14,6 @@ from torch import nn
 from ensemble_bench import attacks, data, registry
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.blackbox_set import read_blackbox_info
-from ensemble_bench.attacks.engine import PRECISIONS
 from ensemble_bench.attacks.suites import SUITES
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
@@ -221,10 +220,8 @@ class _Plan:
     progress: Progress
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InvalidValueError(f"batch_size is {self.batch_size}: expected at least 1")
-        if self.precision not in PRECISIONS:
-            raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+        # Before a black-box set is built, which can take minutes.
+        engine.validate_settings(1 if self.batch_size is None else self.batch_size, self.precision)
 
     def attacks(self) -> tuple[attacks.Attack, ...]:
         """Attacks of the suite, the black-box one with its set."""
@@ -278,10 +275,9 @@ def _run(plan: _Plan, out: Path | None) -> Result:
         out = path.parent / "evaluations" / name
     if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
         return Result(record=known, samples=read_samples(out))
-    model = plan.subject.load()
     job = Job(
         label=plan.subject.name,
-        model=model.to(plan.device),
+        model=plan.subject.load().to(plan.device),
         images=plan.images,
         threat=plan.threat,
         attacks=made,
@@ -295,20 +291,8 @@ def _run(plan: _Plan, out: Path | None) -> Result:
     journal = Journal(None if out is None else out / "journal.jsonl", key)
     start = time.perf_counter()
     scores = score(job, journal)
-    record = make_record(
-        plan.subject,
-        plan.source,
-        plan.images,
-        plan.threat,
-        plan.suite,
-        made,
-        model,
-        scores,
-        seed=plan.seed,
-        key=key,
-        seconds=time.perf_counter() - start,
-        device=plan.device,
-    )
+    seconds = time.perf_counter() - start
+    record = make_record(plan.subject, plan.source, plan.suite, job, scores, key=key, seconds=seconds)
     if out is not None:
         write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
         record = replace(record, path=write_record(record, out))
