@@ -134,6 +134,8 @@ def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: s
         raise UnknownNameError("objective", objective, OBJECTIVES)
     if recipe.gated and objective != "ensemble":
         raise InvalidValueError(f"objective is {objective!r}: the gate of {recipe.name} learns only from 'ensemble'")
+    if recipe.members < 2 and objective == "adp":
+        raise InvalidValueError(f"objective is 'adp': {recipe.name} has one member, adp needs at least two members")
 
 
 def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
