@@ -17,7 +17,8 @@ class UnknownNameError(InvalidValueError):
 
     def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
         known = sorted(choices)
-        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+        lower = {choice.lower(): choice for choice in known}
+        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}: {hint}choose from {', '.join(known)}")
         self.name = name

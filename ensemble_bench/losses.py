@@ -31,3 +31,23 @@ def dlr(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Floa
         return margin(logits, y)
     top = logits.topk(3, dim=1).values
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def margin_targeted(
+    logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"], target: Int64[Tensor, "batch"]
+) -> Float[Tensor, "batch"]:
+    """logits_target − logits_y: positive only when the image is misclassified."""
+    return (logits.gather(1, target[:, None]) - logits.gather(1, y[:, None]))[:, 0]
+
+
+def dlr_targeted(
+    logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"], target: Int64[Tensor, "batch"]
+) -> Float[Tensor, "batch"]:
+    """Targeted difference of logits ratio (Croce & Hein 2020): logits_target − logits_y over Z₁ − ½(Z₃ + Z₄).
+
+    Z₁ ≥ Z₂ ≥ … are the sorted logits. Below four classes there is no Z₄ and the plain targeted margin is returned.
+    """
+    if logits.shape[1] < 4:
+        return margin_targeted(logits, y, target)
+    top = logits.topk(4, dim=1).values
+    return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)

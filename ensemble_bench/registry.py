@@ -30,7 +30,9 @@ DATASETS: Mapping[str, str] = {
     "digits": "ensemble_bench.data.digits:open_digits",
     "cifar10": "ensemble_bench.data.cifar10:open_cifar10",
 }
-SUITES: Mapping[str, str] = dict.fromkeys(("paper", "paper500", "quick"), "ensemble_bench.attacks.suites:SUITES")
+SUITES: Mapping[str, str] = dict.fromkeys(
+    ("paper", "paper500", "appendix", "quick", "autoattack", "strongest"), "ensemble_bench.attacks.suites:SUITES"
+)
 BACKBONES: Mapping[str, str] = {
     "wrn": "ensemble_bench.models.wide_resnet:WideResNet",
     "preact_resnet18": "ensemble_bench.models.preact_resnet:PreActResNet18",
@@ -42,10 +44,33 @@ ATTACKS: Mapping[str, str] = {
     "ifgsm": "ensemble_bench.attacks.pgd:ifgsm",
     "pgd": "ensemble_bench.attacks.pgd:pgd_adam",
     "margin": "ensemble_bench.attacks.pgd:margin_pgd",
+    "margin-t": "ensemble_bench.attacks.pgd:margin_t",
+    "margin-doubled": "ensemble_bench.attacks.pgd:margin_doubled",
+    "margin-plateau": "ensemble_bench.attacks.pgd:margin_plateau",
+    "sweep": "ensemble_bench.attacks.sweep:sweep",
+    "margin-odi": "ensemble_bench.attacks.odi:margin_odi",
     "apgd": "ensemble_bench.attacks.apgd:apgd_ce",
     "apgd-dlr": "ensemble_bench.attacks.apgd:apgd_dlr",
+    "apgd-t": "ensemble_bench.attacks.apgd:apgd_t",
+    "bypass": "ensemble_bench.attacks.members:bypass",
+    "mean-member": "ensemble_bench.attacks.members:mean_member",
+    "mean-member-doubled": "ensemble_bench.attacks.members:mean_member_doubled",
+    "max-member": "ensemble_bench.attacks.members:max_member",
+    "max-member-doubled": "ensemble_bench.attacks.members:max_member_doubled",
+    "clipped-member": "ensemble_bench.attacks.members:clipped_member",
+    "clipped-member-doubled": "ensemble_bench.attacks.members:clipped_member_doubled",
+    "random-member": "ensemble_bench.attacks.members:random_member",
+    "random-member-doubled": "ensemble_bench.attacks.members:random_member_doubled",
+    "member-transfer": "ensemble_bench.attacks.members:member_transfer",
+    "mora": "ensemble_bench.attacks.mora:mora",
+    "arc": "ensemble_bench.attacks.arc:arc",
+    "eot": "ensemble_bench.attacks.pgd:eot",
+    "fab-t": "ensemble_bench.attacks.external:fab_t",
+    "square": "ensemble_bench.attacks.external:square",
     "blackbox": "ensemble_bench.attacks.transfer:Transfer",
 }
+# Attacks of these are named toolkit:NAME(argument=value, …).
+TOOLKITS = ("torchattacks", "art")
 KINDS: Mapping[str, Mapping[str, str]] = {
     "recipe": RECIPES,
     "preset": PRESETS,
@@ -86,3 +111,20 @@ def split_steps(name: str) -> tuple[str, int | None]:
         shown = [f if f == "blackbox" else f"{f}20" for f in ATTACKS]
         raise UnknownNameError("attack", name, shown)
     return family, steps
+
+
+def split_suite(text: str) -> list[str]:
+    """Split what `--suite` takes into suites and attacks: "quick+pgd50+torchattacks:DIFGSM(steps=20)".
+
+    A plus sign inside parentheses belongs to an argument. Raises UnknownNameError for a part that is no suite and no
+    attack; what stands behind a toolkit's colon is checked where the attack is made.
+    """
+    parts = re.split(r"\+(?![^(]*\))", text)
+    for part in parts:
+        if part in SUITES or part.partition(":")[0] in TOOLKITS:
+            continue
+        try:
+            split_steps(part)
+        except UnknownNameError:
+            raise UnknownNameError("suite", part, SUITES) from None
+    return parts

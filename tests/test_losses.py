@@ -66,3 +66,20 @@ def test_two_classes_have_no_third_logit() -> None:
 def test_gradients_match_finite_differences(name: str) -> None:
     logits, y = logits_and_labels(3)
     assert torch.autograd.gradcheck(lambda z: getattr(losses, name)(z, y), logits.requires_grad_())
+
+
+def test_targeted_losses_have_their_formulas() -> None:
+    logits, y = logits_and_labels(4)
+    target = (y + 3) % logits.shape[1]
+    for row, (z, label, t) in enumerate(zip(logits, y.tolist(), target.tolist(), strict=True)):
+        first, _, third, fourth = sorted(z.tolist(), reverse=True)[:4]
+        margin = (z[t] - z[label]).item()
+        assert losses.margin_targeted(logits, y, target)[row].item() == pytest.approx(margin)
+        dlr = margin / (first - (third + fourth) / 2)
+        assert losses.dlr_targeted(logits, y, target)[row].item() == pytest.approx(dlr)
+
+
+def test_three_classes_have_no_fourth_logit() -> None:
+    logits, y = logits_and_labels(5, classes=3)
+    target = (y + 1) % 3
+    assert torch.equal(losses.dlr_targeted(logits, y, target), losses.margin_targeted(logits, y, target))

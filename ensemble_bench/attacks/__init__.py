@@ -4,15 +4,25 @@ from typing import Any
 
 from ensemble_bench import registry
 from ensemble_bench.attacks.attack import Attack
+from ensemble_bench.errors import InvalidValueError
 
 __all__ = ["Attack", "get"]
 
 
 def get(name: str, **settings: Any) -> Attack:
-    """Attack `name`, its fields set by `settings`: ifgsmN, pgdN, marginN, apgdN, apgd-dlrN for any N steps; blackbox.
+    """Attack `name`, its fields set by `settings`: ifgsmN, pgdN, marginN, apgdN, moraN, … for any N steps; blackbox.
 
-    Raises UnknownNameError, which offers the nearest names. Example: `get("pgd20", stop_early=False)`.
+    `ensemble-bench list attacks` shows them all. "torchattacks:NAME(argument=value, …)" and "art:NAME(…)" are attacks
+    of these toolkits. Raises UnknownNameError, which offers the nearest names.
+    Example: `get("pgd20", stop_early=False)`.
     """
+    if name.partition(":")[0] in registry.TOOLKITS:
+        from ensemble_bench.attacks.external import parse
+
+        if settings:
+            raise InvalidValueError(f"{name}: its arguments stand in its name, {', '.join(settings)} cannot be set")
+        external: Attack = parse(name)
+        return external
     family, steps = registry.split_steps(name)
     make = registry.resolve("attack", family)
     attack: Attack = make(**settings) if steps is None else make(steps, **settings)

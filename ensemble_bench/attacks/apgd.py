@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import GradientAttack, State, per_image, where
+from ensemble_bench.attacks.attack import GradientAttack, Noise, State, per_image, where
+from ensemble_bench.attacks.chain import Chain, targeted
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 
@@ -33,7 +34,7 @@ class APGD(GradientAttack):
             percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
         return sorted({-(-p * self.steps // 100) for p in percent if p < 100})
 
-    def init(self, s: State, threat: ThreatModel) -> None:
+    def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
         """No history yet: nothing is best, the last halving is at iteration 0."""
         rows = len(s["x"])
         s["x_prev"] = s["x_adv"]
@@ -85,3 +86,10 @@ def apgd_ce(steps: int, **settings: Any) -> APGD:
 def apgd_dlr(steps: int, **settings: Any) -> APGD:
     """Auto-PGD with `steps` steps on the difference of logits ratio."""
     return APGD(**{"name": f"apgd-dlr{steps}", "steps": steps, "loss": losses.dlr, **settings})
+
+
+def apgd_t(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
+    """Targeted Auto-PGD: `steps` steps on the targeted difference of logits ratio, at each of the strongest classes."""
+    return targeted(
+        APGD(**{"name": f"apgd-t{steps}", "steps": steps, "loss": losses.dlr_targeted, **settings}), classes=classes
+    )

@@ -1,9 +1,9 @@
 """What an attack is: a start, a loss to ascend and a step rule; the engine runs it and decides what counts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -14,11 +14,21 @@ from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]
+"""Of logits (batch, class), labels (batch), and target classes (batch) where the attack has them: a value an image."""
 State = dict[str, Tensor]
 """Row-aligned tensors of the images under attack. Always "x", "y", "x_adv" and "i" (iterations done);
-"best_x", "best_loss" and "better" (x_adv is the best so far) where the attack keeps its best iterate; whatever
-else its step rule remembers."""
+"clean_logits" (batch, class); "target" (batch) where the attack has one; "best_x", "best_loss" and "better" (x_adv is
+the best so far) where it keeps its best iterate; whatever else its step rule remembers."""
+
+
+class Noise(Protocol):
+    """Noise uniform in [-1, 1) of shape (batch, *shape) for the images at hand, the same in any batch.
+
+    An attack that draws twice gives each draw a `label` of its own.
+    """
+
+    def __call__(self, shape: tuple[int, ...], label: str = "") -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +49,9 @@ class Attack(ABC):
         ids: Int64[Tensor, "batch"] | None = None,
         batch_size: int = 128,
         precision: str = "float32",
-        on_done: Callable[[int], None] | None = None,
+        on_done: engine.OnDone | None = None,
     ) -> engine.Outcome:
-        """As calling the attack, with the verdict on every image; `on_done` hears how many images are finished."""
+        """As calling the attack, with the verdict on every image; `on_done` hears of its progress."""
 
     def __call__(
         self,
@@ -67,6 +77,10 @@ class Attack(ABC):
         """Images, by id, that the attack can try: all, unless it holds candidates for some only."""
         return torch.ones_like(ids, dtype=torch.bool)
 
+    def parts(self, model: nn.Module) -> "Sequence[Attack]":
+        """Stages that a suite runs and writes down one by one, each on the images that those before left standing."""
+        return (self,)
+
     def settings(self) -> dict[str, Any]:
         """Every field, as records hold them (functions by name)."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -89,21 +103,23 @@ class GradientAttack(Attack):
     random_start: bool = True
     stop_early: bool = True
     keep: str = "last"
+    target: int | None = None
+    draws: int = 1
 
     def __post_init__(self) -> None:
-        for what, value in (("steps", self.steps), ("restarts", self.restarts)):
-            if value < 1:
+        for what in ("steps", "restarts", "target", "draws"):
+            if (value := getattr(self, what)) is not None and value < 1:
                 raise InvalidValueError(f"{self.name}: {what} is {value}: expected at least 1")
         if self.keep not in ("last", "best"):
             raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: choose from last, best")
 
-    def init(self, s: State, threat: ThreatModel) -> None:
+    def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
         """Add to the state of fresh images what the step rule remembers; they already stand at their start."""
 
     def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits (batch, class) that decide, and the per-image value (batch) that the attack ascends."""
         logits = engine.logits_of(model, x_adv)
-        return logits, self.loss(logits, s["y"])
+        return logits, self.loss(logits, s["y"], *([] if self.target is None else [s["target"]]))
 
     @abstractmethod
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
@@ -120,7 +136,7 @@ class GradientAttack(Attack):
         ids: Tensor | None = None,
         batch_size: int = 128,
         precision: str = "float32",
-        on_done: Callable[[int], None] | None = None,
+        on_done: engine.OnDone | None = None,
     ) -> engine.Outcome:
         """Run the engine's loop."""
         return engine.run(

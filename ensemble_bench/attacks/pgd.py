@@ -1,5 +1,6 @@
 """Projected gradient attacks: IFGSM, PGD with Adam's update, and PGD on the margin."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import GradientAttack, State, per_image
+from ensemble_bench.attacks.attack import GradientAttack, Noise, State, per_image
+from ensemble_bench.attacks.chain import Chain, doubled, targeted
 from ensemble_bench.threat import ThreatModel
 
 
@@ -40,7 +42,7 @@ class PGDAdam(GradientAttack):
     beta2: float = 0.999
     epsilon: float = 1e-60
 
-    def init(self, s: State, threat: ThreatModel) -> None:
+    def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
         """Zero moments."""
         s["m"], s["v"] = torch.zeros_like(s["x"], dtype=torch.float64), torch.zeros_like(s["x"], dtype=torch.float64)
 
@@ -77,3 +79,26 @@ def margin_pgd(steps: int, **settings: Any) -> PGD:
     """PGD with `steps` steepest steps of 2.5·eps/steps on the logit margin (Carlini & Wagner 2017)."""
     made = {"name": f"margin{steps}", "steps": steps, "step_size": 2.5 / steps, "loss": losses.margin, "keep": "best"}
     return PGD(**{**made, **settings})
+
+
+def margin_t(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
+    """PGD with `steps` steepest steps on the margin of each of the strongest wrong classes (Gowal et al. 2019)."""
+    attack = margin_pgd(steps, **{"name": f"margin-t{steps}", "loss": losses.margin_targeted, **settings})
+    return targeted(attack, classes=classes)
+
+
+def margin_doubled(steps: int, *, first: int = 10, patience: int = 1, **settings: Any) -> Chain:
+    """PGD on the margin with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    make = functools.partial(margin_pgd, **settings)
+    return doubled(f"margin-doubled{steps}", make, first=first, last=steps, patience=patience)
+
+
+def margin_plateau(steps: int, *, first: int = 100, patience: int = 2, **settings: Any) -> Chain:
+    """As margin_doubled from 100 steps on, until two doublings break nothing: for what has withstood all else."""
+    make = functools.partial(margin_pgd, **settings)
+    return doubled(f"margin-plateau{steps}", make, first=first, last=steps, patience=patience)
+
+
+def eot(steps: int, *, draws: int = 10, **settings: Any) -> PGD:
+    """PGD on the margin whose every step is the mean over `draws` calls of a randomised model (Athalye et al. 2018)."""
+    return margin_pgd(steps, **{"name": f"eot{steps}", "draws": draws, **settings})

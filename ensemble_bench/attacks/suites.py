@@ -3,17 +3,25 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ensemble_bench import registry
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """Attacks by name. In a `cascade` each runs only on the images that all before it left standing.
 
-    Without it every attack meets every correctly classified image, so that their accuracies compare.
+    Without it every attack meets every correctly classified image, so that their accuracies compare. `weighted` names
+    further attacks for gated and randomised ensembles. With `views`, every member of a checkpoint and its logit average
+    are scored on their own too, with these attacks. A `probe` adds the tests for masked gradients that need attacks of
+    their own.
     """
 
     name: str
     attacks: tuple[str, ...]
     cascade: bool = False
+    weighted: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+    probe: bool = False
     description: str
 
 
@@ -31,10 +39,75 @@ SUITES: Mapping[str, Suite] = {
             description="the paper's Table 1c: 500 steps",
         ),
         Suite(
+            name="appendix",
+            attacks=(
+                "margin-doubled1280",
+                "random-member-doubled1280",
+                "mean-member-doubled1280",
+                "max-member-doubled1280",
+                "clipped-member-doubled1280",
+            ),
+            views=("margin-doubled1280",),
+            description="the paper's Table 2 and Figure 3: ensemble, members and logit average, steps doubled",
+        ),
+        Suite(
             name="quick",
-            attacks=("margin20", "apgd20", "apgd-dlr20"),
+            attacks=("sweep10",),
             cascade=True,
-            description="a first worst case in little time: each attack on the images that are left",
+            description="close to autoattack at a fortieth of its cost",
+        ),
+        Suite(
+            name="autoattack",
+            attacks=("apgd100", "apgd-t100", "fab-t100", "square5000"),
+            cascade=True,
+            probe=True,
+            description="the standard version as published (Croce & Hein 2020)",
+        ),
+        Suite(
+            name="strongest",
+            attacks=(
+                "blackbox",
+                "pgd20",
+                "apgd100",
+                "bypass100",
+                "mean-member100",
+                "member-transfer100",
+                "mora100",
+                "apgd-t100",
+                "margin-t100",
+                "fab-t100",
+                "square5000",
+                "margin-plateau1600",
+            ),
+            weighted=("arc100", "eot50"),
+            cascade=True,
+            probe=True,
+            description="worst case of all that is known, ensembles' own attacks included, cheapest first",
         ),
     )
 }
+
+
+def suite_of(text: str) -> Suite:
+    """The suite called `text`, or the sum of the suites and attacks that plus signs join in it.
+
+    A sum is a cascade where one of its suites is. Raises UnknownNameError for a name that is neither.
+    """
+    parts = [
+        SUITES.get(part) or Suite(name=part, attacks=(part,), description="") for part in registry.split_suite(text)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(field: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in parts for name in getattr(part, field)))
+
+    return Suite(
+        name=text,
+        attacks=joined("attacks"),
+        cascade=any(part.cascade for part in parts),
+        weighted=joined("weighted"),
+        views=joined("views"),
+        probe=any(part.probe for part in parts),
+        description=" and ".join(part.name for part in parts),
+    )

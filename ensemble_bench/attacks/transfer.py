@@ -1,6 +1,5 @@
 """Transfer attacks: adversarial images that were made against other networks."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ class Transfer(Attack):
         ids: Tensor | None = None,
         batch_size: int = 128,
         precision: str = "float32",
-        on_done: Callable[[int], None] | None = None,
+        on_done: engine.OnDone | None = None,
     ) -> engine.Outcome:
         """Look up the candidates by id and decide exactly; seed and precision change nothing."""
         ids = torch.arange(len(x)) if ids is None else ids.cpu()
@@ -78,7 +77,7 @@ class Transfer(Attack):
             x_adv[wrong_clean] = x[wrong_clean]
             wrong, margin = worker.decide(x_adv, y)
         if on_done is not None:
-            on_done(len(x))
+            on_done(len(x), int(wrong.sum()))
         return engine.Outcome(
             x_adv=x_adv,
             broken=wrong,

@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 
 if TYPE_CHECKING:
     from ensemble_bench.models.checkpoint import CheckpointInfo
 
-AGGREGATIONS = ("prob", "logit")
+AGGREGATIONS = ("prob", "logit", "draw", "vote")
 
 
 class Ensemble(nn.Module):
     """Networks that map images to logits, averaged per image (Grefenstette et al. 2018, section 3).
 
-    `aggregation` "prob" averages the members' probabilities, "logit" their logits (their Table 2). A `gate` maps images
-    to one logit a member, whose softmax replaces the uniform weights. Raises InvalidValueError for no members or
-    members that are no modules, UnknownNameError for an unknown aggregation.
+    `aggregation` "prob" averages the members' probabilities, "logit" their logits (their Table 2); "draw" answers every
+    image with one member drawn at random, anew at every call; "vote" counts the members' predicted classes (ties go to
+    the class that comes first; no gradient). A `gate` maps images to one logit a member, whose softmax replaces the
+    uniform weights. Raises InvalidValueError for no members or members that are no modules, UnknownNameError for an
+    unknown aggregation.
     """
 
     info: "CheckpointInfo | None" = None
@@ -61,16 +64,35 @@ class Ensemble(nn.Module):
             )
         return _at_least_float32(logits).log_softmax(1).T[..., None]
 
+    def log_weights(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "member #batch 1"]:
+        """Log of what every member counts: the gate's word on an image, or −log k."""
+        if self.gate is not None:
+            return self.log_gate(x)
+        return x.new_full((len(self.members), 1, 1), -math.log(len(self.members)), dtype=torch.float32)
+
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Log-probabilities of the ensemble: valid logits, whose cross-entropy is exactly −log p̄_y.
 
         Taken as a logsumexp of the members' log-softmax, so that confident members keep their gradients.
         """
-        logits = self.member_logits(x)
+        return self.aggregate(self.member_logits(x), x)
+
+    def aggregate(
+        self, member_logits: Float[Tensor, "member batch class"], x: Float[Tensor, "batch channel row column"]
+    ) -> Float[Tensor, "batch class"]:
+        """Second half of `forward`, for attacks that need the first half too: the answer, from the members' logits."""
         if self.aggregation == "logit":
-            mean = logits.mean(0) if self.gate is None else (self.log_gate(x).exp() * logits).sum(0)
+            mean = member_logits.mean(0) if self.gate is None else (self.log_gate(x).exp() * member_logits).sum(0)
             return mean.log_softmax(1)
-        log_probs = logits.log_softmax(2)
+        if self.aggregation == "vote":
+            # A share of 1e-6 for the classes nobody chose keeps the logs finite.
+            votes = F.one_hot(member_logits.argmax(2), member_logits.shape[2]) * self.log_weights(x).exp()
+            return (votes.sum(0) + 1e-6).log()
+        log_probs = member_logits.log_softmax(2)
+        if self.aggregation == "draw":
+            weights = self.log_weights(x).exp()[..., 0].expand(-1, len(x)).T
+            drawn = torch.multinomial(weights, 1)[:, 0]
+            return log_probs[drawn, torch.arange(len(x), device=x.device)]
         if self.gate is None:
             return log_probs.logsumexp(0) - math.log(len(self.members))
         return (log_probs + self.log_gate(x)).logsumexp(0)

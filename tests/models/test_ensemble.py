@@ -19,6 +19,17 @@ def linear(seed: int, *, outputs: int = 5, gain: float = 1.0) -> nn.Module:
     return net
 
 
+class Constant(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, logits: list[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
 def images(batch: int = 6) -> Tensor:
     return torch.rand(batch, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
 
@@ -184,3 +195,31 @@ def test_uniform_gate_is_no_gate() -> None:
 
     members, x = [linear(0), linear(1)], images()
     torch.testing.assert_close(Ensemble(members, gate=Even())(x), Ensemble(members)(x), rtol=1e-12, atol=1e-13)
+
+
+def test_draw_answers_each_image_with_one_member_in_the_share_of_its_weight() -> None:
+    members = [Constant([4.0, 0.0]), Constant([0.0, 4.0])]
+    gate = Constant([math.log(0.75), math.log(0.25)])
+    for weights, expected in ((None, 0.5), (gate, 0.75)):
+        model = Ensemble(members, aggregation="draw", gate=weights)
+        x = torch.zeros(4000, 1, 8, 8)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            first = model(x).argmax(dim=1) == 0
+            assert first.double().mean().item() == pytest.approx(expected, abs=0.03)
+            assert not torch.equal(model(x).argmax(dim=1) == 0, first)
+
+
+def test_vote_counts_predictions_by_weight() -> None:
+    members = [Constant([0.1, 0.0, 0.0]), Constant([0.0, 0.1, 0.0]), Constant([0.0, 9.0, 0.0])]
+    shares = Ensemble(members, aggregation="vote")(torch.zeros(2, 1, 8, 8)).exp()
+    torch.testing.assert_close(shares, torch.tensor([[1 / 3, 2 / 3, 0.0]]).expand(2, 3), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_aggregate_is_the_second_half_of_forward(gated: bool) -> None:
+    members = [Constant([4.0, 0.0]), Constant([0.0, 1.0])]
+    for aggregation in ("prob", "logit", "vote"):
+        model = Ensemble(members, aggregation=aggregation, gate=Constant([0.0, 1.0]) if gated else None)
+        x = torch.zeros(3, 1, 8, 8)
+        assert torch.equal(model.aggregate(model.member_logits(x), x), model(x))

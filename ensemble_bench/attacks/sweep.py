@@ -1,0 +1,39 @@
+"""Sweep: a few well-spent steps on the margin, then on one strong wrong class after the other."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ensemble_bench import losses
+from ensemble_bench.attacks.attack import State, per_image
+from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.pgd import PGD
+from ensemble_bench.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosinePGD(PGD):
+    """PGD whose step falls from `step_size`·eps to zero along half a cosine: far at first, exact in the end."""
+
+    step_size: float = 2.0
+
+    def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
+        """x ← Π(x + η·steepest(∇)), η = step_size·eps·½(1 + cos(πt/T))."""
+        size = self.step_size * threat.eps * (1 + (s["i"] * math.pi / self.steps).cos()) / 2
+        s["x_adv"] = threat.project(s["x_adv"] + per_image(size, grad) * threat.steepest(grad), s["x"])
+
+
+def sweep(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
+    """`steps` steps on the margin, then on the margin of each of the strongest wrong classes, on what still stands.
+
+    The second strongest class goes first and the strongest last: the margin to it is what the first stage ascended.
+    """
+    made = {"steps": steps, "loss": losses.margin, "keep": "best", **settings}
+    first = CosinePGD(**{"name": f"sweep{steps}/margin", **made})
+    ranks = [*range(2, classes + 1), 1]
+    targeted = [
+        replace(first, name=f"sweep{steps}/target{rank}", loss=losses.margin_targeted, target=rank) for rank in ranks
+    ]
+    return Chain(name=f"sweep{steps}", stages=(first, *targeted))

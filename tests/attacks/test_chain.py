@@ -1,0 +1,81 @@
+"""Chains: stages on survivors, the same as the stages one by one, and never weaker than any of them."""
+
+import pytest
+import torch
+from small_models import images, recorded, trained
+
+from ensemble_bench import ThreatModel, attacks
+from ensemble_bench.attacks.chain import Chain, doubled
+from ensemble_bench.attacks.pgd import margin_pgd
+from ensemble_bench.errors import InvalidValueError
+
+THREAT = ThreatModel(eps=0.08)
+
+
+def chain(*names: str, patience: int | None = None) -> Chain:
+    return Chain(name="chain", stages=tuple(attacks.get(n) for n in names), patience=patience)
+
+
+def test_broken_is_what_any_stage_breaks() -> None:
+    model, (x, y) = trained(), images(80)
+    names = ("ifgsm2", "margin10", "apgd10")
+    whole = chain(*names).run(model, x, y, THREAT, batch_size=32)
+    alone = [attacks.get(name).run(model, x, y, THREAT) for name in names]
+    assert torch.equal(whole.broken, torch.stack([a.broken for a in alone]).any(dim=0))
+    assert 0 < alone[0].broken.sum() < whole.broken.sum() < 80
+    with torch.no_grad():
+        assert torch.equal(model(whole.x_adv).argmax(dim=1) != y, whole.broken)
+    THREAT.check(whole.x_adv, x)
+    first = alone[0].broken
+    assert torch.equal(whole.steps[first], alone[0].steps[first])
+    second = alone[1].broken & ~first
+    assert torch.equal(whole.steps[second], 2 + alone[1].steps[second])
+    assert (whole.steps[~whole.broken] == 22).all()
+
+
+def test_margin_is_the_largest_of_the_stages_where_nothing_broke() -> None:
+    model, (x, y) = trained(), images(40)
+    names = ("margin3", "apgd3")
+    whole = chain(*names).run(model, x, y, THREAT)
+    alone = torch.stack([attacks.get(name).run(model, x, y, THREAT).margin for name in names])
+    standing = ~whole.broken
+    torch.testing.assert_close(whole.margin[standing], alone.amax(dim=0)[standing], rtol=0, atol=1e-4)
+
+
+def test_later_stages_meet_survivors_alone() -> None:
+    model, (x, y) = trained(), images(60)
+    first = attacks.get("margin10").run(model, x, y, THREAT)
+    with recorded(model) as calls:
+        chain("margin10", "pgd4").run(model, x, y, THREAT, batch_size=64)
+    gradients = [n for n, grad in calls if grad]
+    assert gradients[-4] <= int((~first.broken).sum())
+
+
+@pytest.mark.parametrize("patience", [None, 1, 2])
+def test_patience_ends_the_chain_when_nothing_more_breaks(patience: int | None) -> None:
+    model, (x, y) = trained(), images(30)
+    names = ("margin20", "ifgsm1", "ifgsm2", "ifgsm3")  # nothing is left for the weak ones
+    with recorded(model) as calls:
+        chain(*names, patience=patience).run(model, x, y, THREAT, batch_size=64)
+    gradients = sum(1 for _, grad in calls if grad)
+    assert gradients == 20 + {None: 1 + 2 + 3, 1: 1, 2: 1 + 2}[patience]
+
+
+def test_steps_double_up_to_the_last() -> None:
+    made = doubled("margin-doubled100", margin_pgd, first=10, last=100)
+    assert [s.name for s in made.stages] == [f"margin-doubled100/{n}" for n in (10, 20, 40, 80)]
+    assert [s.settings()["step_size"] for s in made.stages] == [2.5 / n for n in (10, 20, 40, 80)]
+
+
+def test_a_chain_of_nothing_or_of_no_patience_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="at least one stage"):
+        Chain(name="empty", stages=())
+    with pytest.raises(InvalidValueError, match="patience is 0"):
+        chain("pgd5", patience=0)
+
+
+def test_settings_hold_every_stage() -> None:
+    settings = attacks.get("apgd-t5", classes=3).settings()
+    assert settings["name"] == "apgd-t5"
+    assert [s["target"] for s in settings["stages"]] == [1, 2, 3]
+    assert {s["loss"] for s in settings["stages"]} == {"dlr_targeted"}
