@@ -3,15 +3,16 @@
 eb.adapters.art.classifier(model)               an ART PyTorchClassifier
 eb.adapters.torchattacks.module(model)          what every torchattacks.* attack accepts
 eb.adapters.robustbench.benchmark(model, …)     RobustBench's own benchmark()
+eb.adapters.autoattack.pyautoattack_standard(…) AutoAttack itself, beside ours
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ensemble_bench.adapters import art, robustbench, torchattacks
+    from ensemble_bench.adapters import art, autoattack, robustbench, torchattacks
 
-__all__ = ["art", "robustbench", "torchattacks"]
+__all__ = ["art", "autoattack", "robustbench", "torchattacks"]
 
 
 def __getattr__(name: str) -> Any:

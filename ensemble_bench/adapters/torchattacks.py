@@ -1,8 +1,20 @@
-"""Models for torchattacks (Kim 2020)."""
+"""Models for torchattacks (Kim 2020), and its attacks."""
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
 
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from ensemble_bench.adapters import arguments as args
 from ensemble_bench.adapters.view import AttackView
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.threat import ThreatModel
+
+NORMS = {"linf": "Linf", "l2": "L2"}
+WRAPPERS = ("LGV", "MultiAttack")
+# The attacks whose eps is a Euclidean distance though they have no argument "norm".
+L2_ATTACKS = ("PGDL2", "PGDRSL2")
 
 
 def module(model: nn.Module) -> nn.Module:
@@ -12,3 +24,55 @@ def module(model: nn.Module) -> nn.Module:
     input only; the mode and the gradients of `model` stay as they are, also when an attack raises.
     """
     return AttackView(model)
+
+
+def check(name: str, arguments: Mapping[str, Any]) -> int:
+    """Steps of an attack of the toolkit; raises as `arguments.check`."""
+    return args.check("torchattacks", _attacks(), name, arguments)
+
+
+def attack(
+    name: str,
+    model: nn.Module,
+    x: Float[Tensor, "batch channel row column"],
+    y: Int64[Tensor, "batch"],
+    threat: ThreatModel,
+    arguments: Mapping[str, Any],
+    *,
+    classes: int,
+    seed: int,
+) -> Float[Tensor, "batch channel row column"]:
+    """Run the toolkit's attack `name` on a batch.
+
+    Norm, eps, classes and seed are filled in, and the step size `alpha` keeps its ratio to eps. Everything else is the
+    toolkit's default, such as 10 steps for APGD, APGDT and FAB. Attacks that take no eps (CW, DeepFool, EADEN, EADL1,
+    GN, JSMA, OnePixel, Pixle, SparseFool) may return images outside the ball; all others keep to it. Raises
+    InvalidValueError for an attack of another norm, or an argument that contradicts the threat model.
+    """
+    label, made = f"torchattacks:{name}", _attacks()[name]
+    known = args.parameters(made)
+    norm = "l2" if name in L2_ATTACKS else "linf"
+    if "norm" not in known and {"eps", "max_epsilon"} & known.keys() and norm != threat.norm:
+        raise InvalidValueError(f"{label} attacks under {norm}, but the threat model is {threat.norm}")
+    arguments = args.complete(
+        label,
+        made,
+        arguments,
+        fixed={
+            "eps": threat.eps,
+            "max_epsilon": threat.eps,
+            "norm": NORMS[threat.norm],
+            "n_classes": classes,
+        },
+        defaults={"seed": seed},
+        step_size="alpha",
+    )
+    found: Tensor = made(module(model), **arguments)(x, y)
+    return found
+
+
+def _attacks() -> dict[str, Any]:
+    """Every attack but those that wrap or train other objects."""
+    import torchattacks
+
+    return {name: getattr(torchattacks, name) for name in torchattacks.__all__ if name not in WRAPPERS}

@@ -1,0 +1,113 @@
+"""pyautoattack (Croce & Hein 2020): FAB and Square as attacks, and AutoAttack itself to compare with."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ensemble_bench.adapters import arguments as args
+from ensemble_bench.adapters.view import AttackView
+from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.counting import Counted
+from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.threat import ThreatModel
+
+NORMS = {"linf": "Linf", "l2": "L2"}
+
+
+def check(name: str, arguments: Mapping[str, Any]) -> int:
+    """Steps of an attack of the library; raises as `arguments.check`."""
+    return args.check("autoattack", _attacks(), name, arguments)
+
+
+def attack(
+    name: str,
+    model: nn.Module,
+    x: Float[Tensor, "batch channel row column"],
+    y: Int64[Tensor, "batch"],
+    threat: ThreatModel,
+    arguments: Mapping[str, Any],
+    *,
+    classes: int,
+    seed: int,
+) -> Float[Tensor, "batch channel row column"]:
+    """Run the library's class `name` on a batch: its adversarial images within eps, `x` where it found none.
+
+    FAB goes through as many target classes as there are, where that is fewer than it is told to.
+    """
+    made = args.complete(
+        f"autoattack:{name}",
+        _attacks()[name],
+        arguments,
+        fixed={"eps": threat.eps, "norm": NORMS[threat.norm]},
+        defaults={"seed": seed, "device": x.device},
+    )
+    if "n_target_classes" in made:
+        made["n_target_classes"] = min(made["n_target_classes"], classes - 1)
+    found: Tensor = _attacks()[name](AttackView(model), **made).perturb(x.contiguous(), y)
+    return found
+
+
+def pyautoattack_standard(
+    model: nn.Module,
+    x: Float[Tensor, "batch channel row column"],
+    y: Int64[Tensor, "batch"],
+    threat: ThreatModel,
+    *,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> tuple[Float[Tensor, "batch channel row column"], Bool[Tensor, "batch"], int]:
+    """Run AutoAttack's "standard" version from its own library: adversarial images, which are robust, and the passes.
+
+    Nothing of ours is in it but the count of images that went through the model, forward and backward. The model is
+    left as it was found. With fewer than ten classes there are fewer targets. Raises InvalidValueError below four
+    classes, where its targeted DLR loss does not exist, and AttackError should it leave the ball.
+    """
+    from pyautoattack import AutoAttack
+
+    engine.validate(x, y, torch.arange(len(x)), batch_size, "float32")
+    if len(x) == 0:
+        return x, y.bool(), 0
+    counted = Counted(model)
+    with engine.frozen(model), _undisturbed():
+        with torch.no_grad():
+            classes = engine.logits_of(model, x[:1]).shape[1]
+        if classes < 4:
+            raise InvalidValueError(f"the model has {classes} classes: AutoAttack's targeted DLR loss needs 4 or more")
+        made = AutoAttack(
+            AttackView(counted), norm=NORMS[threat.norm], eps=threat.eps, seed=seed, device=x.device, version="standard"
+        )
+        made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
+        # Its checks call .view(), which images that are not contiguous do not have.
+        x_adv, predicted = made.run_standard_evaluation(x.contiguous(), y, batch_size=batch_size)
+    try:
+        threat.check(x_adv, x)
+    except AttackError as error:
+        raise AttackError(f"pyautoattack: {error}") from None
+    return x_adv, predicted == y, counted.passes
+
+
+def _attacks() -> dict[str, type]:
+    """The classes that stand on their own."""
+    from pyautoattack.fab_pt import FABAttack_PT
+    from pyautoattack.square import SquareAttack
+
+    return {"FABAttack_PT": FABAttack_PT, "SquareAttack": SquareAttack}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep its log quiet, and the tracer of a debugger or of coverage, which its check of the model takes away."""
+    log, tracer = logging.getLogger("auto-attack"), sys.gettrace()
+    disabled, log.disabled = log.disabled, True
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        log.disabled = disabled
+        sys.settrace(tracer)

@@ -1,0 +1,36 @@
+"""The unit in which costs compare: images pushed through a model, forward and backward."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Counted(nn.Module):
+    """The model, counting what whoever calls it makes it do; its answers stay the same.
+
+    `forwards` counts images, `backwards` images for whose logits a gradient came back. A second backward through the
+    same answer counts again: FAB takes one a class.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.forwards = 0
+        self.backwards = 0
+
+    @property
+    def passes(self) -> int:
+        """Images forward plus images backward: the unit of `Outcome.passes`."""
+        return self.forwards + self.backwards
+
+    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch class"]:
+        """Logits of the model."""
+        rows = len(x)
+        self.forwards += rows
+        logits: Tensor = self.model(x)
+        if logits.requires_grad:
+
+            def count(_: Tensor) -> None:
+                self.backwards += rows
+
+            logits.register_hook(count)  # type: ignore[no-untyped-call]
+        return logits
