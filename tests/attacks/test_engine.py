@@ -165,9 +165,17 @@ def test_only_survivors_take_gradients_in_full_batches(batch_size: int) -> None:
 
 def test_on_done_counts_up_to_all_images() -> None:
     model, (x, y), heard = trained(), images(50), []
-    attacks.get("pgd5").run(model, x, y, ThreatModel(eps=0.1), batch_size=8, on_done=heard.append)
+
+    def on_done(done: int, broken: int) -> None:
+        heard.append((done, broken))
+
+    attack, right = attacks.get("pgd5"), predictions(model, x) == y
+    outcome = attack.run(model, x, y, ThreatModel(eps=0.1), batch_size=8, on_done=on_done)
     assert heard == sorted(heard)
-    assert heard[-1] == (predictions(model, x) == y).sum()
+    assert all(broken <= done for done, broken in heard)
+    assert heard[-1][0] == right.sum()
+    # The last images are judged after the last step, when their slots are free already.
+    assert 0 < heard[-1][1] <= (outcome.broken & right).sum()
 
 
 # Nothing is left changed

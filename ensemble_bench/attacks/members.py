@@ -1,0 +1,222 @@
+"""Attacks on the members' own logits, which averaged probabilities hide; the whole ensemble decides what counts."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ensemble_bench import losses
+from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.apgd import APGD
+from ensemble_bench.attacks.attack import Attack, GradientAttack, Loss, Noise, State
+from ensemble_bench.attacks.chain import Chain, doubled
+from ensemble_bench.attacks.pgd import PGD
+from ensemble_bench.threat import ThreatModel
+
+
+def members_of(model: Any) -> Sequence[nn.Module]:
+    """The networks that `model` is made of: itself, where it is no ensemble."""
+    return list(model.members) if hasattr(model, "member_logits") else [model]
+
+
+def weights_of(
+    model: Any, member_logits: Float[Tensor, "member batch class"], x: Tensor
+) -> Float[Tensor, "member batch"]:
+    """What every member counts on every image of `x`: a gate's weights or 1/k; they sum to 1 over the members."""
+    if not hasattr(model, "log_weights"):
+        return member_logits.new_full(member_logits.shape[:2], 1 / len(member_logits))
+    weights: Tensor = model.log_weights(engine.channels_last(x)).exp()[..., 0]
+    return weights.to(member_logits.dtype).expand(member_logits.shape[:2])
+
+
+class OnMembers(GradientAttack, ABC):
+    """Ascends a value of the members' logits; images are broken when the ensemble misclassifies them, at any iterate.
+
+    It stands behind the step rule among the bases, whose defaults hold: `class Bypass(APGD, OnMembers)`.
+    """
+
+    @abstractmethod
+    def value(
+        self, logits: Float[Tensor, "member batch class"], weights: Float[Tensor, "member batch"], s: State
+    ) -> Float[Tensor, "batch"]:
+        """What is ascended, given the members' logits and what they count."""
+
+    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+        """Logits of the ensemble and the value, of one call of the members."""
+        logits = engine.member_logits_of(model, x_adv)
+        value = self.value(logits, weights_of(model, logits, x_adv), s)
+        return engine.aggregated(model, logits, x_adv), value
+
+    def loss_of(self, logits: Float[Tensor, "batch class"], s: State) -> Float[Tensor, "batch"]:
+        """The attack's loss."""
+        return self.loss(logits, s["y"], *([] if self.target is None else [s["target"]]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bypass(APGD, OnMembers):
+    """Auto-PGD on the average of the members' logits (a gate's weights count), whatever the ensemble averages."""
+
+    def value(self, logits: Tensor, weights: Tensor, s: State) -> Tensor:
+        """Loss of the average."""
+        return self.loss_of((weights[..., None] * logits).sum(dim=0), s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberPGD(PGD, OnMembers):
+    """PGD on the members' losses, combined as `pool` says (Grefenstette et al. 2018, appendix A.2)."""
+
+    loss: Loss = losses.margin
+    keep: str = "best"
+
+    def value(self, logits: Tensor, weights: Tensor, s: State) -> Tensor:
+        """The pooled loss."""
+        return self.pool(torch.stack([self.loss_of(z, s) for z in logits]), weights, s)
+
+    @abstractmethod
+    def pool(
+        self, values: Float[Tensor, "member batch"], weights: Float[Tensor, "member batch"], s: State
+    ) -> Float[Tensor, "batch"]:
+        """One value an image, of its members' losses."""
+
+
+class MeanMember(MemberPGD):
+    """Every member, as it counts."""
+
+    def pool(self, values: Tensor, weights: Tensor, s: State) -> Tensor:
+        """Σ weight·value."""
+        return (weights * values).sum(dim=0)
+
+
+class MaxMember(MemberPGD):
+    """The member that is fooled most, or nearest to it: once it is fooled, the others are left alone."""
+
+    def pool(self, values: Tensor, weights: Tensor, s: State) -> Tensor:
+        """Largest value."""
+        return values.amax(dim=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClippedMember(MemberPGD):
+    """Every member, as it counts, but none for more than `bound`, in logits: what is fooled by so much is let go."""
+
+    bound: float = 1.0
+
+    def pool(self, values: Tensor, weights: Tensor, s: State) -> Tensor:
+        """Σ weight·min(value, bound)."""
+        return (weights * values.clamp(max=self.bound)).sum(dim=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomMember(MemberPGD):
+    """At each step another member, drawn by what it counts.
+
+    Values of different members do not compare, so that the last iterate is kept and not the best.
+    """
+
+    keep: str = "last"
+
+    def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
+        """A uniform number in [0, 1) for every step, and one for a look at where the last step led."""
+        super().init(s, threat, noise)
+        s["drawn"] = (noise((self.steps + 1,), "member") + 1) / 2
+
+    def pool(self, values: Tensor, weights: Tensor, s: State) -> Tensor:
+        """Value of the member whose share of [0, 1) holds this step's number."""
+        number = s["drawn"].gather(1, s["i"][:, None])[:, 0]
+        member = (number >= weights.detach().cumsum(dim=0)).sum(dim=0).clamp(max=len(weights) - 1)
+        return values.gather(0, member[None])[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneMember(APGD, OnMembers):
+    """Auto-PGD on the loss of one member, counted from 0, alone."""
+
+    member: int = 0
+
+    def value(self, logits: Tensor, weights: Tensor, s: State) -> Tensor:
+        """Loss of the member."""
+        return self.loss_of(logits[self.member], s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberTransfer(Chain):
+    """Its one stage, once for every member of the model: what fools a member alone often fools them all."""
+
+    def parts(self, model: nn.Module) -> Sequence[Attack]:
+        """A stage for every member: "member-transfer100/member1" and so on."""
+        [stage] = self.stages
+        return [
+            replace(stage, name=f"{self.name}/member{m + 1}", member=m)  # type: ignore[call-arg]
+            for m in range(len(members_of(model)))
+        ]
+
+
+def bypass(steps: int, **settings: Any) -> Bypass:
+    """Auto-PGD with `steps` steps on the margin of the logit average, past the softmax that hides it.
+
+    Of the three losses the margin broke the most of digits' validation images, before the cross-entropy and DLR.
+    """
+    return Bypass(**{"name": f"bypass{steps}", "steps": steps, "loss": losses.margin, **settings})
+
+
+def _pooled(kind: type[MemberPGD], family: str, steps: int, settings: dict[str, Any]) -> MemberPGD:
+    """PGD with steps of 2.5·eps/steps, as margin_pgd."""
+    return kind(**{"name": f"{family}{steps}", "steps": steps, "step_size": 2.5 / steps, **settings})
+
+
+def _pooled_doubled(make: Callable[..., Attack], family: str, steps: int, settings: dict[str, Any]) -> Chain:
+    """10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    first, patience = settings.pop("first", 10), settings.pop("patience", 1)
+    make = functools.partial(make, **settings)
+    return doubled(f"{family}-doubled{steps}", make, first=first, last=steps, patience=patience)
+
+
+def mean_member(steps: int, **settings: Any) -> MemberPGD:
+    """PGD with `steps` steps on the mean of the members' margins."""
+    return _pooled(MeanMember, "mean-member", steps, settings)
+
+
+def max_member(steps: int, **settings: Any) -> MemberPGD:
+    """PGD with `steps` steps on the largest of the members' margins."""
+    return _pooled(MaxMember, "max-member", steps, settings)
+
+
+def clipped_member(steps: int, **settings: Any) -> MemberPGD:
+    """PGD with `steps` steps on the mean of the members' margins, none of which counts for more than `bound`."""
+    return _pooled(ClippedMember, "clipped-member", steps, settings)
+
+
+def random_member(steps: int, **settings: Any) -> MemberPGD:
+    """PGD with `steps` steps, each on the margin of a member drawn at random (Athalye et al. 2018)."""
+    return _pooled(RandomMember, "random-member", steps, settings)
+
+
+def mean_member_doubled(steps: int, **settings: Any) -> Chain:
+    """mean_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    return _pooled_doubled(mean_member, "mean-member", steps, settings)
+
+
+def max_member_doubled(steps: int, **settings: Any) -> Chain:
+    """max_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    return _pooled_doubled(max_member, "max-member", steps, settings)
+
+
+def clipped_member_doubled(steps: int, **settings: Any) -> Chain:
+    """clipped_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    return _pooled_doubled(clipped_member, "clipped-member", steps, settings)
+
+
+def random_member_doubled(steps: int, **settings: Any) -> Chain:
+    """random_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    return _pooled_doubled(random_member, "random-member", steps, settings)
+
+
+def member_transfer(steps: int, **settings: Any) -> MemberTransfer:
+    """Auto-PGD with `steps` steps on the cross-entropy of one member after the other."""
+    stage = OneMember(**{"name": f"member-transfer{steps}", "steps": steps, **settings})
+    return MemberTransfer(name=stage.name, stages=(stage,))
