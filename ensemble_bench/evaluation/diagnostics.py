@@ -1,0 +1,290 @@
+"""Diagnostics of an ensemble: whether its members fall together, and what each of them adds."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ensemble_bench import attacks, data
+from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.attack import GradientAttack
+from ensemble_bench.data import DataSource
+from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.evaluation import subject as subjects
+from ensemble_bench.evaluation.plan import threat_of
+from ensemble_bench.models import checkpoint
+from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.progress import Progress, silent
+from ensemble_bench.records import Threat
+from ensemble_bench.records.diagnosis import ENSEMBLE, Diagnosis, Finding, member, without
+from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.hardware import resolve_device
+
+
+def diagnose(
+    path_or_model: str | Path | nn.Module,
+    *,
+    dataset: str | None = None,
+    data_dir: str | Path | None = None,
+    split: str = "test",
+    n: int | None = 200,
+    norm: str | None = None,
+    eps: float | None = None,
+    attack: str = "margin20",
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    progress: Progress = silent,
+) -> Diagnosis:
+    """Compare the members of an ensemble with each other and with the whole on the first `n` images; None: all.
+
+    `path_or_model` is a run folder (its best checkpoint), a .safetensors file or an `Ensemble`. Data set and threat
+    model default to those of the training. `attack` makes x_adv at full strength for everything but the robust
+    accuracies, which it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's
+    weights are renormalised over the others. Raises EnsembleBenchError for bad values and for a single network.
+    """
+    engine.validate_settings(1 if batch_size is None else batch_size, "float32")
+    made = attacks.get(attack)
+    if not isinstance(made, GradientAttack):
+        raise InvalidValueError(f"attack is {attack!r}: members are compared under a gradient attack, such as margin20")
+    model, info = _model_of(path_or_model)
+    source = _source(info, dataset, data_dir)
+    threat = _threat_model(info, source, norm, eps)
+    images = source.split(split)
+    images = images if n is None else images.first(n)
+    own = next((p.device for p in model.parameters()), torch.device("cpu"))
+    subject = subjects.in_memory(model, images, own)
+    where = own if device is None and isinstance(path_or_model, nn.Module) else resolve_device(device)
+    x, y = images.batch(slice(None))
+    bench = _Bench(
+        label=subject.name,
+        x=x.to(where),
+        y=y.to(where),
+        ids=images.ids,
+        threat=threat,
+        attack=made,
+        seed=seed,
+        batch_size=batch_size or (512 if where.type == "cuda" else 128),
+        progress=progress,
+    )
+    with engine.frozen(model.to(where)):
+        findings = tuple(_findings(bench, model))
+    return Diagnosis(
+        model=subject.name,
+        weights_hash=subject.weights_hash,
+        data_name=images.name,
+        split=split,
+        n=len(images),
+        threat=Threat(norm=threat.norm, eps=threat.eps),
+        attack=made.name,
+        seed=seed,
+        members=len(model.members),
+        findings=findings,
+    )
+
+
+def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, checkpoint.CheckpointInfo | None]:
+    """The ensemble and what its checkpoint says; raises InvalidValueError for one member."""
+    if isinstance(path_or_model, nn.Module):
+        model, shown = path_or_model, type(path_or_model).__name__
+    else:
+        model, shown = checkpoint.load(path_or_model), str(path_or_model)
+    if not isinstance(model, Ensemble) or len(model.members) < 2:
+        raise InvalidValueError(f"{shown} has one member: diagnose compares members")
+    return model, model.info
+
+
+def _source(info: checkpoint.CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
+    """The data set as told, else that of the training; raises unless its images are what the checkpoint takes."""
+    name = dataset or (None if info is None else info.meta.get("dataset"))
+    if name is None and info is not None:
+        raise CheckpointError(f"{info.path}: does not say what it was trained on: pass --dataset")
+    if name is None:
+        raise InvalidValueError("the model does not say what it was trained on: pass dataset=")
+    source = data.open_source(name, data_dir)
+    if info is not None and tuple(source.image_shape) != tuple(info.architecture.image_shape):
+        shape = info.architecture.image_shape
+        raise InvalidValueError(f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}")
+    return source
+
+
+def _threat_model(
+    info: checkpoint.CheckpointInfo | None, source: DataSource, norm: str | None, eps: float | None
+) -> ThreatModel:
+    """As told, else as in training, else the data set's own."""
+    if info is not None:
+        return threat_of(info, source, norm, eps)
+    if norm not in (None, "linf") and eps is None:
+        raise InvalidValueError(f"norm is {norm!r}: {source.name} has a default eps for linf only, so give eps")
+    return ThreatModel(norm=norm or "linf", eps=source.default_eps if eps is None else eps)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Bench:
+    """The images on their device, and how to attack them."""
+
+    label: str
+    x: Float[Tensor, "batch channel row column"]
+    y: Int64[Tensor, "batch"]
+    ids: Int64[Tensor, "batch"]
+    threat: ThreatModel
+    attack: GradientAttack
+    seed: int
+    batch_size: int
+    progress: Progress
+
+    def run(self, attack: GradientAttack, model: nn.Module, rows: Tensor, label: str) -> engine.Outcome:
+        """Run `attack` on the images at `rows`, telling how far it is."""
+        label, total = f"{self.label} {attack.name} {label}", len(rows)
+        outcome = attack.run(
+            model,
+            self.x[rows],
+            self.y[rows],
+            self.threat,
+            seed=self.seed,
+            ids=self.ids[rows.cpu()],
+            batch_size=self.batch_size,
+            on_done=lambda done, _: self.progress(label, min(done, total - 1), total),
+        )
+        self.progress(label, total, total)
+        return outcome
+
+
+def _findings(bench: _Bench, model: Ensemble) -> Iterator[Finding]:
+    """Everything there is to find, in the order of the report."""
+    parts = {member(i): m for i, m in enumerate(model.members)}
+    everyone: dict[str, nn.Module] = {**parts, ENSEMBLE: model}
+    full = replace(bench.attack, stop_early=False)
+    rows = torch.arange(len(bench.y), device=bench.y.device)
+    yield from _accuracies(bench, model, parts)
+    clean, share = _verdicts(bench, model, bench.x)
+    under: dict[str, Tensor] = {}
+    for name, target in everyone.items():
+        x_adv = bench.run(full, target, rows, f"x_adv against {name}").x_adv
+        under[name], share_adv = _verdicts(bench, model, x_adv)
+    # The ensemble comes last: x_adv is the one made against it.
+    yield from _transfer(clean, under)
+    yield from _cosines("cosine_clean", bench, model, bench.x)
+    yield from _cosines("cosine_adversarial", bench, model, x_adv)
+    for quantity, shares in (("share_clean", share), ("share_adversarial", share_adv)):
+        for name, column in zip(parts, shares.T, strict=True):
+            yield _mean(quantity, name, values=column)
+    yield from _fooled(clean, under[ENSEMBLE])
+
+
+def _mean(quantity: str, a: str, b: str = "", *, values: Tensor) -> Finding:
+    """The mean of `values` (n,) as a finding."""
+    value = values.double().mean().item() if len(values) else None
+    return Finding(quantity=quantity, a=a, b=b, value=value, n=len(values))
+
+
+def _verdicts(
+    bench: _Bench, model: Ensemble, x: Tensor
+) -> tuple[Bool[Tensor, "batch who"], Float[Tensor, "batch member"]]:
+    """Who classifies each image of `x` correctly (the members, then the ensemble), and each member's part of p̄_y."""
+    worker = engine.Worker(model, bench.batch_size)
+
+    def forward(rows: slice) -> tuple[Tensor, ...]:
+        at, y = x[rows], bench.y[rows]
+        with torch.no_grad():
+            logits = engine.member_logits_of(model, at)
+            everyone = torch.cat([logits, engine.aggregated(worker.judge, logits, at)[None]])
+            log_p = -F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, len(logits)), reduction="none")
+            log_weights = model.log_weights(engine.channels_last(at))[..., 0].T
+            # In logs, so that members that all but exclude the class still have a part each.
+            share = (log_p + log_weights).double().softmax(dim=1)
+        return (everyone.argmax(dim=2) == y).T, share
+
+    right, share = worker.map(forward, len(x))
+    return right, share
+
+
+def _transfer(clean: Bool[Tensor, "batch who"], under: Mapping[str, Tensor]) -> Iterator[Finding]:
+    """How often x_adv against the source fools the target, of the images that both classify correctly."""
+    for i, (source, right) in enumerate(under.items()):
+        for j, target in enumerate(under):
+            both = clean[:, i] & clean[:, j]
+            yield _mean("transfer", source, target, values=~right[both, j])
+
+
+def _fooled(clean: Bool[Tensor, "batch who"], right: Bool[Tensor, "batch who"]) -> Iterator[Finding]:
+    """How many members are wrong on x_adv against the ensemble, and how often the ensemble then is."""
+    right = right[clean[:, -1]]
+    wrong = (~right[:, :-1]).sum(dim=1)
+    counts = range(clean.shape[1])
+    for count in counts:
+        yield _mean("members_fooled", str(count), values=wrong == count)
+    for count in counts:
+        yield _mean("ensemble_falls", str(count), values=~right[wrong == count, -1])
+
+
+def _cosines(quantity: str, bench: _Bench, model: Ensemble, x: Tensor) -> Iterator[Finding]:
+    """Mean cosine of the members' input gradients, pair by pair, over the images where both have one."""
+
+    def pairwise(rows: slice) -> tuple[Tensor, ...]:
+        directions = torch.stack([_direction(m, x[rows], bench.y[rows]) for m in model.members])
+        return (torch.einsum("ibp, jbp -> bij", directions, directions),)
+
+    (cosine,) = engine.Worker(model, bench.batch_size).map(pairwise, len(x))
+    moves = cosine.diagonal(dim1=1, dim2=2) > 0.5
+    for i, j in combinations(range(len(model.members)), 2):
+        yield _mean(quantity, member(i), member(j), values=cosine[moves[:, i] & moves[:, j], i, j])
+
+
+def _direction(network: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, "batch pixel"]:
+    """Unit input gradient of −log p_y in float64; zero where the network is flat."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = engine.logits_of(network, x)
+        wrong = logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
+        # −log p_y is the softplus of this gap: the same direction, but it does not vanish where p_y rounds to 1.
+        gap = wrong - logits.gather(1, y[:, None])[:, 0]
+        (grad,) = torch.autograd.grad(gap.sum(), x)
+    return F.normalize(grad.flatten(1).double(), dim=1, eps=torch.finfo(torch.float64).tiny)
+
+
+def _accuracies(bench: _Bench, model: Ensemble, parts: Mapping[str, nn.Module]) -> Iterator[Finding]:
+    """Clean and robust accuracy of the ensemble, of every member alone and of the ensemble without it."""
+    yield from _accuracy(bench, ENSEMBLE, model)
+    alone = {name: tuple(_accuracy(bench, name, network)) for name, network in parts.items()}
+    for found in alone.values():
+        yield from found
+    for left_out, name in enumerate(parts):
+        if len(parts) == 2:  # what is left is the other member, whose numbers are known
+            (other,) = (found for of, found in alone.items() if of != name)
+            yield from (replace(finding, a=without(name)) for finding in other)
+        else:
+            yield from _accuracy(bench, without(name), _without(model, left_out))
+
+
+def _accuracy(bench: _Bench, who: str, model: nn.Module) -> Iterator[Finding]:
+    wrong, _ = engine.Worker(model, bench.batch_size).decide(bench.x, bench.y)
+    rows = (~wrong).nonzero()[:, 0]
+    robust = ~wrong
+    robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken
+    yield _mean("clean_accuracy", who, values=~wrong)
+    yield _mean("robust_accuracy", who, values=robust)
+
+
+def _without(model: Ensemble, left_out: int) -> Ensemble:
+    """The ensemble of all members but one."""
+    kept = [i for i in range(len(model.members)) if i != left_out]
+    gate = None if model.gate is None else _PartOfGate(model.gate, kept)
+    return Ensemble([model.members[i] for i in kept], aggregation=model.aggregation, gate=gate)
+
+
+class _PartOfGate(nn.Module):
+    """The gate's logits of the members `kept`, whose softmax renormalises their weights."""
+
+    def __init__(self, gate: nn.Module, kept: list[int]) -> None:
+        super().__init__()
+        self.gate, self.kept = gate, kept
+
+    def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch member"]:
+        logits: Tensor = self.gate(x)
+        return logits[:, self.kept]
