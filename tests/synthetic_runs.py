@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ensemble_bench.records import (
     NamedWarning,
     Record,
     RobustScore,
+    StageResult,
     Surrogate,
     Threat,
     identify,
@@ -82,11 +84,12 @@ def make_record(
 def record_of(*, clean: int, robust: int, n: int, attacks: tuple[AttackResult, ...], **fields: Any) -> Record:
     """A record with these counts; `fields` replace anything else in it."""
     recipe, seeds = fields.get("recipe", "singleadv"), fields.get("seeds", (0,))
+    fields.setdefault("cascade", fields.get("suite") in ("strongest", "quick"))
     checkpoint, suite = fields.get("checkpoint", "best"), fields.get("suite", "paper")
     preset, data_name = fields.get("preset", "tiny"), fields.get("data_name", "digits")
     model = fields.pop("model", f"{recipe}-{data_name}-{preset}-s{seeds[0]}/{checkpoint}")
     defaults: dict[str, Any] = {
-        "id": identify({"model": model, "suite": suite, "n": n, "preset": preset}),
+        "id": identify({"model": model, "suite": suite, "n": n, "preset": preset, "threat": fields.get("threat")}),
         "model": model,
         "weights_hash": HASH,
         "recipe": recipe,
@@ -197,6 +200,98 @@ def _evaluated(hardness: Any, recipe: str, suite: str, about: dict[str, Any]) ->
     }
     results = tuple(AttackResult(**{**vars(a), "curve": curves.get(a.name)}) for a in record.attacks)
     return Record(**{**vars(record), "attacks": results}), samples
+
+
+STRATEGIES = {  # attacks of the suite appendix, and how much they leave standing beside the first
+    "margin-doubled80": 0.0,
+    "random-member-doubled80": 0.02,
+    "mean-member-doubled80": -0.01,
+    "max-member-doubled80": 0.06,
+    "clipped-member-doubled80": 0.03,
+}
+
+
+def build_appendix(root: Path, recipe: str, *, members: int = 1, n: int = 200, seed: int = 0, **fields: Any) -> Path:
+    """Records of the suite appendix: the best checkpoint of a run and, of an ensemble, each of its parts."""
+    run = root / f"{recipe}-digits-tiny-s{seed}"
+    hardness = np.random.default_rng(seed).random(n)
+    high, low = STRENGTH[recipe]
+    views: list[tuple[str | None, float]] = [(None, 0.0)]
+    if members > 1:
+        views += [(f"member{i + 1}", -0.1 - 0.04 * i) for i in range(members)] + [("logit", -0.01)]
+    for view, gain in views:
+        model = f"{run.name}/best" + ("" if view is None else f"#{view}")
+        tried = STRATEGIES if view is None else dict.fromkeys(list(STRATEGIES)[:1], 0.0)
+        left = {name: (high + gain / 2, low + gain + more) for name, more in tried.items()}
+        about = {"recipe": recipe, "suite": "appendix", "seeds": (seed,), "model": model, "view": view}
+        about["forward_passes"] = members if view in (None, "logit") else 1
+        write(*doubled(hardness, left, **(about | fields)), run)
+    return root
+
+
+def doubled(hardness: Any, left: Mapping[str, tuple[float, float]], **about: Any) -> tuple[Record, pd.DataFrame]:
+    """A record whose attacks have a stage for 10, 20, 40 and 80 steps and end with the first that broke nothing.
+
+    `left` says, of each attack, the accuracy without and after very many steps.
+    """
+    clean = hardness < max(high for high, _ in left.values())
+    stages: dict[str, tuple[StageResult, ...]] = {}
+    attacks: dict[str, Any] = {}
+    for name, (high, low) in left.items():
+        standing, made = clean.copy(), list[StageResult]()
+        for steps in (10, 20, 40, 80):
+            broken = standing & (hardness >= decay(high, low, steps))
+            counts = {"attacked": int(standing.sum()), "broken": int(broken.sum())}
+            made.append(StageResult(name=f"{name}/{steps}", seconds=0.1, passes=steps, **counts))
+            standing &= ~broken
+            if not broken.any():
+                break
+        stages[name], attacks[name] = tuple(made), list(standing)
+    record, samples = make_record(clean, attacks, **about)
+    results = [
+        replace(
+            attack,
+            settings={"stages": [{"name": stage.name} for stage in stages[attack.name]]},
+            stages=stages[attack.name] if len(stages[attack.name]) > 1 else None,
+            passes=sum(stage.passes for stage in stages[attack.name]),
+        )
+        for attack in record.attacks
+    ]
+    return replace(record, attacks=tuple(results)), samples
+
+
+def build_sweep(
+    root: Path,
+    recipes: Sequence[str],
+    *,
+    levels: Sequence[int] = (4, 8, 16),
+    seeds: Sequence[int] = (0,),
+    n: int = 200,
+    suite: str = "strongest",
+    **fields: Any,
+) -> Path:
+    """Records of a cascade at several eps (in 255ths): what fell at one is carried over to the next as fallen."""
+    for recipe in recipes:
+        for seed in seeds:
+            run = root / f"{recipe}-digits-tiny-s{seed}"
+            noise = np.random.default_rng([len(recipe), seed])
+            hardness = noise.random(n)
+            clean = hardness < STRENGTH[recipe][0]
+            standing, smaller = clean.copy(), dict[str, Any]()
+            for level in levels:
+                attacks: dict[str, Any] = {"smaller-eps": list(standing)} if smaller else {}
+                for name, more in (("pgd20", 0.04), ("apgd100", 0.02), ("mora100", 0.0)):
+                    standing &= hardness < STRENGTH[recipe][1] ** (level / 8) + more
+                    attacks[name] = list(standing)
+                about = {"recipe": recipe, "seeds": (seed,), "suite": suite, **fields}
+                record, samples = make_record(clean, attacks, threat=Threat(norm="linf", eps=level / 255), **about)
+                results = [
+                    replace(a, passes=100, settings={} if a.name != "smaller-eps" else smaller) for a in record.attacks
+                ]
+                record = replace(record, attacks=tuple(results))
+                write(record, samples, run)
+                smaller = {"name": "smaller-eps", "eps": level / 255, "record": record.id}
+    return root
 
 
 def decay(high: float, low: float, steps: float) -> float:

@@ -1,20 +1,22 @@
-"""leaderboard.csv: a row a record, the most robust first among those that can be compared.
+"""leaderboard.csv: a row a record of a whole model, the most robust first among those that can be compared.
 
 Rows are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and
 the file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model.
 Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that
-it attacked; in a cascade these are the ones that all attacks before it left standing.
+it attacked; in a cascade these are the ones that all attacks before it left standing. Where a record of several eps
+is among them, `carried_eps` says at which smaller one images fell that count here as fallen under every attack.
 """
 
 import csv
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records import Record, find_records
+from ensemble_bench.records import CARRIED, Record, find_records
 
 LEADERBOARD_FILE = "leaderboard.csv"
 
@@ -22,10 +24,10 @@ LEADERBOARD_FILE = "leaderboard.csv"
 def write_leaderboard(root: Path, path: Path | None = None) -> Path:
     """Render all records below `root` to `path` (default: leaderboard.csv in `root`) and return it.
 
-    Raises RecordError when there is no record, or a broken one.
+    Raises RecordError when there is no record of a whole model, or a broken one.
     """
     root = Path(root)
-    records = find_records(root)
+    records = [record for record in find_records(root) if record.view is None]
     if not records:
         raise RecordError(f"{root}: no records; `ensemble-bench evaluate` makes them")
     path = root / LEADERBOARD_FILE if path is None else Path(path)
@@ -34,16 +36,37 @@ def write_leaderboard(root: Path, path: Path | None = None) -> Path:
 
 
 def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> str:
-    """Return the leaderboard of `records`, in any order, as CSV; the paths in it are relative to `root`."""
-    ordered = sorted(records, key=_rank)
-    attacks = sorted({attack.name for record in ordered for attack in record.attacks}, key=natural)
-    rows = [_row(record, attacks, root) for record in ordered]
+    """Return the leaderboard of `records`, in any order, as CSV; the paths in it are relative to `root`.
+
+    Parts of models (a member, the logit average) are left out.
+    """
+    ordered = sorted((record for record in records if record.view is None), key=_rank)
+    names = {attack.name for record in ordered for attack in record.attacks}
+    attacks = sorted(names - {CARRIED}, key=natural)
+    rows = [_row(record, attacks, root, carried=CARRIED in names) for record in ordered]
     sink = io.StringIO()
     # Without a record there are no columns to name.
     writer = csv.DictWriter(sink, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return sink.getvalue()
+
+
+def carried_eps(record: Record) -> float | None:
+    """Return the smaller eps whose fallen images `record` counts as fallen without attacking them, None without one.
+
+    Raises RecordError when the record does not say which.
+    """
+    carried = record.attack(CARRIED)
+    if carried is None:
+        return None
+    eps = carried.settings.get("eps")
+    if not isinstance(eps, float) or not 0 < eps < record.threat.eps:
+        raise RecordError(
+            f"{record.path or record.model}: attacks.{CARRIED}.settings.eps: expected a number above 0 and below "
+            f"{record.threat.eps}, got {eps!r}"
+        )
+    return eps
 
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
@@ -57,12 +80,15 @@ def fraction(value: float | None) -> str:
 
 
 def _rank(record: Record) -> tuple[object, ...]:
-    group = (record.data_name, str(record.threat), record.suite, record.split, -record.n)
+    threat = record.threat.norm, record.threat.eps
+    group = (record.data_name, *threat, record.suite, record.split, -record.n)
     return (*group, -record.robust.accuracy, -record.clean.accuracy, record.model, record.id)
 
 
-def _row(record: Record, attacks: list[str], root: Path | None) -> dict[str, object]:
+def _row(record: Record, attacks: list[str], root: Path | None, *, carried: bool) -> dict[str, object]:
     results = {attack.name: attack.accuracy for attack in record.attacks}
+    smaller = carried_eps(record)
+    shown = "" if smaller is None else replace(record.threat, eps=smaller).shown_eps
     return {
         "data_name": record.data_name,
         "threat": str(record.threat),
@@ -77,6 +103,7 @@ def _row(record: Record, attacks: list[str], root: Path | None) -> dict[str, obj
         "dataset": record.dataset,
         "norm": record.threat.norm,
         "eps": record.threat.shown_eps,
+        **({"carried_eps": shown} if carried else {}),
         "robust_accuracy": fraction(record.robust.accuracy),
         "robust_ci_low": fraction(record.robust.ci_low),
         "robust_ci_high": fraction(record.robust.ci_high),
@@ -87,7 +114,7 @@ def _row(record: Record, attacks: list[str], root: Path | None) -> dict[str, obj
         "parameters": record.parameters,
         "forward_passes": record.forward_passes,
         "flops": "" if record.flops is None else record.flops,
-        "warnings": "; ".join(warning.name for warning in record.warnings),
+        "warnings": "; ".join(f"{warning.name} ({warning.message})" for warning in record.warnings),
         "weights_hash": record.weights_hash,
         "record": _relative(record.path, root),
     }

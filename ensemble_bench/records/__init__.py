@@ -1,6 +1,7 @@
 """Records: one evaluation each, as strict, deterministic JSON beside a row an image in Parquet."""
 
 from ensemble_bench.records.record import (
+    CARRIED,
     SCHEMA,
     AttackResult,
     Blackbox,
@@ -8,6 +9,7 @@ from ensemble_bench.records.record import (
     NamedWarning,
     Record,
     RobustScore,
+    StageResult,
     Surrogate,
     Threat,
 )
@@ -22,6 +24,7 @@ from ensemble_bench.records.samples import (
 from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
 
 __all__ = [
+    "CARRIED",
     "RECORD_FILE",
     "SAMPLES_FILE",
     "SAMPLE_COLUMNS",
@@ -32,6 +35,7 @@ __all__ = [
     "NamedWarning",
     "Record",
     "RobustScore",
+    "StageResult",
     "Surrogate",
     "Threat",
     "attack_columns",

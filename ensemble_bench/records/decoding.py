@@ -28,21 +28,31 @@ def decode(hint: Any, value: Any, where: str, skip: tuple[str, ...] = ()) -> Any
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    if hint in (int, str) and type(value) is hint:
+    if hint in (bool, int, str) and type(value) is hint:
         return value
-    kind = {tuple: "a list", Mapping: "an object", int: "an integer", float: "a number", str: "a text"}[origin or hint]
+    kind = {
+        tuple: "a list",
+        Mapping: "an object",
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+        str: "a text",
+    }[origin or hint]
     raise ValueError(f"{where}: expected {kind}, got {value!r}")
 
 
 def _decode_fields(cls: Any, value: Any, where: str, skip: tuple[str, ...]) -> Any:
-    names = [f.name for f in dataclasses.fields(cls) if f.name not in skip]
+    fields = [f for f in dataclasses.fields(cls) if f.name not in skip]
+    names = [f.name for f in fields]
+    # Fields that came later have a default of None: records from before lack them.
+    later = {f.name for f in fields if f.default is None}
     if not isinstance(value, dict):
         raise ValueError(f"{where}: expected an object, got {value!r}")
-    for kind, wrong in (("missing", set(names) - set(value)), ("unknown", set(value) - set(names))):
+    for kind, wrong in (("missing", set(names) - later - set(value)), ("unknown", set(value) - set(names))):
         if wrong:
             raise ValueError(f"{kind} field {min(wrong)!r} in {where}")
     prefix = "" if where == "record" else f"{where}."
-    return cls(**{name: decode(_hints(cls)[name], value[name], f"{prefix}{name}") for name in names})
+    return cls(**{name: decode(_hints(cls)[name], value.get(name), f"{prefix}{name}") for name in names})
 
 
 def plain(value: Any) -> Any:

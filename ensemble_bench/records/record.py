@@ -12,6 +12,8 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records.decoding import decode, plain
 
 SCHEMA = 1
+CARRIED = "smaller-eps"
+"""Stands among a record's attacks for the images that fell at a smaller eps and were not attacked again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +56,23 @@ class RobustScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """One stage of an attack that has several: it met `attacked` images and broke `broken` of them."""
+
+    name: str
+    attacked: int
+    broken: int
+    seconds: float
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackResult:
     """One attack of a suite: `robust` of the `n` images that it attacked withstood it.
 
     `credit` counts the correctly classified images that this attack broke and all attacks before missed; `curve` is the
-    accuracy after 0, 1, … steps. The accuracy and its interval are None where the attack had no image (n = 0).
+    accuracy after 0, 1, … steps. `passes` counts images pushed through the model, forward or backward. `stages` is None
+    for an attack of a single one. The accuracy and its interval are None where the attack had no image (n = 0).
     """
 
     name: str
@@ -71,6 +85,8 @@ class AttackResult:
     credit: int
     seconds: float
     curve: tuple[float, ...] | None = None
+    passes: int | None = None
+    stages: tuple[StageResult, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "settings", plain(self.settings))
@@ -110,6 +126,8 @@ class Record:
     """One evaluation of one model: what was scored, on what, against what, and what came out.
 
     Fields that only a trained checkpoint has (recipe, preset, checkpoint, step, architecture) are None for others.
+    `view` says which part of the model was scored: "member1", "member2", …, "logit" (its members' logits averaged), or
+    None for the model itself. In a `cascade` each attack met only what all before it left standing.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -142,6 +160,8 @@ class Record:
     device: str
     versions: Mapping[str, str]
     commit: str | None
+    view: str | None = None
+    cascade: bool | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -217,6 +237,14 @@ def _check_attack(attack: AttackResult, record: Record) -> None:
         raise ValueError(f"{where}.credit: expected 0 to n − robust {attack.n - attack.robust}, got {attack.credit}")
     if attack.n == record.n and attack.robust < record.robust.robust:
         raise ValueError(f"{where}.robust: {attack.robust} is below the worst case {record.robust.robust}")
+    if attack.stages is not None:
+        left = attack.stages[0].attacked if attack.stages else -1
+        for stage in attack.stages:
+            if stage.attacked != left or not 0 <= stage.broken <= left:
+                raise ValueError(f"{where}.stages: {stage.name} met {stage.attacked} images, {left} were left")
+            left -= stage.broken
+        if left != attack.robust:
+            raise ValueError(f"{where}.stages: they leave {left} images, robust is {attack.robust}")
     for value in attack.curve or ():
         _check_fraction(f"{where}.curve", value)
     if attack.n == 0:

@@ -1,4 +1,4 @@
-"""Figures 2a, 2b and 2c: accuracy over training steps and attack steps, as PNG and PDF; equal data, equal bytes."""
+"""Lines of accuracies as PNG and PDF, equal data, equal bytes; Figures 2a, 2b and 2c over training and attack steps."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.files import write_atomic
+from ensemble_bench.leaderboard.board import carried_eps
 from ensemble_bench.records import AttackResult, Record
 from ensemble_bench.registry import split_steps
 from ensemble_bench.reports.curves import Curve, as_paper, average
-from ensemble_bench.reports.groups import Scored, by_recipe, group_of, grouped
+from ensemble_bench.reports.groups import Scored, best_models, by_recipe, group_of, grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,12 @@ LOOKS: Mapping[str, tuple[str, Any]] = {
     "separate2adv": ("#009E73", (0, (1, 1.2))),
     "separate4adv": ("#66C2A4", (0, (1, 1.2))),
     "gated2adv": ("#CC79A7", "-"),
+    "ensemble": ("#000000", "-"),
+    "logit": ("#000000", (0, (5, 2))),
+    "random-member": ("#E69F00", "-"),
+    "mean-member": ("#D55E00", "-"),
+    "max-member": ("#009E73", "-"),
+    "clipped-member": ("#CC79A7", "-"),
 }
 SPARE = ("#332288", "#882255", "#44AA99", "#999933", "#AA4499", "#661100")  # for models that are no recipe
 STYLE: dict[str, Any] = {
@@ -56,27 +63,41 @@ STYLE: dict[str, Any] = {
 WIDTH, HEIGHT = 7.0, 3.6  # inches, of one panel
 LOG_FROM = 100  # attack steps from which their axis is logarithmic
 
+Series = NDArray[np.float64]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """Accuracies (fractions) at `x`; `spread` is the half-width of the band around them, None without several seeds."""
+    """Accuracies (fractions) at `x`, and the lower and upper end of a band around them, if there is one.
+
+    `look` names its colour and dashes in LOOKS.
+    """
 
     label: str
-    recipe: str
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    spread: NDArray[np.float64] | None = None
+    look: str
+    x: Series
+    y: Series
+    band: tuple[Series, Series] | None = None
+    marker: str = "o"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The lines of one group, with what is measured on them; `omitted` names its runs that were not measured so."""
+    """The lines of one group, with what is measured on them; `omitted` names its runs that were not measured so.
+
+    The x axis is "linear" from 0, "symlog" (logarithmic from 1, and 0 beside it) or "log"; the y axis starts at 0 where
+    `from_zero` holds. `band` says what the bands are; `ticks` stand on the x axis, by default where they fit.
+    """
 
     title: str
     x_label: str
     y_label: str
     lines: tuple[Line, ...]
     omitted: tuple[str, ...] = ()
+    scale: str = "linear"
+    from_zero: bool = True
+    band: str = "mean ± sd over seeds"
+    ticks: tuple[float, ...] = ()
 
 
 def training_panels(curves: Iterable[Curve], metric: str, *, paper: bool = False) -> list[Panel]:
@@ -86,8 +107,9 @@ def training_panels(curves: Iterable[Curve], metric: str, *, paper: bool = False
         lines = []
         for label, members in by_recipe(runs).items():
             mean = (as_paper if paper else average)(members)
-            spread = mean.sd[metric] if mean.sd else None
-            lines.append(Line(label=label, recipe=mean.recipe, x=mean.step, y=mean.accuracy[metric], spread=spread))
+            y = mean.accuracy[metric]
+            band = _band(y, mean.sd[metric]) if mean.sd else None
+            lines.append(Line(label=label, look=mean.recipe, x=mean.step, y=y, band=band))
         y_label = f"{metric} accuracy, validation (%)"
         panels.append(Panel(title=str(group), x_label="training step", y_label=y_label, lines=tuple(lines)))
     return panels
@@ -96,9 +118,10 @@ def training_panels(curves: Iterable[Curve], metric: str, *, paper: bool = False
 def attack_panels(records: Iterable[Record]) -> list[Panel]:
     """Figure 2c: accuracy after 0, 1, … steps of the longest pgd, a panel a group, best checkpoints.
 
-    Within a group all lines come from the same attack on equally many images of one split.
+    Within a group all lines come from the same attack on equally many images of one split, and start at the clean
+    accuracy: records that carry fallen images over from a smaller eps are left out.
     """
-    best = [Scored(record=record) for record in records if record.checkpoint == "best"]
+    best = [Scored(record=record) for record in best_models(records) if carried_eps(record) is None]
     panels = []
     for group, members in grouped(best, lambda scored: group_of(scored.record)).items():
         settings = grouped(
@@ -110,30 +133,35 @@ def attack_panels(records: Iterable[Record]) -> list[Panel]:
         longest = max(settings, key=lambda s: (split_steps(s[0])[1] or 0, len(settings[s]), s[2], s[1]))
         curves = {scored.tag: attack.curve or () for scored, attack in settings[longest]}
         rows = by_recipe(scored for scored, _ in settings[longest])
+        lines = tuple(_attack_line(label, row, [curves[s.tag] for s in row]) for label, row in rows.items())
         panels.append(
             Panel(
                 title=str(group),
                 x_label=f"steps of {longest[0]}",
                 y_label=f"accuracy, {longest[1]}, n = {longest[2]} (%)",
-                lines=tuple(_attack_line(label, row, [curves[s.tag] for s in row]) for label, row in rows.items()),
+                lines=lines,
                 omitted=tuple(sorted({s.run for s in members} - {s.run for s, _ in settings[longest]})),
+                scale="symlog" if max(line.x[-1] for line in lines) >= LOG_FROM else "linear",
             )
         )
     return panels
 
 
-def write_figure(panels: Sequence[Panel], path: Path) -> list[Path]:
-    """Draw `panels` below each other and write them to `path` with the suffixes .png and .pdf; return both paths."""
+def write_figure(panels: Sequence[Panel], path: Path, *, columns: int = 1) -> list[Path]:
+    """Draw `panels` row by row and write them to `path` with the suffixes .png and .pdf; return both paths."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with style.context(["default", STYLE], after_reset=True):  # the user's own settings would change the bytes
-        figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), layout="constrained")
+        rows = -(-len(panels) // columns)
+        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        for ax, panel in zip(axes, panels, strict=True):
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for ax, panel in zip(axes, panels, strict=False):
             _draw(ax, panel)
+        for ax in list(axes)[len(panels) :]:
+            ax.remove()
         written = []
         # Dates and versions of matplotlib in the files would make equal figures differ.
         for suffix, unwanted in ((".png", ("Software",)), (".pdf", ("CreationDate", "Creator", "Producer"))):
@@ -148,49 +176,63 @@ def _draw(ax: "Axes", panel: Panel) -> None:
     from matplotlib.ticker import MaxNLocator
 
     spare = iter(SPARE * (1 + len(panel.lines) // len(SPARE)))
-    top = 0.0
     for line in panel.lines:
-        colour, dashes = LOOKS.get(line.recipe) or (next(spare), "-")
-        marker = "o" if len(line.x) <= 30 else None
+        colour, dashes = LOOKS.get(line.look) or (next(spare), "-")
+        marker = line.marker if len(line.x) <= 30 else None
         look: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3}
         ax.plot(line.x, 100 * line.y, label=line.label, clip_on=False, **look)  # unclipped: 0 % stays visible
-        if line.spread is not None:
-            low, high = (np.clip(100 * (line.y + sign * line.spread), 0, 100) for sign in (-1, 1))
+        if line.band is not None:
+            low, high = (np.clip(100 * end, 0, 100) for end in line.band)
             ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
-        top = max(top, float(100 * line.y.max()))
     ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
-    ax.set_ylim(0, min(100.0, 10 * np.ceil(top / 10 + 0.2)) + 0.5)
+    ax.set_ylim(*_limits(panel))
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    last = max(float(line.x[-1]) for line in panel.lines)
-    if panel.x_label.startswith("steps") and last >= LOG_FROM:
-        _log_steps(ax, int(last))
-    else:
+    _scale(ax, panel)
+    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6, alignment="left")
+    if any(line.band is not None for line in panel.lines):
+        legend.set_title(panel.band)
+
+
+def _limits(panel: Panel) -> tuple[float, float]:
+    """The ends of the y axis, in percent: 0, or the tens around the data."""
+    top = max(float(100 * line.y.max()) for line in panel.lines)
+    bottom = 0.0 if panel.from_zero else min(float(100 * line.y.min()) for line in panel.lines)
+    return max(0.0, 10 * np.floor(bottom / 10 - 0.2)), min(100.0, 10 * np.ceil(top / 10 + 0.2)) + 0.5
+
+
+def _scale(ax: "Axes", panel: Panel) -> None:
+    """Lay out the x axis."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+
+    ticks, last = panel.ticks, max(float(line.x[-1]) for line in panel.lines)
+    if panel.scale == "linear":
         ax.set_xlim(0, last * 1.01)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
-    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6, alignment="left")
-    if any(line.spread is not None for line in panel.lines):
-        legend.set_title("mean ± sd over seeds")
+    elif panel.scale == "symlog":
+        ticks = (0, *(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if step <= last))
+        ax.set_xscale("symlog", linthresh=1, linscale=0.5)
+        ax.set_xlim(0, last * 1.05)
+    else:
+        first = min(float(line.x[0]) for line in panel.lines)
+        ax.set_xscale("log")
+        ax.set_xlim(first / 1.1, last * 1.1)
+    if ticks:
+        ax.xaxis.set_major_locator(FixedLocator(ticks))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(ScalarFormatter())
 
 
-def _log_steps(ax: "Axes", last: int) -> None:
-    """Logarithmic steps that still show step 0."""
-    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
-
-    ticks = [0, *(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if step <= last)]
-    ax.set_xscale("symlog", linthresh=1, linscale=0.5)
-    ax.set_xlim(0, last * 1.05)
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(ScalarFormatter())
+def _band(mean: Series, sd: Series) -> tuple[Series, Series]:
+    return mean - sd, mean + sd
 
 
 def _attack_line(label: str, row: Sequence[Scored], curves: Sequence[Sequence[float]]) -> Line:
     # A curve may end early, where nothing was left to attack; it stays at its last value.
     length = max(map(len, curves))
     values = np.stack([np.pad(np.asarray(c, dtype=np.float64), (0, length - len(c)), mode="edge") for c in curves])
-    spread = values.std(axis=0, ddof=1) if len(curves) > 1 else None
-    x = np.arange(length, dtype=np.float64)
-    return Line(label=label, recipe=row[0].recipe, x=x, y=values.mean(axis=0), spread=spread)
+    mean = values.mean(axis=0)
+    band = _band(mean, values.std(axis=0, ddof=1)) if len(curves) > 1 else None
+    return Line(label=label, look=row[0].recipe, x=np.arange(length, dtype=np.float64), y=mean, band=band)
 
 
 def _is_pgd(attack: AttackResult) -> bool:

@@ -94,6 +94,26 @@ def group_of(record: Record) -> Group:
     return Group(data_name=record.data_name, preset=record.preset or "", norm=record.threat.norm, eps=record.threat.eps)
 
 
+def best_models(records: Iterable[Record]) -> list[Record]:
+    """Keep the best checkpoints of whole models: not the last ones, no member or logit average on its own."""
+    return [record for record in records if record.view is None and record.checkpoint == "best"]
+
+
+def about(group: Group, carried: float | None = None) -> dict[str, str]:
+    """Return what tells the tables of several groups apart in a CSV."""
+    told = {"data_name": group.data_name, "preset": group.preset, "threat": group.threat}
+    return told if carried is None else told | {"carried_eps": Threat(norm=group.norm, eps=carried).shown_eps}
+
+
+def facts(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:
+    """Say in a caption what was measured on what; `carried` is the smaller eps whose fallen images count as fallen."""
+    count = "" if n is None else f", n = {n}"
+    told = f"{group}, {split} split{count}, seeds {all_seeds(runs)}."
+    if carried is None:
+        return told
+    return f"{told} Images that fell at {Threat(norm=group.norm, eps=carried)} count as fallen under every attack."
+
+
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     """Collect `items` under their keys, keys ascending."""
     groups: dict[K, list[T]] = {}
@@ -109,7 +129,7 @@ def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
     so that no mean over them makes sense: each of these stands under its run's name, or its tag if a run has several.
     """
     rows: dict[str, list[R]] = {}
-    for run in sorted(runs, key=lambda run: (_place(run.recipe), run.recipe, run.seeds, run.run)):
+    for run in sorted(runs, key=lambda run: (place(run.recipe), run.recipe, run.seeds, run.run)):
         rows.setdefault(run.recipe, []).append(run)
     labelled: dict[str, list[R]] = {}
     for recipe, members in rows.items():
@@ -131,5 +151,6 @@ def all_seeds(runs: Iterable[Run]) -> str:
     return ", ".join(seeds_text(seeds) for seeds in sorted({run.seeds for run in runs}, key=lambda s: (len(s), s)))
 
 
-def _place(recipe: str) -> int:
+def place(recipe: str) -> int:
+    """Return where a recipe stands in the paper's order; what is no recipe stands behind them all."""
     return ORDER.index(recipe) if recipe in ORDER else len(ORDER)

@@ -1,30 +1,27 @@
-"""The whole report of a folder of runs: Table 1, Figure 2, the verdicts, and a page that holds them."""
+"""The whole report of a folder of runs: tables, figures, credits and verdicts, and a page that holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ensemble_bench.errors import RecordError
+from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record, find_records
+from ensemble_bench.reports.credits import credit_tables
 from ensemble_bench.reports.curves import METRICS, Curve, read_curves, replaced
+from ensemble_bench.reports.figure3 import doubling_panels
 from ensemble_bench.reports.figures import Panel, attack_panels, training_panels, write_figure
+from ensemble_bench.reports.parts import ALL, CAPTIONS, absent
+from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.table1 import table_1a, table_1b, table_1c
+from ensemble_bench.reports.table2 import table_2
 from ensemble_bench.reports.tables import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.verdicts import Verdict, missing, verdicts
 
 REPORT_FILE = "report.md"
-FIGURES = {
-    "figure2a": "Figure 2a: accuracy over training steps, 5 steps of IFGSM",
-    "figure2b": "Figure 2b: accuracy over training steps, 20 steps of PGD",
-    "figure2c": "Figure 2c: accuracy over the number of attack steps",
-}
-WANTED = {  # what to say of a part whose inputs are not there
-    "table1a": "Table 1a and Figures 2a, 2b are left out: no curves.csv; `ensemble-bench train RECIPE` writes it.",
-    "table1b": "Table 1b is left out: no record of a best checkpoint; `ensemble-bench evaluate` makes it.",
-    "table1c": "Table 1c is left out: no such record; `ensemble-bench evaluate --suite paper500` makes it.",
-    "figure2c": "Figure 2c is left out: no record of a best checkpoint holds the accuracy at each step of pgd.",
-}
+COLUMNS = {"figure3": 2}  # of panels
+TRAINING = frozenset({"table1a", "figure2a", "figure2b"})  # made from curves, not from records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,46 +34,64 @@ class Report:
     notes: tuple[str, ...]
 
 
-def write_report(root: Path, out: Path, *, as_paper: bool = False) -> Report:
+def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collection[str] | None = None) -> Report:
     """Render everything that the records and curves below `root` allow into the folder `out`.
 
-    `as_paper` switches Table 1a and Figures 2a, 2b to the paper's own cleaning and averaging. What has no inputs is
-    left out, and its files of an earlier report are removed; `Report.notes` says so. Equal inputs give equal bytes.
-    Raises RecordError when there are neither records nor curves, or a broken one.
+    `as_paper` switches Table 1a and Figures 2a, 2b to the paper's own cleaning and averaging. `parts` (see `parts_of`)
+    renders these alone, without verdicts and the page. What has no inputs is left out, and its files of an earlier
+    report are removed; `Report.notes` says so. Equal inputs give equal bytes. Raises RecordError when there are neither
+    records nor curves, none for any of `parts`, or a broken one; UnknownNameError for an unknown part.
     """
     root, out = Path(root), Path(out)
+    for name in parts or ():
+        if name not in ALL:
+            raise UnknownNameError("part of a report", name, ALL)
+    chosen = ALL if parts is None else frozenset(parts)
     records, curves = find_records(root), read_curves(root)
     if not records and not curves:
         raise RecordError(
             f"{root}: no records or curves; run `ensemble-bench train RECIPE`, then `ensemble-bench evaluate`"
         )
-    tables = {
-        "table1a": table_1a(curves, records, paper=as_paper),
-        "table1b": table_1b(records),
-        "table1c": table_1c(records),
-    }
-    figures = {
-        "figure2a": training_panels(curves, "ifgsm5", paper=as_paper),
-        "figure2b": training_panels(curves, "pgd20", paper=as_paper),
-        "figure2c": attack_panels(records),
-    }
-    found = verdicts(records)
-    present = {name for name, part in (tables | figures).items() if part}
-    notes = _notes(records, curves, figures["figure2c"], present=present)
-    notes += _cleaning(curves) if as_paper and curves else []
-    paths = [*_write_tables(tables, out), *_write_figures(figures, out)]
-    page = out / REPORT_FILE
-    shown = [name for name, panels in figures.items() if panels]
-    write_atomic(page, _page([t for part in tables.values() for t in part], shown, found, notes))
-    return Report(
-        tables=tuple(table for part in tables.values() for table in part),
-        verdicts=tuple(found),
-        paths=(page, *paths),
-        notes=tuple(notes),
-    )
+    tables = {name: make() for name, make in _tables(records, curves, as_paper).items() if name in chosen}
+    figures = {name: make() for name, make in _figures(records, curves, as_paper).items() if name in chosen}
+    data = {"robustness_curve": robustness_tables(records)} if "robustness_curve" in chosen else {}
+    present = {name for name, part in (*tables.items(), *figures.items()) if part}
+    if parts is not None and not present:
+        raise RecordError(f"{root}: {absent(present, chosen)[0]}")
+    whole = parts is None
+    found = verdicts(records) if whole else []
+    notes = absent(present, chosen) + _notes(records, curves, figures, whole=whole)
+    notes += _cleaning(curves) if as_paper and curves and chosen & TRAINING else []
+    paths = [*_write_tables(tables, out), *_write_figures(figures, out), *_write_data(data, out)]
+    shown = tuple(table for part in tables.values() for table in part)
+    if whole:
+        paths.insert(0, out / REPORT_FILE)
+        drawn = [name for name, panels in figures.items() if panels]
+        write_atomic(paths[0], _page(shown, drawn, found, notes))
+    return Report(tables=shown, verdicts=tuple(found), paths=tuple(paths), notes=tuple(notes))
 
 
-def _write_tables(tables: dict[str, list[Table]], out: Path) -> list[Path]:
+def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> dict[str, Callable[[], list[Table]]]:
+    return {
+        "table1a": partial(table_1a, curves, records, paper=paper),
+        "table1b": partial(table_1b, records),
+        "table1c": partial(table_1c, records),
+        "table2": partial(table_2, records),
+        "credits": partial(credit_tables, records),
+    }
+
+
+def _figures(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> dict[str, Callable[[], list[Panel]]]:
+    return {
+        "figure2a": partial(training_panels, curves, "ifgsm5", paper=paper),
+        "figure2b": partial(training_panels, curves, "pgd20", paper=paper),
+        "figure2c": partial(attack_panels, records),
+        "figure3": partial(doubling_panels, records),
+        "robustness_curve": partial(robustness_panels, records),
+    }
+
+
+def _write_tables(tables: Mapping[str, list[Table]], out: Path) -> list[Path]:
     written = []
     for name, part in tables.items():
         for suffix, render in ((".md", to_markdown), (".csv", to_csv), (".tex", to_latex)):
@@ -89,31 +104,44 @@ def _write_tables(tables: dict[str, list[Table]], out: Path) -> list[Path]:
     return written
 
 
-def _write_figures(figures: dict[str, list[Panel]], out: Path) -> list[Path]:
+def _write_figures(figures: Mapping[str, list[Panel]], out: Path) -> list[Path]:
     written = []
     for name, panels in figures.items():
         if panels:
-            written += write_figure(panels, out / name)
+            written += write_figure(panels, out / name, columns=COLUMNS.get(name, 1))
         else:
             for suffix in (".png", ".pdf"):
                 (out / name).with_suffix(suffix).unlink(missing_ok=True)
     return written
 
 
+def _write_data(data: Mapping[str, list[Table]], out: Path) -> list[Path]:
+    """Write the numbers of figures that no table shows."""
+    written = []
+    for name, tables in data.items():
+        path = (out / name).with_suffix(".csv")
+        if tables:
+            write_atomic(path, to_csv(tables))
+            written.append(path)
+        else:
+            path.unlink(missing_ok=True)
+    return written
+
+
 def _notes(
-    records: Sequence[Record], curves: Sequence[Curve], panels: Sequence[Panel], *, present: set[str]
+    records: Sequence[Record], curves: Sequence[Curve], figures: Mapping[str, list[Panel]], *, whole: bool
 ) -> list[str]:
-    """Say what is missing, unfinished or doubtful."""
-    notes = [note for name, note in WANTED.items() if name not in present]
+    """Say what is unfinished or doubtful, and of a whole report which verdicts are missing."""
+    notes = []
     unfinished = [curve.run for curve in curves if not curve.finished]
     if unfinished:
         notes.append(f"Not trained to the end: {', '.join(unfinished)}.")
     notes += [
         f"Not in Figure 2c ({panel.title}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
-        for panel in panels
+        for panel in figures.get("figure2c", ())
         if panel.omitted
     ]
-    notes += missing(records)
+    notes += missing(records) if whole else []
     for record in records:
         notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
     return notes
@@ -134,7 +162,7 @@ def _page(tables: Sequence[Table], figures: Sequence[str], found: Sequence[Verdi
         for where in dict.fromkeys(verdict.where for verdict in found):
             lines = [f"- {verdict}" for verdict in found if verdict.where == where]
             parts.append("\n".join([f"Worst case per image, exact McNemar test ({where}):", "", *lines, ""]))
-    parts += [f"![{FIGURES[name]}]({name}.png)\n\n{FIGURES[name]}\n" for name in figures]
+    parts += [f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]}\n" for name in figures]
     if notes:
         parts.append("\n".join(["## Notes", "", *(f"- {' '.join(note.split())}" for note in notes), ""]))
     return "\n".join(parts)

@@ -4,9 +4,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ensemble_bench.evaluation.statistics import mean_sd
+from ensemble_bench.leaderboard.board import carried_eps
 from ensemble_bench.records import Record
 from ensemble_bench.reports.curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
-from ensemble_bench.reports.groups import Group, Run, Scored, all_seeds, by_recipe, group_of, grouped, seeds_text
+from ensemble_bench.reports.groups import (
+    Group,
+    Run,
+    Scored,
+    about,
+    all_seeds,
+    best_models,
+    by_recipe,
+    facts,
+    group_of,
+    grouped,
+    seeds_text,
+)
 from ensemble_bench.reports.tables import Cell, Table, Value
 
 ATTACKS_B = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")
@@ -24,7 +37,11 @@ def table_1a(curves: Iterable[Curve], records: Iterable[Record], *, paper: bool 
     The black-box column comes from the record of a run's `last` checkpoint, where there is one. With `paper` the series
     go through the paper's own procedure (section 4.3), which makes one row of all seeds of a recipe.
     """
-    last = [record for record in records if record.checkpoint == "last" and record.suite == "paper"]
+    last = [
+        r
+        for r in records
+        if r.checkpoint == "last" and r.suite == "paper" and r.view is None and carried_eps(r) is None
+    ]
     tables = []
     for group, runs in grouped(curves, lambda curve: curve.group).items():
         known = _blackbox(record for record in last if group_of(record) == group)
@@ -32,8 +49,7 @@ def table_1a(curves: Iterable[Curve], records: Iterable[Record], *, paper: bool 
         rows = _paper_rows(runs, keys, known) if paper else _rows(runs, keys, _cells_of_curve(known))
         title = f"Table 1a: mean of the last {LAST} evaluation points"
         caption = " ".join(_caption_1a(group, runs, blackbox="blackbox" in keys, paper=paper))
-        about = _about(group) | {"split": "validation"}
-        tables.append(_table("table1a", title, caption, keys, rows, about))
+        tables.append(_table("table1a", title, caption, keys, rows, about(group) | {"split": "validation"}))
     return tables
 
 
@@ -51,22 +67,28 @@ def _table_of_records(
     records: Iterable[Record], suite: str, name: str, title: str, attacks: tuple[str, ...]
 ) -> list[Table]:
     """Build a table for every group of records that saw the same number of images of the same split."""
-    chosen = [Scored(record=r) for r in records if r.checkpoint == "best" and r.suite == suite]
+    chosen = [Scored(record=r) for r in best_models(records) if r.suite == suite]
     keys = ("clean", *attacks, "worst_case")
     tables = []
-    for (group, split, n), runs in grouped(chosen, lambda s: (group_of(s.record), s.record.split, s.record.n)).items():
-        sentences = [_facts(group, runs, split, n), "Accuracies in percent; worst case: over all attacks, per image."]
+    for (group, split, n, carried), runs in grouped(chosen, _measured).items():
+        sentences = [facts(group, runs, split, n, carried or None)]
+        sentences.append("Accuracies in percent; worst case: over all attacks, per image.")
         kept = sorted({a.n for s in runs for a in s.record.attacks if a.name == "blackbox"})
         if kept and "blackbox" in attacks:
             sentences.append(f"Black box: on the {_or(kept)} of these images that fooled all surrogates.")
         rows = _rows(runs, keys, lambda scored: _cells_of_record(scored.record, attacks))
-        about = _about(group) | {"split": split, "n": str(n)}
-        tables.append(_table(name, title, " ".join(sentences), keys, rows, about))
+        told = about(group, carried or None) | {"split": split, "n": str(n)}
+        tables.append(_table(name, title, " ".join(sentences), keys, rows, told))
     return tables
 
 
+def _measured(scored: Scored) -> tuple[Group, str, int, float]:
+    record = scored.record
+    return group_of(record), record.split, record.n, carried_eps(record) or 0.0
+
+
 def _table(
-    name: str, title: str, caption: str, keys: Sequence[str], rows: Iterable[Row], about: Mapping[str, str]
+    name: str, title: str, caption: str, keys: Sequence[str], rows: Iterable[Row], told: Mapping[str, str]
 ) -> Table:
     return Table(
         name=name,
@@ -75,7 +97,7 @@ def _table(
         columns=("model", "seeds", *(HEADINGS.get(key, key) for key in keys)),
         keys=("model", "seeds", *keys),
         rows=tuple(rows),
-        about=about,
+        about=told,
     )
 
 
@@ -145,7 +167,7 @@ def _blackbox(records: Iterable[Record]) -> dict[str, Value | None]:
 def _caption_1a(group: Group, runs: Sequence[Curve], *, blackbox: bool, paper: bool) -> Iterable[str]:
     """Sentences that say what the numbers of Table 1a are."""
     ns = {run.n for run in runs}
-    yield _facts(group, runs, "validation", ns.pop() if len(ns) == 1 else None)
+    yield facts(group, runs, "validation", ns.pop() if len(ns) == 1 else None)
     yield "Accuracies in percent."
     if paper:
         yield (
@@ -156,15 +178,6 @@ def _caption_1a(group: Group, runs: Sequence[Curve], *, blackbox: bool, paper: b
         yield f"Fewer points: {', '.join(f'{run.run} has {len(run.step)}' for run in short)}."
     if blackbox:
         yield "Black box: the last checkpoint on the images of its record, not a mean over points."
-
-
-def _facts(group: Group, runs: Iterable[Run], split: str, n: int | None) -> str:
-    count = "" if n is None else f", n = {n}"
-    return f"{group}, {split} split{count}, seeds {all_seeds(runs)}."
-
-
-def _about(group: Group) -> dict[str, str]:
-    return {"data_name": group.data_name, "preset": group.preset, "threat": group.threat}
 
 
 def _or(numbers: Sequence[int]) -> str:

@@ -40,7 +40,7 @@ class Value:
         return shown
 
 
-Cell = str | Value | None
+Cell = str | int | Value | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,5 +154,5 @@ def _flat(table: Table, row: tuple[Cell, ...]) -> dict[str, str]:
             parts = zip(_parts(key), (cell.accuracy, cell.sd, cell.ci_low, cell.ci_high), strict=True)
             flat |= {name: fraction(value) for name, value in parts if value is not None}
         elif cell is not None:
-            flat[key] = cell
+            flat[key] = str(cell)
     return flat

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.evaluation.statistics import McNemar, mcnemar
-from ensemble_bench.records import Record, read_samples, worst_case
-from ensemble_bench.reports.groups import Group, Scored, by_recipe, group_of, grouped, seeds_text
+from ensemble_bench.leaderboard.board import carried_eps
+from ensemble_bench.records import Record, Threat, read_samples, worst_case
+from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped, seeds_text
 
 ALPHA = 0.05
 COMPARISONS = (  # ensemble, its rival, and what the rival is
@@ -27,7 +28,8 @@ class Verdict:
 
     `difference` is a fraction (ensemble less rival); `test` counts images that only the ensemble (a) or only the rival
     (b) gets right under every attack, with the exact McNemar p-value, not corrected for the number of comparisons.
-    `parameters` are the rival's, as a multiple of the ensemble's.
+    `parameters` are the rival's, as a multiple of the ensemble's. `carried` is the smaller eps whose fallen images
+    count as fallen, None without one.
     """
 
     group: Group
@@ -42,6 +44,7 @@ class Verdict:
     parameters: float
     difference: float
     test: McNemar
+    carried: float | None = None
 
     @property
     def outcome(self) -> str:
@@ -62,7 +65,7 @@ class Verdict:
     @property
     def where(self) -> str:
         """Images, threat and suite of the comparison."""
-        return f"{self.group}, suite {self.suite}, {self.split} split, n = {self.n}"
+        return _where(self.group, self.suite, self.split, self.n, self.carried)
 
 
 def verdicts(records: Iterable[Record]) -> list[Verdict]:
@@ -83,22 +86,33 @@ def missing(records: Iterable[Record]) -> list[str]:
     notes = []
     for same in _comparable(records):
         have = {record.recipe for record in same}
-        absent = [f"{a} against {b}" for a, b, _ in COMPARISONS if a in have and b not in have]
+        absent = [f"{ours} against {rival}" for ours, rival, _ in COMPARISONS if ours in have and rival not in have]
         if absent:
-            where = f"{group_of(same[0])}, suite {same[0].suite}, {same[0].split} split, n = {same[0].n}"
+            a = same[0]
+            where = _where(group_of(a), a.suite, a.split, a.n, carried_eps(a))
             notes.append(f"No verdict for {', '.join(absent)}: no record on the same images ({where}).")
     return notes
 
 
 def _comparable(records: Iterable[Record]) -> list[list[Record]]:
-    """Collect best checkpoints that were attacked alike on the same images; a black-box set is part of the attack."""
-    best = [record for record in records if record.checkpoint == "best"]
+    """Collect best checkpoints that were attacked alike on the same images.
+
+    A black-box set is part of the attack, and so is a smaller eps that was tried before.
+    """
 
     def key(record: Record) -> tuple[object, ...]:
         blackbox = record.blackbox.hash if record.blackbox else ""
-        return group_of(record), record.suite, record.split, record.n, record.data_hash, blackbox
+        return (
+            group_of(record),
+            record.suite,
+            record.split,
+            record.n,
+            record.data_hash,
+            blackbox,
+            carried_eps(record) or 0.0,
+        )
 
-    return list(grouped(best, key).values())
+    return list(grouped(best_models(records), key).values())
 
 
 def _scored(record: Record) -> Scored:
@@ -131,7 +145,13 @@ def _compare(a: Record, b: Record, kind: str, labels: Mapping[str, str]) -> Verd
         parameters=b.parameters / a.parameters,
         difference=a.robust.accuracy - b.robust.accuracy,
         test=mcnemar(robust_a, robust_b),
+        carried=carried_eps(a),
     )
+
+
+def _where(group: Group, suite: str, split: str, n: int, carried: float | None) -> str:
+    first = "" if carried is None else f", after {Threat(norm=group.norm, eps=carried)}"
+    return f"{group}{first}, suite {suite}, {split} split, n = {n}"
 
 
 def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_runs import WARNING, build_runs, make_record, path_of, write
+from synthetic_runs import WARNING, build_runs, build_sweep, make_record, path_of, write
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard import leaderboard_csv, write_leaderboard
@@ -88,7 +88,7 @@ def test_warnings_seeds_and_unknowns(tmp_path: Path) -> None:
     write(record, samples, tmp_path / "run")
     path = write_leaderboard(tmp_path, tmp_path / "elsewhere" / "board.csv")
     (row,) = rows_of(path.read_text())
-    assert row["warnings"] == "blackbox-beats-whitebox; zero-gradient"
+    assert row["warnings"] == f"{WARNING.name} ({WARNING.message}); zero-gradient ({WARNING.message})"
     assert row["seeds"] == "0 100"
     assert (row["recipe"], row["preset"], row["checkpoint"], row["flops"], row["blackbox"]) == ("", "", "", "", "")
 
@@ -96,3 +96,23 @@ def test_warnings_seeds_and_unknowns(tmp_path: Path) -> None:
 def test_without_records_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="ensemble-bench evaluate"):
         write_leaderboard(tmp_path)
+
+
+def test_parts_of_models_are_left_out(runs: Path, tmp_path: Path) -> None:
+    records = find_records(runs)
+    parts = [replace(r, view="logit", model=f"{r.model}#logit", robust=r.clean) for r in records]  # type: ignore[arg-type]
+    assert leaderboard_csv([*records, *parts], root=runs) == leaderboard_csv(records, root=runs)
+    record, samples = make_record([True], {"margin-doubled80": [True]}, view="member1")
+    write(record, samples, tmp_path)
+    with pytest.raises(RecordError, match="no records"):
+        write_leaderboard(tmp_path)
+
+
+def test_images_that_fell_at_a_smaller_eps_are_no_attack(tmp_path: Path) -> None:
+    build_sweep(tmp_path, ("singleadv",), levels=(2, 4, 16), n=30)
+    rows = rows_of(write_leaderboard(tmp_path).read_text())
+    assert "smaller-eps" not in rows[0]
+    carried = [(row["eps"], row["carried_eps"]) for row in rows]
+    assert carried == [("2/255", ""), ("4/255", "2/255"), ("16/255", "4/255")]
+    alone = rows_of(leaderboard_csv([r for r in find_records(tmp_path) if r.threat.shown_eps == "2/255"]))
+    assert "carried_eps" not in alone[0]

@@ -17,6 +17,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records import (
     Blackbox,
     Record,
+    StageResult,
     Surrogate,
     Threat,
     find_records,
@@ -210,3 +211,55 @@ def test_records_load_without_anything_heavy() -> None:
     heavy = "{'torch', 'pandas', 'pyarrow', 'matplotlib', 'numpy', 'scipy'}"
     code = f"import sys, ensemble_bench.records; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.fixture
+def staged(record: Record) -> Record:
+    """The record as one of a member whose first attack has two stages and counted its passes."""
+    stages = (
+        StageResult(name="ifgsm5/a", attacked=5, broken=2, seconds=0.25, passes=70),
+        StageResult(name="ifgsm5/b", attacked=3, broken=0, seconds=0.5, passes=30),
+    )
+    first = replace(record.attacks[0], stages=stages, passes=100)
+    return replace(record, attacks=(first, *record.attacks[1:]), view="member1")
+
+
+def test_views_passes_and_stages_survive_the_round_trip(staged: Record, tmp_path: Path) -> None:
+    path = write_record(staged, tmp_path)
+    again = read_record(path)
+    assert again == staged
+    assert (again.view, again.attacks[0].passes, again.attacks[1].passes) == ("member1", 100, None)
+    assert [stage.broken for stage in again.attacks[0].stages or ()] == [2, 0]
+    assert again.attacks[1].stages is None
+    values = json.loads(path.read_text())
+    assert values["attacks"][0]["stages"][1] == {
+        "attacked": 3,
+        "broken": 0,
+        "name": "ifgsm5/b",
+        "passes": 30,
+        "seconds": 0.5,
+    }
+
+
+def test_records_from_before_views_passes_and_stages_are_read(record: Record) -> None:
+    values = json.loads(to_json(record))
+    del values["view"]
+    for attack in values["attacks"]:
+        del attack["passes"], attack["stages"]
+    assert Record.from_dict(values) == record
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("view", 1, "view: expected a text, got 1"),
+        ("attacks.0.passes", 1.5, r"attacks\[0\]\.passes: expected an integer, got 1\.5"),
+        ("attacks.0.stages", {}, r"attacks\[0\]\.stages: expected a list"),
+        ("attacks.0.stages.1.broken", ..., r"missing field 'broken' in attacks\[0\]\.stages\[1\]"),
+        ("attacks.0.stages.0.surprise", 1, r"unknown field 'surprise' in attacks\[0\]\.stages\[0\]"),
+        ("attacks.0.stages.0.attacked", "5", r"attacks\[0\]\.stages\[0\]\.attacked: expected an integer"),
+    ],
+)
+def test_wrong_views_passes_and_stages_are_named(staged: Record, path: str, value: object, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        Record.from_dict(changed(staged, path, value))

@@ -10,23 +10,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from synthetic_runs import WARNING, build_runs, make_record, result_of, write
+from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, make_record, result_of, write
 
-from ensemble_bench.errors import RecordError
+from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.records import find_records
-from ensemble_bench.reports import Report, write_report
+from ensemble_bench.reports import Report, parts_of, write_report
 from ensemble_bench.reports.curves import read_curves
 from ensemble_bench.reports.figures import attack_panels, training_panels, write_figure
 
 RECIPES = ("singleadv", "doubleadv", "ensemble2adv", "separate2adv")
 TABLES = [f"table1{part}.{suffix}" for part in "abc" for suffix in ("md", "csv", "tex")]
 FIGURES = [f"figure2{part}.{suffix}" for part in "abc" for suffix in ("png", "pdf")]
+TABLE_2 = [f"table2.{suffix}" for suffix in ("md", "csv", "tex")]
+CREDITS = [f"credits.{suffix}" for suffix in ("md", "csv", "tex")]
+FIGURE_3 = ["figure3.png", "figure3.pdf"]
+CURVE = [f"robustness_curve.{suffix}" for suffix in ("png", "pdf", "csv")]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four recipes with two seeds."""
-    return build_runs(tmp_path_factory.mktemp("runs"), RECIPES, seeds=(0, 1), n=90, points=12)
+    """Four recipes with two seeds; one of them also under the suites appendix and, at several eps, strongest."""
+    root = build_runs(tmp_path_factory.mktemp("runs"), RECIPES, seeds=(0, 1), n=90, points=12)
+    build_sweep(root, ("ensemble2adv",), levels=(4, 8), n=60)
+    return build_appendix(root, "ensemble2adv", members=2, n=60)
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +46,15 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_everything_is_written_and_named(report: Report) -> None:
-    assert sorted(path.name for path in report.paths) == sorted(["report.md", *TABLES, *FIGURES])
+    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *CREDITS, *FIGURE_3, *CURVE]
+    assert sorted(path.name for path in report.paths) == sorted(names)
     assert all(path.stat().st_size > 100 for path in report.paths)
-    assert [table.name for table in report.tables] == ["table1a", "table1b", "table1c"]
+    assert [t.name for t in report.tables] == ["table1a", "table1b", "table1c", "table2", "credits", "credits"]
     assert len(report.verdicts) == 2 * 3 * 2  # suites, rivals, seeds
-    assert report.notes == ()
+    assert [note.partition(":")[0] for note in report.notes] == [
+        "No verdict for ensemble2adv against singleadv, ensemble2adv against doubleadv, "
+        "ensemble2adv against separate2adv"
+    ] * 3  # under the suites that the rivals have not met
 
 
 def test_the_page_holds_tables_verdicts_and_figures(report: Report) -> None:
@@ -52,7 +62,7 @@ def test_the_page_holds_tables_verdicts_and_figures(report: Report) -> None:
     for table in report.tables:
         assert f"### {table.title}\n\n{table.caption}\n" in page
     assert all(f"- {verdict}\n" in page for verdict in report.verdicts)
-    assert all(f"]({name})" in page for name in FIGURES if name.endswith("png"))
+    assert all(f"]({name})" in page for name in [*FIGURES, *FIGURE_3, *CURVE] if name.endswith("png"))
 
 
 def test_the_csv_is_one_row_a_model(report: Report) -> None:
@@ -102,7 +112,8 @@ def test_lines_of_the_figures_are_the_numbers(runs: Path) -> None:
     assert [line.label for line in panel.lines] == ["singleadv", "doubleadv", "ensemble2adv"]
     seeds = [curve.accuracy["pgd20"] for curve in read_curves(runs) if curve.recipe == "doubleadv"]
     assert panel.lines[1].y == pytest.approx(np.mean(seeds, axis=0))
-    assert panel.lines[1].spread == pytest.approx(np.std(seeds, axis=0, ddof=1))
+    mean, sd = np.mean(seeds, axis=0), np.std(seeds, axis=0, ddof=1)
+    assert panel.lines[1].band == (pytest.approx(mean - sd), pytest.approx(mean + sd))
     (panel,) = attack_panels(find_records(runs))
     assert panel.x_label == "steps of pgd500"
     assert [line.label for line in panel.lines] == list(RECIPES)
@@ -144,7 +155,10 @@ def test_missing_inputs_are_said_and_leave_no_old_files(runs: Path, tmp_path: Pa
     report = write_report(tmp_path / "runs", tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"mine.txt", "report.md", *TABLES[:3], *FIGURES[:4]}
-    assert [note.split(" is ")[0] for note in report.notes] == ["Table 1b", "Table 1c", "Figure 2c"]
+    assert [note.partition(" left out: ")[0] for note in report.notes] == [
+        *("Table 1b is", "Table 1c is", "Figure 2c is", "Table 2 is", "Figure 3 is", "Credits are"),
+        "The robustness curve is",
+    ]
     assert all(note in report.paths[0].read_text() for note in report.notes)
 
 
@@ -160,3 +174,70 @@ def test_records_alone_make_a_report(tmp_path: Path) -> None:
 def test_nothing_at_all_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"ensemble-bench train RECIPE.*ensemble-bench evaluate"):
         write_report(tmp_path, tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("tables", "figures", "parts"),
+    [
+        ((), (), None),
+        (("2",), (), {"table2"}),
+        ((), ("3",), {"figure3"}),
+        (("1",), (), {"table1a", "table1b", "table1c"}),
+        (("2", "credits"), ("2", "eps"), {"table2", "credits", "figure2a", "figure2b", "figure2c", "robustness_curve"}),
+    ],
+)
+def test_tables_and_figures_are_chosen_by_number(
+    tables: tuple[str, ...], figures: tuple[str, ...], parts: set[str] | None
+) -> None:
+    assert parts_of(tables, figures) == parts
+
+
+def test_unknown_parts_are_named() -> None:
+    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, credits"):
+        parts_of(tables=["3"])
+    with pytest.raises(UnknownNameError, match="unknown figure '1': choose from 2, 3, eps"):
+        parts_of(figures=["1"])
+    with pytest.raises(UnknownNameError, match="unknown part of a report 'table3': did you mean table2"):
+        write_report(Path("nowhere"), Path("nowhere"), parts=["table3"])
+
+
+def test_a_part_alone_is_the_same_and_leaves_the_others(runs: Path, report: Report, tmp_path: Path) -> None:
+    (tmp_path / "table1a.md").write_text("stays")
+    (tmp_path / "report.md").write_text("stays")
+    alone = write_report(runs, tmp_path, parts=parts_of(["2"], ["3"]))
+    assert sorted(path.name for path in alone.paths) == sorted([*TABLE_2, *FIGURE_3])
+    assert [table.name for table in alone.tables] == ["table2"]
+    assert (alone.verdicts, alone.notes) == ((), ())
+    whole = hashes(report.paths[0].parent)
+    assert hashes(tmp_path) == {name: whole[name] for name in [*TABLE_2, *FIGURE_3]} | {
+        name: hashlib.sha256(b"stays").hexdigest() for name in ("table1a.md", "report.md")
+    }
+
+
+def test_a_part_without_inputs_says_what_makes_it(tmp_path: Path) -> None:
+    build_runs(tmp_path / "runs", ("baseline",), n=30, points=4, suites=("paper",))
+    for chosen, wanted in (
+        (parts_of(["2"]), "Table 2 is left out.*--suite appendix"),
+        (parts_of([], ["3"]), "Figure 3 is left out.*--suite appendix"),
+        (parts_of([], ["eps"]), "robustness curve is left out.*--eps 4/255,8/255"),
+        (parts_of(["credits"]), "Credits are left out.*--suite strongest"),
+    ):
+        with pytest.raises(RecordError, match=wanted):
+            write_report(tmp_path / "runs", tmp_path / "report", parts=chosen)
+    assert not (tmp_path / "report").exists()
+    report = write_report(tmp_path / "runs", tmp_path / "report", parts=parts_of(["1", "2"]))
+    assert [note.split(" is ")[0] for note in report.notes] == ["Table 1c", "Table 2"]
+
+
+def test_parts_of_models_and_carried_images_stay_out_of_figure_2c(tmp_path: Path) -> None:
+    build_runs(tmp_path, ("singleadv", "ensemble2adv"), n=60, points=3)
+    records = find_records(tmp_path)
+    (panel,) = attack_panels(records)
+    members = [replace(record, view="member1", recipe="quadadv") for record in records]
+    assert attack_panels(members) == []
+    carried = make_record([True] * 60, {"smaller-eps": [True] * 50 + [False] * 10})[0].attacks[0]
+    carried = replace(carried, settings={"eps": 4 / 255})
+    others = [replace(record, attacks=(carried, *record.attacks), recipe="doubleadv") for record in records]
+    (again,) = attack_panels([*records, *members, *others])
+    assert [line.label for line in again.lines] == [line.label for line in panel.lines]
+    assert again.omitted == ()

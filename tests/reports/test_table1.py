@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from synthetic_runs import build_runs, make_record, result_of
 
+from ensemble_bench.errors import RecordError
 from ensemble_bench.records import Record, Threat, find_records
 from ensemble_bench.reports.curves import as_paper, last_mean, read_curves
 from ensemble_bench.reports.table1 import table_1a, table_1b, table_1c
@@ -128,3 +129,29 @@ def test_a_model_without_a_recipe_stands_for_itself_below_the_known_ones() -> No
     gated = make_record([True], {"pgd5": [True]}, recipe="gated2adv")[0]
     (table,) = table_1b([foreign, gated])
     assert [row[0] for row in table.rows] == ["gated2adv", "mine/best"]
+
+
+def test_parts_of_models_are_left_out(runs: Path) -> None:
+    records = find_records(runs)
+    parts = [replace(record, model=f"{record.model}#member1", view="member1") for record in records]
+    curves = read_curves(runs)
+    assert table_1b([*records, *parts]) == table_1b(records)
+    assert table_1c(parts) == []
+    assert table_1a(curves, [*records, *parts]) == table_1a(curves, records)
+
+
+def test_records_that_carry_images_over_make_tables_of_their_own() -> None:
+    attacks = {"smaller-eps": [True, True, False], "pgd5": [True, False, False]}
+    made = make_record([True] * 3, attacks)[0]
+    carried = replace(made, attacks=(replace(made.attacks[0], settings={"eps": 4 / 255}), made.attacks[1]))
+    whole = make_record([True] * 3, {"pgd5": [True, False, True]}, recipe="doubleadv")[0]
+    first, second = table_1b([carried, whole])
+    assert [row[0] for row in first.rows] == ["doubleadv"]
+    assert [row[0] for row in second.rows] == ["singleadv"]
+    assert "Images that fell at linf 4/255 count as fallen under every attack." in second.caption
+    assert second.about["carried_eps"] == "4/255"
+    assert "carried_eps" not in first.about
+    assert table_1a([], [replace(carried, checkpoint="last")]) == []
+    wrong = replace(carried, attacks=(replace(carried.attacks[0], settings={"eps": 0.5}), made.attacks[1]))
+    with pytest.raises(RecordError, match=r"attacks\.smaller-eps\.settings\.eps: .* got 0\.5"):
+        table_1b([wrong])

@@ -141,3 +141,28 @@ def test_a_record_from_nowhere_has_no_samples(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="not read from a file"):
         verdicts(records)
     assert write_record(records[0], tmp_path).exists()
+
+
+def test_parts_of_models_are_not_compared(tmp_path: Path) -> None:
+    planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
+    planted(tmp_path, "singleadv", only(10, (0, 4)), view="member1")
+    assert verdicts(find_records(tmp_path)) == []
+
+
+def test_images_carried_over_from_a_smaller_eps_are_part_of_the_attack(tmp_path: Path) -> None:
+    def carried(recipe: str, eps: float, robust: int) -> None:
+        attacks = {"smaller-eps": [True] * 8 + [False] * 2, "pgd20": [True] * robust + [False] * (10 - robust)}
+        record, samples = make_record([True] * 10, attacks, recipe=recipe)
+        first = replace(record.attacks[0], settings={"eps": eps})
+        write(replace(record, attacks=(first, record.attacks[1])), samples, tmp_path / record.run)
+
+    carried("ensemble2adv", 4 / 255, 6)
+    carried("singleadv", 4 / 255, 5)
+    carried("doubleadv", 2 / 255, 5)
+    planted(tmp_path, "separate2adv", only(10, (0, 4)), seeds=(0, 1))
+    (verdict,) = verdicts(find_records(tmp_path))
+    assert (verdict.rival, verdict.test.only_a) == ("singleadv", 1)
+    assert verdict.where == "digits, preset tiny, linf 8/255, after linf 4/255, suite paper, test split, n = 10"
+    (note,) = missing(find_records(tmp_path))
+    assert "ensemble2adv against doubleadv, ensemble2adv against separate2adv" in note
+    assert "after linf 4/255" in note

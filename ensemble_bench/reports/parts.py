@@ -1,0 +1,51 @@
+"""The parts of a report: what each is called, what it is, and what makes it."""
+
+from collections.abc import Iterable
+
+from ensemble_bench.errors import UnknownNameError
+
+TABLES = {"1": ("table1a", "table1b", "table1c"), "2": ("table2",), "credits": ("credits",)}
+FIGURES = {"2": ("figure2a", "figure2b", "figure2c"), "3": ("figure3",), "eps": ("robustness_curve",)}
+CAPTIONS = {
+    "figure2a": "Figure 2a: accuracy over training steps, 5 steps of IFGSM",
+    "figure2b": "Figure 2b: accuracy over training steps, 20 steps of PGD",
+    "figure2c": "Figure 2c: accuracy over the number of attack steps",
+    "figure3": "Figure 3: accuracy over the number of attack steps, doubled until it stops falling",
+    "robustness_curve": "Worst-case accuracy over the size of the perturbation",
+}
+WANTED = {  # what to say of parts whose inputs are not there
+    ("table1a", "figure2a", "figure2b"): (
+        "Table 1a and Figures 2a, 2b are left out: no curves.csv; `ensemble-bench train RECIPE` writes it."
+    ),
+    ("table1b",): "Table 1b is left out: no record of a best checkpoint; `ensemble-bench evaluate` makes it.",
+    ("table1c",): "Table 1c is left out: no such record; `ensemble-bench evaluate --suite paper500` makes it.",
+    ("figure2c",): "Figure 2c is left out: no record of a best checkpoint holds the accuracy at each step of pgd.",
+    ("table2",): "Table 2 is left out: no such record; `ensemble-bench evaluate --suite appendix` makes it.",
+    ("figure3",): "Figure 3 is left out: no ensemble's parts; `ensemble-bench evaluate --suite appendix` scores them.",
+    ("credits",): "Credits are left out: no record of a cascade; `ensemble-bench evaluate --suite strongest` makes it.",
+    ("robustness_curve",): (
+        "The robustness curve is left out: no model has records at two eps; "
+        "`ensemble-bench evaluate --eps 4/255,8/255` makes them."
+    ),
+}
+ALL = frozenset(name for choices in (TABLES, FIGURES) for names in choices.values() for name in names)
+
+
+def parts_of(tables: Iterable[str] = (), figures: Iterable[str] = ()) -> frozenset[str] | None:
+    """Return the parts that a choice of tables ("1", "2", "credits") and figures ("2", "3", "eps") means.
+
+    None, which stands for everything, where nothing is chosen. Raises UnknownNameError for any other.
+    """
+    chosen: set[str] = set()
+    for kind, names, choices in (("table", tables, TABLES), ("figure", figures, FIGURES)):
+        for name in names:
+            if name not in choices:
+                raise UnknownNameError(kind, name, choices)
+            chosen |= set(choices[name])
+    return frozenset(chosen) or None
+
+
+def absent(present: Iterable[str], parts: Iterable[str]) -> list[str]:
+    """Say which of `parts` are not `present`, and what makes them."""
+    missing = set(parts) - set(present)
+    return [note for names, note in WANTED.items() if missing & set(names)]

@@ -1,0 +1,105 @@
+"""The robustness curve against the images of its records."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_runs import build_appendix, build_sweep, path_of
+
+from ensemble_bench.evaluation.statistics import wilson
+from ensemble_bench.records import Record, Threat, find_records, read_samples, worst_case
+from ensemble_bench.reports.robustness import robustness_panels, robustness_tables, sweeps
+from ensemble_bench.reports.tables import to_csv
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """Two seeds of an ensemble and one of a single network at three eps, and another suite at one eps."""
+    root = tmp_path_factory.mktemp("runs")
+    build_sweep(root, ("ensemble2adv",), seeds=(0, 1), n=60)
+    build_sweep(root, ("singleadv",), n=60)
+    build_sweep(root, ("singleadv",), n=60, levels=(8,), suite="quick")
+    return find_records(root)
+
+
+def counts(records: list[Record], recipe: str, seed: int) -> dict[str, int]:
+    """How many images stand at each eps, 0 included, counted in the samples."""
+    own = [r for r in records if (r.recipe, r.seeds, r.suite) == (recipe, (seed,), "strongest")]
+    samples = {r.threat.shown_eps: read_samples(path_of(r).parent) for r in own}
+    return {"0": int(samples["4/255"]["clean"].sum())} | {
+        eps: int(worst_case(samples[eps]).sum()) for eps in ("4/255", "8/255", "16/255")
+    }
+
+
+def test_lines_are_the_images_with_wilson_bands(records: list[Record]) -> None:
+    (panel,) = robustness_panels(records)
+    assert [line.label for line in panel.lines] == ["singleadv", "ensemble2adv, seed 0", "ensemble2adv, seed 1"]
+    assert panel.ticks == (0, 4, 8, 16)
+    assert panel.band == "95 % interval"
+    assert "strongest" in panel.title
+    assert "n = 60" in panel.y_label
+    for line, (recipe, seed) in zip(
+        panel.lines, (("singleadv", 0), ("ensemble2adv", 0), ("ensemble2adv", 1)), strict=True
+    ):
+        expected = np.array(list(counts(records, recipe, seed).values()))
+        assert line.x.tolist() == [0, 4, 8, 16]
+        assert line.y == pytest.approx(expected / 60)
+        assert (np.diff(line.y) <= 0).all()
+        assert line.band is not None
+        assert np.array(line.band).T.tolist() == pytest.approx(np.array([wilson(k, 60) for k in expected]))
+    assert len({(line.look, line.marker) for line in panel.lines}) == 3
+
+
+def test_csv_is_a_row_a_model_and_eps(records: list[Record]) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(robustness_tables(records)))))
+    assert [row["eps"] for row in rows] == ["0", "4/255", "8/255", "16/255"] * 3
+    assert {row["suite"] for row in rows} == {"strongest"}
+    expected = counts(records, "ensemble2adv", 1)
+    own = [row for row in rows if row["model"] == "ensemble2adv, seed 1"]
+    assert [row["robust_accuracy"] for row in own] == [f"{k / 60:.4f}" for k in expected.values()]
+    assert [row["robust_accuracy_ci_low"] for row in own] == [f"{wilson(k, 60)[0]:.4f}" for k in expected.values()]
+    assert own[0]["run"] == "ensemble2adv-digits-tiny-s1"
+
+
+def test_one_eps_is_no_curve(records: list[Record]) -> None:
+    assert robustness_panels([r for r in records if r.threat.shown_eps == "8/255"]) == []
+    assert robustness_tables([]) == []
+    others = [replace(r, split="validation") if r.threat.shown_eps == "4/255" else r for r in records]
+    (setting,) = sweeps(others)
+    assert setting.split == "test"
+    assert all(len(run.records) == 2 for runs in sweeps(others).values() for run in runs)
+
+
+def test_of_several_evaluations_at_one_eps_the_lowest_stands(records: list[Record]) -> None:
+    own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
+    weaker = [replace(r, id="0" * 64, robust=replace(r.robust, robust=r.robust.robust + 1, accuracy=0.99)) for r in own]
+    assert robustness_tables(weaker + own) == robustness_tables(own)
+
+
+def test_members_last_checkpoints_and_other_weights_stand_apart(records: list[Record], tmp_path: Path) -> None:
+    own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
+    for fields in ({"view": "member1"}, {"checkpoint": "last"}):
+        assert sweeps([replace(r, **fields) for r in own]) == {}  # type: ignore[arg-type]
+    half = [replace(r, weights_hash="sha256:new") if r.threat.shown_eps == "16/255" else r for r in own]
+    assert [len(run.records) for runs in sweeps(half).values() for run in runs] == [2]
+    build_appendix(tmp_path, "ensemble2adv", members=2, n=20)
+    assert sweeps(find_records(tmp_path)) == {}
+
+
+def test_other_norms_are_shown_as_they_are(records: list[Record]) -> None:
+    own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
+    l2 = [replace(r, threat=Threat(norm="l2", eps=size)) for r, size in zip(own, (0.25, 0.5, 1.0), strict=True)]
+    (panel,) = robustness_panels(l2)
+    assert panel.lines[0].x.tolist() == [0, 0.25, 0.5, 1.0]
+    assert panel.x_label == "eps"
+
+
+def test_a_model_of_no_training_has_a_curve(records: list[Record]) -> None:
+    own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
+    foreign = [replace(r, model="mine", recipe=None, preset=None, checkpoint=None) for r in own]
+    (panel,) = robustness_panels(foreign)
+    assert [line.label for line in panel.lines] == ["mine"]
+    assert panel.title == "digits, linf, suite strongest"
