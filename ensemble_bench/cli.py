@@ -65,6 +65,11 @@ def parse_eps(text: str) -> float:
     return eps
 
 
+def parse_sizes(text: str) -> list[float]:
+    """Read one eps or several: "4/255,8/255" is two; raises InvalidValueError as parse_eps."""
+    return [parse_eps(part) for part in text.split(",")]
+
+
 def _version(wanted: bool) -> None:
     """Print the version and leave, if asked to."""
     if wanted:
@@ -101,7 +106,11 @@ def train(
         typer.Option(help="What a single model gets as much of as the ensemble: paper (its width), params or flops."),
     ] = "params",
     objective: Annotated[
-        str, typer.Option(help="ensemble: loss of the mean probability; member-mean: mean of the members' losses.")
+        str,
+        typer.Option(
+            help="ensemble: loss of the mean probability; member-mean: mean of the members' losses; "
+            "adp: their sum, and a bonus for members that diverge."
+        ),
     ] = "ensemble",
     train_attack: Annotated[
         str | None, typer.Option(help="Attack to train against: ifgsm7 or nfgsm; by default the preset's.")
@@ -145,13 +154,23 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    suite: Annotated[str, typer.Option(help=f"Attacks to run: {_names('suite')}.")] = "paper",
+    suite: Annotated[
+        str,
+        typer.Option(
+            help=f"Attacks to run: {_names('suite')}; or suites and attacks joined by plus signs, such as "
+            "quick+pgd100+torchattacks:DIFGSM(steps=20)."
+        ),
+    ] = "paper",
     n: Annotated[
         int | None, typer.Option(min=1, help="Number of images, from the first; by default the whole split.")
     ] = None,
     seed: Seed = 0,
     eps: Annotated[
-        str | None, typer.Option(help="Size of the perturbation, such as 8/255; by default that of the training.")
+        str | None,
+        typer.Option(
+            help="Size of the perturbation, such as 8/255, or several with commas between; by default that of the "
+            "training."
+        ),
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
@@ -170,10 +189,10 @@ def evaluate(
     runs: Runs = Path("runs"),
 ) -> None:
     """Attack CHECKPOINTS with a suite, and write a record and one row an image for each."""
-    registry.check("suite", suite)
+    registry.split_suite(suite)
     if dataset is not None:
         registry.check("data set", dataset)
-    size = parse_eps(eps) if eps is not None else None
+    sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.console import Bars, show_records
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
@@ -189,7 +208,7 @@ def evaluate(
             seed=seed,
             split=split,
             norm=norm,
-            eps=size,
+            eps=sizes,
             blackbox=blackbox,
             batch_size=batch_size,
             precision=precision,
@@ -207,12 +226,67 @@ def report(
     runs: Runs = Path("runs"),
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <runs>/report.")] = None,
     as_paper: Annotated[bool, typer.Option("--as-paper", help="Smooth and average as the paper does.")] = False,
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", help="Only this table: 1, 2 or credits; may be given again.")
+    ] = None,
+    figures: Annotated[
+        list[str] | None, typer.Option("--figure", help="Only this figure: 2, 3 or eps; may be given again.")
+    ] = None,
 ) -> None:
     """Render the paper's tables and figures from the records under --runs."""
     from ensemble_bench.console import show_report
-    from ensemble_bench.reports import write_report
+    from ensemble_bench.reports import parts_of, write_report
 
-    show_report(write_report(runs, out or runs / "report", as_paper=as_paper))
+    parts = parts_of(tables or (), figures or ())
+    show_report(write_report(runs, out or runs / "report", as_paper=as_paper, parts=parts))
+
+
+@app.command()
+def diagnose(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Run folder or .safetensors file of an ensemble.", show_default=False)
+    ],
+    n: Annotated[int, typer.Option(min=1, help="Number of images, from the first.")] = 200,
+    attack: Annotated[str, typer.Option(help="Gradient attack to diagnose with.")] = "margin20",
+    seed: Seed = 0,
+    eps: Annotated[
+        str | None, typer.Option(help="Size of the perturbation, such as 8/255; by default that of the training.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <run>/diagnosis.")] = None,
+    device: Device = None,
+) -> None:
+    """Show whether the members of an ensemble fall together, and what each of them adds."""
+    registry.split_steps(attack)
+    if dataset is not None:
+        registry.check("data set", dataset)
+    size = parse_eps(eps) if eps is not None else None
+    from ensemble_bench.console import Bars, show_tables
+    from ensemble_bench.evaluation.diagnostics import diagnose as find
+    from ensemble_bench.models.checkpoint import read_info
+    from ensemble_bench.reports.diagnosis import tables, write_diagnosis
+
+    with Bars() as bars:
+        found = find(
+            checkpoint,
+            dataset=dataset,
+            data_dir=data_dir,
+            split=split,
+            n=n,
+            norm=norm,
+            eps=size,
+            attack=attack,
+            seed=seed,
+            device=device,
+            progress=bars,
+        )
+    paths = write_diagnosis(found, out or read_info(checkpoint).path.parent / "diagnosis")
+    show_tables(tables(found))
+    for path in paths:
+        typer.echo(path)
 
 
 @blackbox_app.command()

@@ -24,9 +24,14 @@ from ensemble_bench.records import Record
 
 if TYPE_CHECKING:
     from ensemble_bench.reports import Report
+    from ensemble_bench.reports.tables import Table as ReportTable
 
 # Columns of a file or a pipe, which cannot say how wide they are: enough for every table.
 WIDE = 160
+# Models whose names fit beside each other.
+BESIDE = 4
+# Columns of a report's table that fit beside each other.
+COLUMNS = 10
 # What stands behind a name that has no description of its own.
 DESCRIPTIONS = {
     "attack": {
@@ -35,6 +40,27 @@ DESCRIPTIONS = {
         "margin": "N sign steps on the margin loss (Carlini & Wagner 2017)",
         "apgd": "Auto-PGD on the cross-entropy (Croce & Hein 2020)",
         "apgd-dlr": "Auto-PGD on the difference of logits ratio (Croce & Hein 2020)",
+        "apgd-t": "Auto-PGD on the targeted ratio, 9 classes in turn (Croce & Hein 2020)",
+        "margin-t": "as marginN, at each of 9 classes in turn (multi-targeted; Gowal et al. 2019)",
+        "margin-doubled": "as marginN with 10, 20, 40, … up to N steps, until accuracy stops falling",
+        "margin-plateau": "as marginN with 100, 200, 400, … up to N steps, until two doublings break nothing",
+        "sweep": "N steps of falling size on the margin, then on that of each of 9 classes in turn",
+        "margin-odi": "as marginN, from output-diversified starts (Tashiro et al. 2020)",
+        "bypass": "aggregator bypass: attacks the mean of the members' logits, judged by the ensemble",
+        "mean-member": "margin loss, mean over the members (Grefenstette et al. 2018, appendix A.2)",
+        "max-member": "… the largest over the members",
+        "clipped-member": "… each member's clipped, then their mean",
+        "random-member": "… of a member drawn at every step (Athalye et al. 2018)",
+        "mean-member-doubled": "as mean-memberN, with 10, 20, 40, … up to N steps",
+        "max-member-doubled": "as max-memberN, likewise",
+        "clipped-member-doubled": "as clipped-memberN, likewise",
+        "random-member-doubled": "as random-memberN, likewise",
+        "member-transfer": "Auto-PGD against each member alone, judged by the ensemble",
+        "mora": "ensemble model-reweighing (Yu et al. 2022)",
+        "arc": "nearest linearised boundary of each member, for randomised ensembles (Dbouk & Shanbhag 2022)",
+        "eot": "as marginN, each step the mean over several calls of a randomised model (Athalye et al. 2018)",
+        "fab-t": "FAB at each of 9 classes, N iterations (Croce & Hein 2020; from pyautoattack)",
+        "square": "Square attack, N queries, no gradients (Andriushchenko et al. 2020; from pyautoattack)",
         "blackbox": "images that fool two networks the model has not seen",
     },
     "data set": {
@@ -98,7 +124,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, WIDE)
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    # On a line of its own: as the table's title it would wrap to the width of the table.
+    console.print(escape(title), style="bold", soft_wrap=True)
+    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         drawn.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
@@ -111,19 +139,13 @@ def _percent(fraction: float | None) -> str:
 
 
 def show_records(records: Sequence[Record]) -> None:
-    """Print one table for each suite, the most robust model first, then the warnings and where the records lie."""
-    for suite in dict.fromkeys(record.suite for record in records):
-        chosen = sorted((r for r in records if r.suite == suite), key=lambda r: (-r.robust.accuracy, r.model))
-        attacks = list(dict.fromkeys(attack.name for record in chosen for attack in record.attacks))
-        rows = []
-        for record in chosen:
-            found = [record.attack(name) for name in attacks]
-            robust = record.robust
-            worst = f"{_percent(robust.accuracy)} [{_percent(robust.ci_low)}, {_percent(robust.ci_high)}]"
-            shown = [_percent(attack.accuracy if attack else None) for attack in found]
-            rows.append([record.model, record.n, _percent(record.clean.accuracy), *shown, worst])
-        title = f"suite {suite}: accuracy in %, worst case over all attacks with its 95 % interval"
-        table(title, ["model", "n", "clean", *attacks, "worst case"], rows)
+    """Print a table for each suite and threat, the most robust model first, then the warnings and the paths."""
+    from ensemble_bench.reports.credits import is_cascade
+
+    for suite, threat in dict.fromkeys((record.suite, record.threat) for record in records):
+        same = [record for record in records if (record.suite, record.threat) == (suite, threat)]
+        chosen = sorted(same, key=lambda r: (-r.robust.accuracy, r.model))
+        (_show_cascade if is_cascade(chosen) else _show_apart)(f"suite {suite}, {threat}", chosen)
     for record in records:
         for warning in record.warnings:
             print(f"warning: {record.model}: {warning.name}: {warning.message}")
@@ -132,13 +154,75 @@ def show_records(records: Sequence[Record]) -> None:
             print(record.path)
 
 
-def show_report(report: "Report") -> None:
-    """Print Table 1 and its verdicts, then the paths of all that was written."""
-    for shown in report.tables:
-        table(shown.title, shown.columns, shown.text_rows())
+def _show_apart(title: str, records: Sequence[Record]) -> None:
+    """Attacks that all met the same images: a row a model, a column an attack."""
+    attacks = _attacks(records)
+    rows = []
+    for record in records:
+        found = [record.attack(name) for name in attacks]
+        shown = [_percent(attack.accuracy if attack else None) for attack in found]
+        rows.append([record.model, record.n, _percent(record.clean.accuracy), *shown, _worst_case(record)])
+    title = f"{title}: accuracy in %, worst case over all attacks with its 95 % interval"
+    table(title, ["model", "n", "clean", *attacks, "worst case"], rows)
+
+
+def _show_cascade(title: str, records: Sequence[Record]) -> None:
+    """Attacks that each met what those before left standing: a row an attack, a column a model."""
+    title = f"{title}: % left standing after each attack in turn (images it broke that all before it missed)"
+    for start in range(0, len(records), BESIDE):
+        shown = records[start : start + BESIDE]
+        attacks = _attacks(shown)
+        columns = [
+            [record.n, _percent(record.clean.accuracy), *_left(record, attacks), _worst_case(record)]
+            for record in shown
+        ]
+        rows = zip(["n", "clean", *attacks, "worst case"], *columns, strict=True)
+        table(title, ["", *(record.model for record in shown)], rows)
+
+
+def _attacks(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(attack.name for record in records for attack in record.attacks))
+
+
+def _worst_case(record: Record) -> str:
+    robust = record.robust
+    return f"{_percent(robust.accuracy)} [{_percent(robust.ci_low)}, {_percent(robust.ci_high)}]"
+
+
+def _left(record: Record, attacks: Sequence[str]) -> list[str]:
+    """Accuracy after each attack of a cascade and all before it, and how many images it broke that they missed."""
+    left, cells = record.clean.correct, []
+    for attack in map(record.attack, attacks):
+        left -= attack.credit if attack else 0
+        cells.append(f"{_percent(left / record.n)} ({attack.credit})" if attack else _percent(None))
+    return cells
+
+
+def show_tables(tables: "Iterable[ReportTable]") -> None:
+    """Print tables of a report, each with its caption."""
+    for shown in tables:
+        if len(shown.columns) <= COLUMNS:
+            table(shown.title, shown.columns, shown.text_rows())
+        else:
+            _show_turned(shown.title, shown.columns, shown.text_rows())
         print(f"{shown.caption}\n")
-    for line in (*report.verdicts, *report.notes, *report.paths):
+
+
+def show_report(report: "Report") -> None:
+    """Print the tables and verdicts, then the paths of all that was written."""
+    show_tables(report.tables)
+    for where in dict.fromkeys(verdict.where for verdict in report.verdicts):
+        lines = [verdict for verdict in report.verdicts if verdict.where == where]
+        print(f"{where}:", *(f"  {verdict}" for verdict in lines), "", sep="\n")
+    for line in (*report.notes, *report.paths):
         print(line)
+
+
+def _show_turned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table that is too wide with its rows as columns, few beside each other."""
+    for start in range(0, len(rows), BESIDE):
+        first, *others = zip(columns, *rows[start : start + BESIDE], strict=True)
+        table(title, first, others)
 
 
 def show_names(title: str, kind: str) -> None:

@@ -1,52 +1,49 @@
 """From scores to a record: counts, intervals, warnings and everything that says where they come from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
-from ensemble_bench import attacks
+from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.transfer import Transfer
 from ensemble_bench.data import DataSource
 from ensemble_bench.evaluation.masking import warnings_of
-from ensemble_bench.evaluation.scoring import Job, Scores
+from ensemble_bench.evaluation.probe import Probe
+from ensemble_bench.evaluation.scoring import Carried, Job, Scores, StageScore
 from ensemble_bench.evaluation.statistics import wilson
-from ensemble_bench.models import checkpoint, cost
-from ensemble_bench.records import AttackResult, Blackbox, CleanScore, Record, RobustScore, Surrogate, Threat
+from ensemble_bench.evaluation.subject import Subject
+from ensemble_bench.models import cost
+from ensemble_bench.records import (
+    AttackResult,
+    Blackbox,
+    CleanScore,
+    Record,
+    RobustScore,
+    StageResult,
+    Surrogate,
+    Threat,
+)
 from ensemble_bench.training.provenance import commit, versions
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """The model to score, and what is known about it; `model` is None until it has to be loaded."""
-
-    name: str
-    weights_hash: str
-    model: nn.Module | None = None
-    info: checkpoint.CheckpointInfo | None = None
-
-    def meta(self, key: str) -> Any:
-        """What training wrote about itself under `key`, None for a model from elsewhere."""
-        return None if self.info is None else self.info.meta.get(key)
-
-    def load(self) -> nn.Module:
-        """Return the model, reading its checkpoint if it came from one."""
-        if self.model is not None:
-            return self.model
-        assert self.info is not None
-        return checkpoint.load(self.info.path)
-
-
 def make_record(
-    subject: Subject, source: DataSource, suite: str, job: Job, scores: Scores, *, key: str, seconds: float
+    subject: Subject,
+    source: DataSource,
+    suite: str,
+    job: Job,
+    scores: Scores,
+    probe: Probe | None,
+    *,
+    key: str,
+    seconds: float,
 ) -> Record:
-    """Record of the `scores` that `job` got with the attacks of `suite`; nothing is rounded."""
+    """Record of the `scores` that `job` got with the attacks of `suite`, and of its `probe`; nothing is rounded."""
     samples = scores.samples
-    results = tuple(_attack_result(a, scores, cascade=job.cascade) for a in job.attacks)
+    tried: list[Attack | Carried] = [job.carried] if job.carried else []
+    tried += job.attacks
+    results = tuple(_attack_result(a, scores, cascade=job.cascade) for a in tried)
     n, correct = len(samples), int(samples["clean"].sum())
     robust = correct - sum(r.credit for r in results)
     clean_low, clean_high = wilson(correct, n)
@@ -76,16 +73,18 @@ def make_record(
         robust=RobustScore(robust=robust, n=n, accuracy=robust / n, ci_low=low, ci_high=high),
         attacks=results,
         blackbox=next((_blackbox(a, results) for a in job.attacks if isinstance(a, Transfer)), None),
-        warnings=warnings_of(scores, results),
+        warnings=warnings_of(scores, results, cascade=job.cascade, probe=probe),
         seconds=seconds,
         device=_device_name(job.device),
         versions=versions(),
         commit=commit(),
+        view=subject.view,
+        cascade=job.cascade,
     )
 
 
-def _attack_result(attack: attacks.Attack, scores: Scores, *, cascade: bool) -> AttackResult:
-    column = scores.samples[attack.name]
+def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool) -> AttackResult:
+    column, stages = scores.samples[attack.name], scores.stages[attack.name]
     n, robust = int(column.notna().sum()), int(column.fillna(False).sum())
     low, high = wilson(robust, n) if n else (None, None)
     return AttackResult(
@@ -97,12 +96,21 @@ def _attack_result(attack: attacks.Attack, scores: Scores, *, cascade: bool) -> 
         ci_low=low,
         ci_high=high,
         credit=int((scores.samples["broken_by"] == attack.name).sum()),
-        seconds=scores.seconds[attack.name],
+        seconds=sum(stage.seconds for stage in stages),
         curve=None if cascade else _curve(attack, scores.samples),
+        passes=sum(stage.passes for stage in stages),
+        stages=_stage_results(stages) if len(stages) > 1 else None,
     )
 
 
-def _curve(attack: attacks.Attack, samples: pd.DataFrame) -> tuple[float, ...] | None:
+def _stage_results(stages: Sequence[StageScore]) -> tuple[StageResult, ...]:
+    return tuple(
+        StageResult(name=s.name, attacked=s.attacked, broken=s.broken, seconds=s.seconds, passes=s.passes)
+        for s in stages
+    )
+
+
+def _curve(attack: Attack | Carried, samples: pd.DataFrame) -> tuple[float, ...] | None:
     """Accuracy after 0, 1, … iterations: an image is lost at its first misclassified iterate."""
     steps = getattr(attack, "steps", None)
     if steps is None:

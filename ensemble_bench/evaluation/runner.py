@@ -1,45 +1,40 @@
 """The benchmark runner: score a model with a suite of attacks and keep a record that others can check."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from ensemble_bench import attacks, data, registry
-from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.blackbox_set import read_blackbox_info
-from ensemble_bench.attacks.suites import SUITES
+from ensemble_bench import data
+from ensemble_bench.attacks.suites import suite_of
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
-from ensemble_bench.evaluation import blackbox as blackbox_sets
+from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.recording import Subject, make_record
-from ensemble_bench.evaluation.scoring import Job, score
+from ensemble_bench.evaluation.plan import BLACKBOX, Plan, threat_of
+from ensemble_bench.evaluation.probe import probe
+from ensemble_bench.evaluation.recording import make_record
+from ensemble_bench.evaluation.scoring import Carried, Job, score
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     RECORD_FILE,
     SAMPLES_FILE,
     NamedWarning,
     Record,
-    identify,
     read_record,
     read_samples,
     samples_to_parquet,
+    worst_case,
     write_record,
 )
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
-
-BLACKBOX = "blackbox"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,18 +95,18 @@ def evaluate(
     defaults to the model's own. Raises EnsembleBenchError for bad values, an attack that breaks the rules, or a
     model whose logits are not finite.
     """
-    registry.check("suite", suite)
+    chosen = suite_of(suite)
     if not isinstance(model, nn.Module):
         raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = data.open_source(dataset, data_dir)
     images = _images(source, split, n)
-    plan = _Plan(
-        subject=_subject_in_memory(model, images, own),
+    plan = Plan(
+        subject=subjects.in_memory(model, images, own),
         source=source,
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
-        suite=suite,
+        suite=chosen,
         seed=seed,
         batch_size=batch_size,
         precision=precision,
@@ -134,7 +129,7 @@ def evaluate_checkpoints(
     seed: int = 0,
     split: str = "test",
     norm: str | None = None,
-    eps: float | None = None,
+    eps: float | Sequence[float] | None = None,
     batch_size: int | None = None,
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
@@ -144,14 +139,16 @@ def evaluate_checkpoints(
     """Score checkpoints (default: every best and last one below `runs`); returns their records.
 
     A path is a run folder (its best checkpoint) or a .safetensors file. Data set and threat model default to those of
-    the training. Records lie in evaluations/ beside the checkpoint; one that is there already is not made again, and
-    one that was interrupted goes on. Raises as `evaluate`, and CheckpointError when there is nothing to score.
+    the training. Several `eps` are a record each, from the smallest: what fell at one is not attacked at the next.
+    Records lie in evaluations/ beside the checkpoint; one that is there already is not made again, and one that was
+    interrupted goes on. Raises as `evaluate`, and CheckpointError when there is nothing to score.
     """
-    registry.check("suite", suite)
+    sizes = [] if eps is None else sorted(set(eps)) if isinstance(eps, Sequence) else [eps]
+    chosen = suite_of(suite)
     runs = Path(runs)
     infos = [checkpoint.read_info(p) for p in (_find(runs) if paths is None else paths)]
     sources: dict[str, DataSource] = {}
-    records = []
+    records: list[Record] = []
     for info in infos:
         name = dataset or info.meta.get("dataset")
         if name is None:
@@ -164,12 +161,12 @@ def evaluate_checkpoints(
             raise InvalidValueError(
                 f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}"
             )
-        plan = _Plan(
-            subject=Subject(name=_name(info.path), weights_hash=info.weights_hash, info=info),
+        plan = Plan(
+            subject=subjects.of_checkpoint(info),
             source=source,
             images=_images(source, split, n),
-            threat=_threat(info, source, norm, eps),
-            suite=suite,
+            threat=threat_of(info, source, norm, sizes[0] if sizes else None),
+            suite=chosen,
             seed=seed,
             batch_size=batch_size,
             precision=precision,
@@ -179,17 +176,22 @@ def evaluate_checkpoints(
             data_dir=data_dir,
             progress=progress,
         )
-        records.append(_run(plan, None).record)
+        parts = [plan.subject, *(plan.subject.views() if chosen.views else [])]
+        for part in parts:
+            records += _run_sizes(replace(plan, subject=part), sizes)
     return records
 
 
-def _threat(info: checkpoint.CheckpointInfo, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
-    """Threat model as told, else as in training; an eps of one norm is none of another."""
-    trained = {"norm": "linf", "eps": source.default_eps, **(info.meta.get("threat") or {})}
-    threat = ThreatModel(norm=norm or trained["norm"], eps=trained["eps"] if eps is None else eps)
-    if eps is None and threat.norm != trained["norm"]:
-        raise InvalidValueError(f"norm is {norm!r}: {info.path} was trained for {trained['norm']}, so give eps")
-    return threat
+def _run_sizes(plan: Plan, sizes: Sequence[float]) -> list[Record]:
+    """A record for every eps, in ascending order; images that fell at a smaller one are carried over as fallen."""
+    records: list[Record] = []
+    threats = [replace(plan.threat, eps=eps) for eps in sizes] or [plan.threat]
+    for threat in threats:
+        result = _run(replace(plan, threat=threat), None)
+        records.append(result.record)
+        fallen = result.samples["clean"].to_numpy(dtype=bool) & ~worst_case(result.samples)
+        plan = replace(plan, carried=Carried(eps=threat.eps, record=result.record.id, fallen=fallen))
+    return records
 
 
 def _find(runs: Path) -> list[Path]:
@@ -201,78 +203,11 @@ def _find(runs: Path) -> list[Path]:
     return sorted(found)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """One evaluation, everything resolved but the black-box set."""
-
-    subject: Subject
-    source: DataSource
-    images: ImageSet
-    threat: ThreatModel
-    suite: str
-    seed: int
-    batch_size: int | None
-    precision: str
-    device: torch.device
-    blackbox: Path | None
-    blackbox_root: Path = Path("runs") / BLACKBOX
-    data_dir: str | Path | None
-    progress: Progress
-
-    def __post_init__(self) -> None:
-        # Before a black-box set is built, which can take minutes.
-        engine.validate_settings(1 if self.batch_size is None else self.batch_size, self.precision)
-
-    def attacks(self) -> tuple[attacks.Attack, ...]:
-        """Attacks of the suite, the black-box one with its set."""
-        return tuple(
-            attacks.get(name, path=self._blackbox_set()) if name == BLACKBOX else attacks.get(name)
-            for name in SUITES[self.suite].attacks
-        )
-
-    def _blackbox_set(self) -> Path:
-        """The set to use: the given one, else the one of the model's preset, built where there is none."""
-        preset = self.subject.meta("preset") or "tiny"
-        default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
-        path = self.blackbox or default.with_name(f"{default.name}.safetensors")
-        if not path.exists() and self.blackbox is None:
-            if self.images.split != "test":
-                raise InvalidValueError(
-                    f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
-                )
-            path = blackbox_sets.build(
-                self.source.dataset,
-                preset=preset,
-                data_dir=self.data_dir,
-                out=path,
-                eps=self.threat.eps,
-                norm=self.threat.norm,
-                device=self.device,
-                progress=self.progress,
-            )
-        wanted = {
-            "data_hash": self.source.fingerprint,
-            "split": self.images.split,
-            "threat": self.threat.as_dict(),
-        }
-        info = read_blackbox_info(path)
-        for key, value in wanted.items():
-            if info.get(key) != value:
-                raise InvalidValueError(
-                    f"{path}: its {key} is {info.get(key)!r}, the evaluation's {value!r}: choose another --suite or set"
-                )
-        return path
-
-
-def _run(plan: _Plan, out: Path | None) -> Result:
+def _run(plan: Plan, out: Path | None) -> Result:
     """Evaluate, or read what was evaluated before; in `out`, or beside the checkpoint of a trained model."""
     made = plan.attacks()
-    identity = _identity(plan, made)
-    key = identify(identity)
-    if out is None and plan.subject.model is None and plan.subject.info is not None:
-        path = plan.subject.info.path
-        name = f"{plan.suite}-{path.stem}-n{len(plan.images)}-{plan.threat.slug}-{key[:8]}"
-        out = path.parent / "evaluations" / name
+    key = plan.key(made)
+    out = plan.folder(key) if out is None else out
     if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
         return Result(record=known, samples=read_samples(out))
     job = Job(
@@ -281,7 +216,8 @@ def _run(plan: _Plan, out: Path | None) -> Result:
         images=plan.images,
         threat=plan.threat,
         attacks=made,
-        cascade=SUITES[plan.suite].cascade,
+        cascade=plan.suite.cascade,
+        carried=plan.carried,
         seed=plan.seed,
         batch_size=plan.batch_size or (512 if plan.device.type == "cuda" else 128),
         precision=plan.precision,
@@ -291,8 +227,9 @@ def _run(plan: _Plan, out: Path | None) -> Result:
     journal = Journal(None if out is None else out / "journal.jsonl", key)
     start = time.perf_counter()
     scores = score(job, journal)
+    probed = probe(job, scores, journal) if plan.suite.probe else None
     seconds = time.perf_counter() - start
-    record = make_record(plan.subject, plan.source, plan.suite, job, scores, key=key, seconds=seconds)
+    record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
     if out is not None:
         write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
         record = replace(record, path=write_record(record, out))
@@ -300,42 +237,6 @@ def _run(plan: _Plan, out: Path | None) -> Result:
     return Result(record=record, samples=scores.samples)
 
 
-def _identity(plan: _Plan, made: Sequence[attacks.Attack]) -> dict[str, Any]:
-    """What decides the outcome of an evaluation, and so names it."""
-    return {
-        "weights_hash": plan.subject.weights_hash,
-        "data_hash": plan.source.fingerprint,
-        "split": plan.images.split,
-        "n": len(plan.images),
-        "threat": plan.threat.as_dict(),
-        "suite": plan.suite,
-        "attacks": [a.settings() for a in made],
-        "seed": plan.seed,
-        "precision": plan.precision,
-    }
-
-
 def _images(source: DataSource, split: str, n: int | None) -> ImageSet:
     images = source.split(split)
     return images if n is None else images.first(n)
-
-
-def _name(path: Path) -> str:
-    """Run and checkpoint, as records name a model: "ensemble2adv-digits-tiny-s0/best"."""
-    return f"{path.resolve().parent.name}/{path.stem}"
-
-
-def _subject_in_memory(model: nn.Module, images: ImageSet, device: torch.device) -> Subject:
-    """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own."""
-    if isinstance(model, Ensemble) and model.info is not None and checkpoint.is_unchanged(model):
-        return Subject(name=_name(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info)
-    digest = hashlib.sha256(repr(model).encode())
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    # Weights do not say what a module computes: two wrappers of one network can differ in code alone.
-    x, _ = images.batch(slice(0, 64))
-    with engine.frozen(model), torch.no_grad():
-        logits = engine.logits_of(model, x.to(device))
-    digest.update(logits.cpu().contiguous().numpy().tobytes())
-    return Subject(name="model", weights_hash=f"sha256:{digest.hexdigest()}", model=model)

@@ -1,23 +1,44 @@
 """Scoring: run a suite over images block by block, and gather a row an image."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_bench.attacks import Attack, engine
+from ensemble_bench.attacks.chain import Chain
 from ensemble_bench.data import ImageSet
+from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.progress import Progress, silent
+from ensemble_bench.records import CARRIED
 from ensemble_bench.threat import ThreatModel
 
 # Blocks bound memory and the work a kill can cost; fixed, so that a resumed evaluation repeats the same batches.
 BLOCK = 1024
+
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Carried:
+    """Images that `fallen` marks fell at a smaller `eps`, as `record` says: they fall here without being attacked."""
+
+    eps: float
+    record: str
+    fallen: Bools
+    name: str = CARRIED
+
+    def settings(self) -> dict[str, Any]:
+        """What a record says of it in an attack's place."""
+        return {"name": self.name, "eps": self.eps, "record": self.record}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +51,7 @@ class Job:
     threat: ThreatModel
     attacks: Sequence[Attack]
     cascade: bool
+    carried: Carried | None = None
     seed: int
     batch_size: int
     precision: str
@@ -47,19 +69,38 @@ class Job:
         return x.to(self.device), y.to(self.device), self.images.ids[block]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StageScore:
+    """What one stage of an attack did: it met `attacked` images, the survivors of the stages before, and broke some."""
+
+    name: str
+    attacked: int
+    broken: int
+    seconds: float = 0.0
+    passes: int = 0
+    zero_gradients: int = 0
+
+
 @dataclass(kw_only=True)
 class Scores:
     """What scoring found: a row an image, and per attack what does not belong to a row."""
 
     samples: pd.DataFrame
-    seconds: dict[str, float] = field(default_factory=dict)
-    zero_gradients: dict[str, int] = field(default_factory=dict)
+    clean_seconds: float = 0.0
+    stages: dict[str, tuple[StageScore, ...]] = field(default_factory=dict)
+    """Of every attack; most have a single stage."""
     unstable: int = 0
     """Images whose clean prediction changed when the model was asked again."""
+    classes: int = 0
+    """Classes of the model."""
 
 
 def score(job: Job, journal: Journal) -> Scores:
-    """Run every attack of `job`; what the journal holds already is not run again."""
+    """Run every attack of `job`; what the journal holds already is not run again.
+
+    Raises AttackError, naming the attack, for one that breaks the rules or fails; what was found before stays in the
+    journal.
+    """
     clean = [_clean_block(job, journal, i, block) for i, block in enumerate(job.blocks)]
     correct = _column(clean, "prediction") == job.images.labels.numpy()
     samples = pd.DataFrame(
@@ -70,29 +111,61 @@ def score(job: Job, journal: Journal) -> Scores:
             "clean": correct,
         }
     )
-    scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean))
-    scores.seconds["clean"] = sum(e["seconds"] for e in clean)
+    scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean), classes=clean[0]["classes"])
+    scores.clean_seconds = sum(e["seconds"] for e in clean)
     standing = correct.copy()
     broken_by = np.full(len(correct), None, dtype=object)
+    if job.carried is not None:
+        name, fallen = job.carried.name, correct & job.carried.fallen
+        standing, correct = correct & ~fallen, correct & ~fallen
+        samples[name], samples[f"{name}_steps"], samples[f"{name}_margin"] = standing, 0, np.nan
+        broken_by[fallen] = name
+        broke = int(fallen.sum())
+        scores.stages[name] = (StageScore(name=name, attacked=broke, broken=broke),)
     for attack in job.attacks:
-        targets = standing if job.cascade else correct
-        entries = [_attack_block(job, journal, attack, i, b, targets[b]) for i, b in enumerate(job.blocks)]
-        covered = attack.covers(job.images.ids).numpy()
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
-        robust = targets & ~_column(entries, "broken").astype(bool)
+        robust = (standing if job.cascade else correct).copy()
+        steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
+        scores.stages[attack.name] = tuple(_stages(job, journal, attack, robust, steps, margin))
+        covered = attack.covers(job.images.ids).numpy()
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
-        samples[f"{attack.name}_steps"] = _column(entries, "steps").astype(np.int32)
-        samples[f"{attack.name}_margin"] = _column(entries, "margin").astype(np.float32)
+        samples[f"{attack.name}_steps"] = steps
+        samples[f"{attack.name}_margin"] = margin
         fallen = standing & covered & ~robust
         broken_by[fallen] = attack.name
         standing &= ~fallen
-        scores.seconds[attack.name] = sum(e["seconds"] for e in entries)
-        scores.zero_gradients[attack.name] = sum(e["zero_gradients"] for e in entries)
     samples["broken_by"] = broken_by
     return scores
 
 
-def _column(entries: Sequence[Entry], name: str) -> np.ndarray[Any, np.dtype[Any]]:
+def _stages(
+    job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array
+) -> Iterator[StageScore]:
+    """Run the stages of an attack on the images that are `robust` so far, and write down there what they did."""
+    broke: list[int] = []
+    for stage in attack.parts(job.model):
+        entries: list[Entry] = []
+        targets = robust & stage.covers(job.images.ids).numpy()
+        left = int(targets.sum())
+        for index, block in enumerate(job.blocks):
+            entries.append(_attack_block(job, journal, stage, index, block, targets[block], standing=left))
+            left -= sum(entries[-1]["broken"])
+        broken = _column(entries, "broken").astype(bool)
+        steps += _column(entries, "steps").astype(np.int32)
+        np.fmax(margin, _column(entries, "margin").astype(np.float32), out=margin)
+        robust &= ~broken
+        broke.append(int(broken.sum()))
+        yield StageScore(
+            name=stage.name,
+            attacked=int(targets.sum()),
+            broken=broke[-1],
+            **{key: sum(e[key] for e in entries) for key in ("seconds", "passes", "zero_gradients")},
+        )
+        if isinstance(attack, Chain) and attack.is_over(broke):
+            return
+
+
+def _column(entries: Sequence[Entry], name: str) -> Array:
     return np.concatenate([np.asarray(e[name]) for e in entries])
 
 
@@ -104,10 +177,12 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     x, y, _ = job.load(block)
     with engine.frozen(job.model):
         worker = engine.Worker(job.model, job.batch_size)
-        first, again = worker.predict(x, y), worker.predict(x, y)
+        logits = worker.logits(x, y)
+        first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
     values = {
         "prediction": first.tolist(),
         "unstable": int((first != again).sum()),
+        "classes": logits.shape[1],
         "seconds": time.perf_counter() - start,
     }
     job.progress(f"{job.label} clean", block.stop, len(job.images), accuracy=(first == y).double().mean().item())
@@ -115,28 +190,23 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
 
 
 def _attack_block(
-    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: np.ndarray[Any, np.dtype[Any]]
+    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, *, standing: int
 ) -> Entry:
-    """One attack on the images of a block that are its targets and that it covers."""
+    """One attack on the images of a block that are its targets; `standing` images have withstood it so far."""
     if (known := journal.get(attack.name, index)) is not None:
         return known
     start = time.perf_counter()
     x, y, ids = job.load(block)
-    rows = torch.from_numpy(np.flatnonzero(targets & attack.covers(ids).numpy()))
-    at = rows.to(job.device)
+    rows = torch.from_numpy(np.flatnonzero(targets))
     missed = len(y) - len(rows)
     label = f"{job.label} {attack.name}"
-    outcome = attack.run(
-        job.model,
-        x[at],
-        y[at],
-        job.threat,
-        seed=job.seed,
-        ids=ids[rows],
-        batch_size=job.batch_size,
-        precision=job.precision,
-        on_done=lambda done: job.progress(label, block.start + min(missed + done, len(y) - 1), len(job.images)),
-    )
+
+    def on_done(done: int, broken: int) -> None:
+        at = block.start + min(missed + done, len(y) - 1)
+        job.progress(label, at, len(job.images), standing=standing - broken)
+
+    job.progress(label, block.start, len(job.images), standing=standing)
+    outcome = attempt(job, attack, x, y, ids, rows, on_done)
 
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)
@@ -155,5 +225,33 @@ def _attack_block(
             "seconds": time.perf_counter() - start,
         },
     )
-    job.progress(label, block.stop, len(job.images), broken=int(outcome.broken.sum()))
+    broken = int(outcome.broken.sum())
+    job.progress(label, block.stop, len(job.images), broken=broken, standing=standing - broken)
     return entry
+
+
+def attempt(
+    job: Job, attack: Attack, x: Tensor, y: Tensor, ids: Tensor, rows: Tensor, on_done: engine.OnDone
+) -> engine.Outcome:
+    """Run the attack on some rows of a block; whatever goes wrong in it is an AttackError that names it."""
+    at = rows.to(job.device)
+    if len(rows) == 0:  # not every model takes an empty batch
+        return engine.Outcome(x_adv=x[at], broken=y[at].bool(), steps=y[at], margin=x.new_zeros(0))
+    try:
+        return attack.run(
+            job.model,
+            x[at],
+            y[at],
+            job.threat,
+            seed=job.seed,
+            ids=ids[rows],
+            batch_size=job.batch_size,
+            precision=job.precision,
+            on_done=on_done,
+        )
+    except EnsembleBenchError as error:
+        if attack.name in str(error):
+            raise
+        raise AttackError(f"{attack.name}: {error}") from error
+    except Exception as error:
+        raise AttackError(f"{attack.name} failed: {type(error).__name__}: {error}") from error

@@ -1,6 +1,8 @@
 """Masking warnings: each raised by a model built to deserve it, none by an honest one."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -9,47 +11,148 @@ from small_models import Wrapped, blackbox_set, trained
 from torch import Tensor, nn
 
 import ensemble_bench as eb
-from ensemble_bench.evaluation.masking import warnings_of
-from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench import registry
+from ensemble_bench.attacks import suites
+from ensemble_bench.attacks.suites import Suite, suite_of
+from ensemble_bench.console import show_records
+from ensemble_bench.evaluation import masking
+from ensemble_bench.evaluation.masking import gradient_free, is_white_box, warnings_of
+from ensemble_bench.evaluation.probe import Probe, Tried
+from ensemble_bench.evaluation.runner import Result
+from ensemble_bench.evaluation.scoring import Scores, StageScore
+from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.records import AttackResult, NamedWarning
+
+SHORT = {"square": 100, "margin-doubled": 20}
+
+
+@pytest.fixture(autouse=True)
+def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Suites "short-strongest" and "short-autoattack" of at most 5 steps (100 queries), and a "probed" one."""
+
+    def shortened(name: str) -> str:
+        family, steps = registry.split_steps(name)
+        return name if steps is None else f"{family}{min(steps, SHORT.get(family, 5))}"
+
+    attacks = {f"short-{name}": [shortened(a) for a in suite_of(name).attacks] for name in ("strongest", "autoattack")}
+    attacks["probed"] = ["blackbox", "pgd10", "square100"]
+    for name, chosen in attacks.items():
+        suite = Suite(name=name, attacks=tuple(chosen), cascade=True, probe=True, description="")
+        monkeypatch.setitem(suites.SUITES, name, suite)
+        monkeypatch.setitem(registry.SUITES, name, "")
+
+
+def evaluated(model: nn.Module, suite: str = "paper", n: int = 48) -> Result:
+    return eb.evaluate(model, suite=suite, n=n, blackbox=blackbox_set())
 
 
 def warnings(model: nn.Module, suite: str = "paper", n: int = 48) -> dict[str, str]:
-    result = eb.evaluate(model, suite=suite, n=n, blackbox=blackbox_set())
-    return {w.name: w.message for w in result.warnings}
+    return {w.name: w.message for w in evaluated(model, suite, n).warnings}
 
 
-class Quantised(torch.autograd.Function):
-    """Rounds images to `levels`; its true gradient is zero."""
+def quantised(model: nn.Module) -> nn.Module:
+    """Rounds images, whose gradient is zero."""
+    return nn.Sequential(Rounded(), model)
 
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
+
+class Rounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
         return (x * 6).round() / 6
 
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return torch.zeros_like(grad)
+
+def saturated(model: nn.Module) -> nn.Module:
+    """Probabilities of sharply scaled logits, handed out as logits: in float32 they do not move."""
+    return Wrapped(model, lambda logits, x: (1000 * logits).softmax(dim=1))
 
 
-class PiecewiseConstant(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(Quantised.apply(x))
+def noisy(model: nn.Module) -> nn.Module:
+    return Wrapped(model, lambda logits, x: logits + 2 * torch.randn(logits.shape))
 
 
-def test_an_honest_model_gets_none() -> None:
-    assert warnings(trained()) == {}
-    assert warnings(trained(members=2)) == {}
-    assert warnings(trained(), suite="quick") == {}
+def _waves(x: Tensor, frequency: float, columns: int) -> Tensor:
+    directions = torch.randn(64, columns, generator=torch.Generator().manual_seed(0))
+    return (frequency * x.flatten(1) @ directions).sin()
 
 
-def test_predictions_that_change_between_calls() -> None:
-    noisy = Wrapped(trained(), lambda logits, x: logits + 2 * torch.randn(logits.shape))
-    found = warnings(noisy)
-    assert "clean predictions changed when the model was asked again" in found["unstable-predictions"]
+def shattered(model: nn.Module) -> nn.Module:
+    """Logits with a ripple too small to matter and too steep to see past."""
+    return Wrapped(model, lambda logits, x: logits + 0.3 * _waves(x, 1000.0, 10))
+
+
+def wavy(model: nn.Module) -> nn.Module:
+    """The same predictions, but on its way to zero the lead of the first class has hollows where short steps end."""
+
+    def change(logits: Tensor, x: Tensor) -> Tensor:
+        first, second = logits.topk(2, dim=1).values.T
+        # m + (4/3)·sin(3m) is above 0 for every m > 0.
+        lift = (4 / 3) * (3 * (first - second)).sin()
+        return logits + lift[:, None] * (logits == first[:, None])
+
+    return Wrapped(model, change)
+
+
+def decoyed(model: nn.Module) -> nn.Module:
+    """The same two first classes; the others rise and fall steeply below them, in both of AutoAttack's losses."""
+
+    def change(logits: Tensor, x: Tensor) -> Tensor:
+        second = logits.topk(2, dim=1).values[:, 1:]
+        return torch.where(logits < second, second - 0.1 - 5 * _waves(x, 300.0, 1) ** 2, logits)
+
+    return Wrapped(model, change)
+
+
+@pytest.mark.parametrize("suite", ["paper", "quick", "short-autoattack", "short-strongest"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"members": 2}, {"members": 2, "eps": 0.0}], ids=["single", "ensemble", "confident"]
+)
+def test_honest_models_get_none(suite: str, settings: dict[str, Any]) -> None:
+    assert warnings(trained(**settings), suite, n=32) == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "suite", "n", "deserved"),
+    [
+        (quantised, "paper", 60, {"zero-gradients", "blackbox-breaks-more"}),
+        (
+            quantised,
+            "probed",
+            60,
+            {"zero-gradients", "blackbox-breaks-more", "square-breaks-more", "large-eps-not-zero"},
+        ),
+        (saturated, "paper", 60, {"zero-gradients"}),
+        (saturated, "probed", 60, {"zero-gradients", "square-breaks-more", "large-eps-not-zero"}),
+        (noisy, "paper", 60, {"unstable-predictions"}),
+        (noisy, "probed", 60, {"unstable-predictions"}),
+        (shattered, "pgd20+margin20+square100", 150, {"square-breaks-more"}),
+        (shattered, "probed", 150, {"square-breaks-more", "large-eps-not-zero"}),
+        (wavy, "ifgsm1+ifgsm2+margin20+ifgsm20", 150, {"single-step-beats-multi-step", "more-steps-weaker"}),
+        (wavy, "probed", 150, {"single-step-beats-multi-step", "large-eps-not-zero"}),
+        (decoyed, "apgd20+apgd-dlr20+margin20", 150, {"autoattack-weaker-than-pgd"}),
+        (decoyed, "probed", 150, {"autoattack-weaker-than-pgd"}),
+    ],
+)
+def test_a_model_gets_what_it_deserves(
+    build: Callable[[nn.Module], nn.Module], suite: str, n: int, deserved: set[str]
+) -> None:
+    # Black-box images break more of a model that is not robust.
+    model = trained(seed=1, eps=0.01) if build is quantised else trained()
+    found = warnings(build(model), suite, n)
+    assert deserved <= found.keys()
+    for message in found.values():
+        assert re.search(r"\d+ of \d+", message)  # says its numbers
+
+
+def test_a_warning_is_in_the_record_the_csv_and_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    record = evaluated(saturated(trained()), "pgd20").record
+    (warning,) = record.warnings
+    standing = record.clean.n - record.clean.correct
+    count = int(warning.message.split()[-4])
+    assert record.n - standing >= count > 0.8 * record.n
+    assert f"zero-gradients (pgd20: the gradient is exactly zero at the start of {count} of 48 images)" in (
+        leaderboard_csv([record])
+    )
+    show_records([record])
+    assert f"warning: {record.model}: zero-gradients: {warning.message}\n" in capsys.readouterr().out
 
 
 def test_a_single_image_that_changes_is_enough() -> None:
@@ -65,16 +168,10 @@ def test_a_single_image_that_changes_is_enough() -> None:
     assert warnings(Wrapped(trained(), flip_once), suite="quick")["unstable-predictions"].startswith("1 of 48")
 
 
-def test_zero_gradients_and_black_box_images_that_break_more() -> None:
-    found = warnings(PiecewiseConstant(trained(seed=1, eps=0.01)))
-    assert "the gradient is exactly zero at the start of" in found["zero-gradients"]
-    assert "every white-box attack missed" in found["blackbox-breaks-more"]
-
-
-def result(name: str, robust: int, n: int = 200, credit: int = 0) -> AttackResult:
+def result(name: str, robust: int, n: int = 200, credit: int = 0, **settings: Any) -> AttackResult:
     return AttackResult(
         name=name,
-        settings={},
+        settings=settings,
         n=n,
         robust=robust,
         accuracy=robust / n if n else None,
@@ -86,11 +183,17 @@ def result(name: str, robust: int, n: int = 200, credit: int = 0) -> AttackResul
 
 
 def found_in(
-    attacks: Sequence[AttackResult], zero: dict[str, int] | None = None, unstable: int = 0
+    attacks: Sequence[AttackResult], *, cascade: bool = False, probe: Probe | None = None, **scores: Any
 ) -> list[NamedWarning]:
     """Warnings of 200 images, each attack leaving the first ones standing."""
     samples = pd.DataFrame({"id": range(200), **{a.name: [i < a.robust for i in range(200)] for a in attacks}})
-    return list(warnings_of(Scores(samples=samples, zero_gradients=zero or {}, unstable=unstable), attacks))
+    return list(
+        warnings_of(Scores(samples=samples, **{"classes": 10, **scores}), attacks, cascade=cascade, probe=probe)
+    )
+
+
+def names(found: Sequence[NamedWarning]) -> list[str]:
+    return [warning.name for warning in found]
 
 
 @pytest.mark.parametrize(
@@ -98,24 +201,182 @@ def found_in(
     # Of 7 images where only one stands p is 2/2⁷ = 0.016, of 8 it is 0.008.
     [(100, 100, False), (100, 107, False), (100, 108, True), (100, 40, False), (0, 200, True)],
 )
-def test_more_steps_that_leave_more_standing(few: int, many: int, warned: bool) -> None:
-    found = found_in([result("pgd20", many), result("pgd5", few)])  # in any order
-    assert [w.name for w in found] == ["more-steps-weaker"] * warned
+@pytest.mark.parametrize(
+    ("short", "long", "warning"),
+    [
+        ("pgd5", "pgd20", "more-steps-weaker"),
+        ("ifgsm1", "ifgsm2", "single-step-beats-multi-step"),
+        ("ifgsm1", "pgd20", "single-step-beats-multi-step"),
+        ("torchattacks:FGSM", "apgd20", "single-step-beats-multi-step"),
+        ("margin20", "apgd-t20", "autoattack-weaker-than-pgd"),
+        ("pgd20", "apgd100", "autoattack-weaker-than-pgd"),
+    ],
+)
+def test_who_should_be_stronger_leaves_more_standing(
+    few: int, many: int, warned: bool, short: str, long: str, warning: str
+) -> None:
+    found = found_in([result(long, many), result(short, few)])  # in any order
+    assert names(found) == [warning] * warned
     if warned:
-        assert found[0].message.startswith(f"pgd20 leaves {many} of 200 images standing, pgd5 only {few}")
+        assert found[0].message.startswith(f"{long} leaves {many} of 200 images standing, {short} only {few} (p = ")
+        assert float(found[0].message.rpartition("= ")[2][:-1]) == pytest.approx(2.0 ** (1 - many + few), rel=0.01)
 
 
-def test_only_attacks_of_one_family_and_twice_the_steps_are_compared() -> None:
-    assert found_in([result("pgd5", 50), result("ifgsm7", 150), result("apgd100", 190), result("blackbox", 199)]) == []
-    assert found_in([result("ifgsm5", 50), result("ifgsm7", 150)]) == []
+@pytest.mark.parametrize(
+    ("weak", "strong"),
+    [
+        ("ifgsm7", "ifgsm5"),  # not twice the steps
+        ("pgd5", "ifgsm1"),  # Adam's five steps do not cross the ball
+        ("bypass100", "ifgsm1"),  # attacks something else than the model's output
+        ("apgd100", "margin20"),  # cross-entropy against margin
+        ("apgd-dlr20", "margin100"),  # fewer steps
+        ("apgd-dlr20", "margin-t20"),  # one class against nine
+        ("apgd100", "torchattacks:PGD(steps=10)"),
+        ("smaller-eps", "pgd20"),
+        ("blackbox", "pgd20"),
+    ],
+)
+def test_attacks_that_do_not_compare_are_not_compared(weak: str, strong: str) -> None:
+    assert found_in([result(weak, 190), result(strong, 50)]) == []
+
+
+def test_in_a_cascade_later_attacks_meet_fewer_images() -> None:
+    attacks = [result("apgd100", 150), result("apgd20", 100), result("ifgsm1", 50)]
+    every = {"single-step-beats-multi-step", "more-steps-weaker", "autoattack-weaker-than-pgd"}
+    assert set(names(found_in(attacks))) == every
+    assert found_in(attacks, cascade=True) == []
+
+
+def test_autoattack_counts_together() -> None:
+    """What one of AutoAttack's misses another may break: here the targeted one alone is as strong as the margin."""
+    assert found_in([result("apgd-dlr100", 150), result("apgd-t100", 100), result("margin20", 100)]) == []
 
 
 @pytest.mark.parametrize(("count", "warned"), [(0, False), (2, False), (3, True)])
 def test_a_share_of_one_percent_is_chance(count: int, warned: bool) -> None:
-    assert [w.name for w in found_in([], zero={"pgd5": count})] == ["zero-gradients"] * warned
-    blackbox = [result("pgd5", 100), result("blackbox", 50, n=80, credit=count)]
-    assert [w.name for w in found_in(blackbox)] == ["blackbox-breaks-more"] * warned
+    stage = StageScore(name="pgd5", attacked=150, broken=50, zero_gradients=count)
+    assert names(found_in([], stages={"pgd5": (stage,)})) == ["zero-gradients"] * warned
+    for name, warning in (("blackbox", "blackbox-breaks-more"), ("square100", "square-breaks-more")):
+        beside = found_in([result(name, 100 - count), result("pgd5", 100)])  # in any order
+        assert names(beside) == [warning] * warned
+        after = [result("pgd5", 100), result(name, 100 - count, credit=count)]
+        assert names(found_in(after, cascade=True)) == [warning] * warned
+        first = [result(name, 100, credit=100), result("pgd5", 50, credit=50)]
+        assert found_in(first, cascade=True) == []
+    if warned:
+        assert beside[0].message == "square100 breaks 3 of 200 images that the white-box attacks missed"
+
+
+def test_without_a_white_box_attack_nothing_was_missed() -> None:
+    alone = [result("smaller-eps", 150, credit=50), result("blackbox", 100, credit=50), result("square100", 50)]
+    assert found_in(alone) == []
+    assert found_in(alone, cascade=True) == []
+
+
+def test_a_toolkits_attack_is_known_by_its_class() -> None:
+    assert gradient_free("torchattacks:Pixle(x_dimensions=[2, 5])") == "gradient-free-breaks-more"
+    assert gradient_free("art:SquareAttack") == gradient_free("square5000") == "square-breaks-more"
+    assert is_white_box("art:ProjectedGradientDescent(max_iter=5)")
+    assert is_white_box("mora100")
+    assert not any(map(is_white_box, ("smaller-eps", "blackbox", "square5000", "art:HopSkipJump")))
+
+
+@pytest.mark.parametrize("name", [n for n in masking.GRADIENT_FREE if ":" in n])
+def test_gradient_free_attacks_of_toolkits_exist(name: str) -> None:
+    eb.attacks.get(name)
+
+
+@pytest.mark.parametrize(("within", "beyond", "warned"), [(2, 100, False), (3, 0, True)])
+def test_plain_attacks_after_autoattack_count_up_to_its_steps(within: int, beyond: int, warned: bool) -> None:
+    doubled = [StageScore(name="", attacked=0, broken=broken) for broken in (within, beyond)]
+    made = {"stages": [{"steps": 80}, {"steps": 160}, {"steps": 320}]}
+    attacks = [
+        result("pgd20", 150, credit=50, steps=20),
+        result("apgd-dlr100", 150, steps=100),
+        result("margin-doubled1600", 100, credit=within + beyond, **made),
+    ]
+    stages = {a.name: (StageScore(name=a.name, attacked=0, broken=a.credit),) for a in attacks[:2]}
+    stages["margin-doubled1600"] = tuple(doubled)
+    found = found_in(attacks, cascade=True, stages=stages)
+    assert names(found) == ["autoattack-weaker-than-pgd"] * warned
+    if warned:
+        assert found[0].message.startswith("margin-doubled1600 breaks 3 of 200 images in no more than 100 steps")
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "warned"),
+    [("apgd-t100", 4, False), ("apgd-t100", 3, True), ("apgd-dlr20", 3, False), ("apgd-dlr20", 2, True)],
+)
+def test_the_ratio_falls_back_to_the_margin(attack: str, classes: int, warned: bool) -> None:
+    found = found_in([result(attack, 100)], classes=classes)
+    assert names(found) == ["dlr-falls-back"] * warned
+    if warned:
+        needed = classes + 1
+        assert found[0].message == (
+            f"{attack}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
+        )
 
 
 def test_attacks_without_images_raise_no_warning() -> None:
-    assert found_in([result("pgd5", 0, n=0), result("pgd20", 0, n=0), result("blackbox", 0, n=0)]) == []
+    none = [result(name, 0, n=0) for name in ("pgd5", "pgd20", "blackbox", "apgd100", "ifgsm1")]
+    assert found_in(none) == []
+    nothing = probed({}, n=0, blind={"blackbox": 0}, tried=0)
+    assert found_in([result("blackbox", 0, n=0)], cascade=True, probe=nothing) == []
+
+
+def probed(left: Mapping[str, int], *, n: int = 100, blind: Mapping[str, int] | None = None, tried: int = 50) -> Probe:
+    """A probe of `n` images, of which each test leaves `left` standing (default 40, and none at the large eps)."""
+
+    def tried_on(attack: str, left: int, n: int) -> Tried:
+        return Tried(attack=attack, standing=tuple(i < left for i in range(n)))
+
+    return Probe(
+        plain=tried_on("margin20", left.get("plain", 40), n),
+        autoattack=tried_on("apgd20+apgd-dlr20", left.get("autoattack", 40), n),
+        single_step=tried_on("ifgsm1", left.get("single_step", 40), n),
+        large=tried_on("margin50", left.get("large", 0), n),
+        norm="linf",
+        eps=0.5,
+        blind={name: tried_on("margin20", missed, tried) for name, missed in (blind or {}).items()},
+        passes=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        ({}, None),
+        ({"large": 1}, None),
+        (
+            {"large": 2},
+            "large-eps-not-zero: margin50 leaves 2 of 100 images standing at linf eps 0.5, where every image can be "
+            "made grey",
+        ),
+        ({"single_step": 33}, None),
+        (
+            {"single_step": 32},
+            "single-step-beats-multi-step: margin20 leaves 40 of 100 images standing, ifgsm1 only 32 (p = 0.0078)",
+        ),
+        ({"autoattack": 47}, None),
+        (
+            {"autoattack": 48},
+            "autoattack-weaker-than-pgd: apgd20+apgd-dlr20 leaves 48 of 100 images standing, margin20 only 40 "
+            "(p = 0.0078)",
+        ),
+    ],
+)
+def test_what_the_probe_found(left: dict[str, int], message: str | None) -> None:
+    found = [f"{w.name}: {w.message}" for w in found_in([], cascade=True, probe=probed(left))]
+    assert found == ([] if message is None else [message])
+
+
+@pytest.mark.parametrize(("missed", "warned"), [(0, False), (1, False), (2, True)])
+def test_black_box_images_that_gradients_miss_count_by_their_share(missed: int, warned: bool) -> None:
+    """Of the 100 broken images 50 were tried: one missed stands for two of 200, which is chance, two for four."""
+    first = [result("blackbox", 50, n=150, credit=100), result("pgd20", 40, credit=10)]
+    found = found_in(first, cascade=True, probe=probed({}, blind={"blackbox": missed}))
+    assert names(found) == ["blackbox-breaks-more"] * warned
+    if warned:
+        assert found[0].message == (
+            "blackbox breaks 100 of 200 images, of which margin20 leaves 2 of 50 images standing"
+        )

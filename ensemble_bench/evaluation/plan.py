@@ -1,0 +1,129 @@
+"""The plan of an evaluation: what is scored on which images against which attacks, and the name that this gives it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensemble_bench.attacks import Attack, engine, get
+from ensemble_bench.attacks.blackbox_set import read_blackbox_info
+from ensemble_bench.attacks.suites import Suite
+from ensemble_bench.data import DataSource, ImageSet
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.evaluation import blackbox as blackbox_sets
+from ensemble_bench.evaluation.scoring import Carried
+from ensemble_bench.evaluation.subject import Subject
+from ensemble_bench.models import checkpoint
+from ensemble_bench.progress import Progress
+from ensemble_bench.records import identify
+from ensemble_bench.threat import ThreatModel
+
+BLACKBOX = "blackbox"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One evaluation, everything resolved but the black-box set.
+
+    Images that fell at a smaller eps are `carried` over and not attacked again.
+    """
+
+    subject: Subject
+    source: DataSource
+    images: ImageSet
+    threat: ThreatModel
+    suite: Suite
+    seed: int
+    batch_size: int | None
+    precision: str
+    device: torch.device
+    blackbox: Path | None
+    blackbox_root: Path = Path("runs") / BLACKBOX
+    data_dir: str | Path | None
+    carried: Carried | None = None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        # Before a black-box set is built, which can take minutes.
+        engine.validate_settings(1 if self.batch_size is None else self.batch_size, self.precision)
+
+    def attacks(self) -> tuple[Attack, ...]:
+        """Attacks of the suite, the black-box one with its set."""
+        names = self.suite.attacks if self.subject.view is None else self.suite.views
+        if self.subject.is_weighted:
+            names = (*names, *self.suite.weighted)
+        return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in names)
+
+    def key(self, made: Sequence[Attack]) -> str:
+        """Name of the evaluation: a hash of what decides its outcome."""
+        identity: dict[str, Any] = {
+            "weights_hash": self.subject.weights_hash,
+            "data_hash": self.source.fingerprint,
+            "split": self.images.split,
+            "n": len(self.images),
+            "threat": self.threat.as_dict(),
+            "suite": self.suite.name,
+            "attacks": [a.settings() for a in made],
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+        if self.subject.view is not None:
+            identity["view"] = self.subject.view
+        if self.carried is not None:
+            identity["carried"] = self.carried.settings()
+        return identify(identity)
+
+    def folder(self, key: str) -> Path | None:
+        """Where the record goes: beside the checkpoint; nowhere for a model in memory."""
+        if self.subject.model is not None or self.subject.info is None:
+            return None
+        path = self.subject.info.path
+        view = "" if self.subject.view is None else f"-{self.subject.view}"
+        # A sum of suites and attacks may hold what no file name can.
+        suite = "".join(c if c.isalnum() or c in "+-" else "_" for c in self.suite.name)[:60]
+        name = f"{suite}-{path.stem}{view}-n{len(self.images)}-{self.threat.slug}-{key[:8]}"
+        return path.parent / "evaluations" / name
+
+    def _blackbox_set(self) -> Path:
+        """The set to use: the given one, else the one of the model's preset, built where there is none."""
+        preset = self.subject.meta("preset") or "tiny"
+        default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
+        path = self.blackbox or default.with_name(f"{default.name}.safetensors")
+        if not path.exists() and self.blackbox is None:
+            if self.images.split != "test":
+                raise InvalidValueError(
+                    f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
+                )
+            path = blackbox_sets.build(
+                self.source.dataset,
+                preset=preset,
+                data_dir=self.data_dir,
+                out=path,
+                eps=self.threat.eps,
+                norm=self.threat.norm,
+                device=self.device,
+                progress=self.progress,
+            )
+        wanted = {
+            "data_hash": self.source.fingerprint,
+            "split": self.images.split,
+            "threat": self.threat.as_dict(),
+        }
+        info = read_blackbox_info(path)
+        for key, value in wanted.items():
+            if info.get(key) != value:
+                raise InvalidValueError(
+                    f"{path}: its {key} is {info.get(key)!r}, the evaluation's {value!r}: choose another --suite or set"
+                )
+        return path
+
+
+def threat_of(info: checkpoint.CheckpointInfo, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
+    """Threat model as told, else as in training; an eps of one norm is none of another."""
+    trained = {"norm": "linf", "eps": source.default_eps, **(info.meta.get("threat") or {})}
+    threat = ThreatModel(norm=norm or trained["norm"], eps=trained["eps"] if eps is None else eps)
+    if eps is None and threat.norm != trained["norm"]:
+        raise InvalidValueError(f"norm is {norm!r}: {info.path} was trained for {trained['norm']}, so give eps")
+    return threat
