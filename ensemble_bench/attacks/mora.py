@@ -68,7 +68,7 @@ class MORA(GradientAttack):
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)), η = eps·(1 + cos(πt/T)); x ← Π(x + μ(z − x) + (1−μ)(x − x_prev))."""
         x_adv = s["x_adv"]
-        size = threat.eps * (1 + (s["i"] * math.pi / self.steps).cos())
+        size = threat.eps * (1 + (s["i"].double() * math.pi / self.steps).cos())
         z = threat.project(x_adv + per_image(size, x_adv) * threat.steepest(grad), s["x"])
         # The very first step has no momentum.
         mu = per_image(torch.where(s["i"] == 0, 1.0, self.momentum), x_adv)
@@ -119,13 +119,16 @@ def top_gap(logits: Float[Tensor, "*member batch class"]) -> Float[Tensor, "*mem
 
 
 def mora(steps: int, *, alphas: tuple[float, ...] = ALPHAS, classes: int = 9, **settings: Any) -> Chain:
-    """MORA with `steps` steps at each alpha on what still stands, then at each of the strongest wrong classes."""
+    """MORA with `steps` steps at each alpha on what still stands, then at alpha 0.5 on the margin of a target.
+
+    Targets are the `classes` strongest wrong classes, one after the other.
+    """
     made = {"name": f"mora{steps}", "steps": steps, **settings}
     name = made["name"]
     first = MORA(**{**made, "name": f"{name}/alpha{alphas[0]:g}", "alpha": alphas[0]})
     untargeted = [replace(first, name=f"{name}/alpha{alpha:g}", alpha=alpha) for alpha in alphas]
     targeted = [
-        replace(first, name=f"{name}/target{rank}", target=rank, loss=losses.margin_targeted)
+        replace(first, name=f"{name}/target{rank}", alpha=0.5, target=rank, loss=losses.margin_targeted)
         for rank in range(1, classes + 1)
     ]
     return Chain(name=name, stages=(*untargeted, *targeted))

@@ -21,7 +21,8 @@ class CosinePGD(PGD):
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """x ← Π(x + η·steepest(∇)), η = step_size·eps·½(1 + cos(πt/T))."""
-        size = self.step_size * threat.eps * (1 + (s["i"] * math.pi / self.steps).cos()) / 2
+        # In float64: a float32 cosine depends on its place in the batch.
+        size = self.step_size * threat.eps * (1 + (s["i"].double() * math.pi / self.steps).cos()) / 2
         s["x_adv"] = threat.project(s["x_adv"] + per_image(size, grad) * threat.steepest(grad), s["x"])
 
 

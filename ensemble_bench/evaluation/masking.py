@@ -62,6 +62,7 @@ PLAIN: Mapping[str, str] = {
     "margin": "margin",
     "margin-odi": "margin",
     "margin-doubled": "margin",
+    "margin-plateau": "margin",
     "margin-t": "targeted margin",
 }
 SINGLE_STEP = ("torchattacks:FGSM", "torchattacks:FFGSM", "art:FastGradientMethod")
