@@ -171,7 +171,7 @@ def _pooled(kind: type[MemberPGD], family: str, steps: int, settings: dict[str, 
 
 def _pooled_doubled(make: Callable[..., Attack], family: str, steps: int, settings: dict[str, Any]) -> Chain:
     """10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
-    first, patience = settings.pop("first", 10), settings.pop("patience", 1)
+    first, patience = settings.pop("first", 10), settings.pop("patience", 2)
     make = functools.partial(make, **settings)
     return doubled(f"{family}-doubled{steps}", make, first=first, last=steps, patience=patience)
 

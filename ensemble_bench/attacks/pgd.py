@@ -87,7 +87,7 @@ def margin_t(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
     return targeted(attack, classes=classes)
 
 
-def margin_doubled(steps: int, *, first: int = 10, patience: int = 1, **settings: Any) -> Chain:
+def margin_doubled(steps: int, *, first: int = 10, patience: int = 2, **settings: Any) -> Chain:
     """PGD on the margin with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
     make = functools.partial(margin_pgd, **settings)
     return doubled(f"margin-doubled{steps}", make, first=first, last=steps, patience=patience)

@@ -15,9 +15,27 @@ from ensemble_bench.attacks.attack import GradientAttack
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
 
-ATTACKS = ("ifgsm5", "pgd8", "margin8", "apgd10", "apgd-dlr10")
+GRADIENT = (
+    "ifgsm5",
+    "pgd8",
+    "margin8",
+    "margin-odi6",
+    "apgd10",
+    "apgd-dlr10",
+    "bypass8",
+    "mean-member6",
+    "random-member6",
+)
+CHAINS = ("member-transfer4", "mora1")
+ATTACKS = (*GRADIENT, *CHAINS, "arc3")
 THREATS = (ThreatModel(eps=0.1), ThreatModel(norm="l2", eps=0.5))
 each_attack = pytest.mark.parametrize("name", ATTACKS)
+each_gradient_attack = pytest.mark.parametrize("name", GRADIENT)
+
+
+def get(name: str, **settings: object) -> attacks.Attack:
+    """The attack, with those of the settings that it has: ARC has no restarts, and always stops early."""
+    return attacks.get(name, **({} if name.startswith("arc") else settings))
 
 
 def predictions(model: nn.Module, x: Tensor) -> Tensor:
@@ -56,7 +74,7 @@ def test_permuting_images_permutes_results(name: str) -> None:
     model, (x, y), threat = trained(), images(40), ThreatModel(eps=0.1)
     ids = torch.arange(100, 140)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    attack = attacks.get(name, restarts=2)
+    attack = get(name, restarts=2)
     base = attack.run(model, x, y, threat, ids=ids, batch_size=16)
     other = attack.run(model, x[order], y[order], threat, ids=ids[order], batch_size=16)
     assert torch.equal(other.broken, base.broken[order])
@@ -73,12 +91,14 @@ def test_the_start_depends_on_seed_and_id() -> None:
     assert not torch.equal(attack(model, x, y, threat, seed=1, ids=torch.arange(10) + 1), base)
 
 
-@each_attack
+@pytest.mark.parametrize("name", [*GRADIENT, *CHAINS])
 def test_restarts_never_raise_robust_accuracy(name: str) -> None:
     model, (x, y), threat = trained(), images(60), ThreatModel(eps=0.08)
     one, three = (attacks.get(name, restarts=r).run(model, x, y, threat, batch_size=32) for r in (1, 3))
     assert not (one.broken & ~three.broken).any()
-    assert (three.margin >= one.margin - 1e-6).all()
+    # A chain may break with an earlier stage what it broke with a later one, and further.
+    comparable = ~three.broken | (name in GRADIENT)
+    assert (three.margin >= one.margin - 1e-6)[comparable].all()
 
 
 def test_random_global_state_does_not_matter() -> None:
@@ -97,7 +117,7 @@ def test_random_global_state_does_not_matter() -> None:
 @pytest.mark.parametrize("threat", THREATS, ids=lambda t: t.norm)
 def test_broken_means_misclassified_inside_the_ball(name: str, stop_early: bool, threat: ThreatModel) -> None:
     model, (x, y) = trained(), images(60)
-    outcome = attacks.get(name, stop_early=stop_early).run(model, x, y, threat, batch_size=16)
+    outcome = get(name, stop_early=stop_early).run(model, x, y, threat, batch_size=16)
     threat.check(outcome.x_adv, x)
     assert torch.equal(outcome.broken, predictions(model, outcome.x_adv) != y)
     assert torch.equal(outcome.margin > 0, outcome.broken)
@@ -114,12 +134,12 @@ def test_misclassified_images_are_not_touched() -> None:
     assert not outcome.steps[wrong].any()
 
 
-@each_attack
+@each_gradient_attack
 def test_without_stopping_every_image_takes_every_step(name: str) -> None:
     model, (x, y), threat = trained(), images(60), ThreatModel(eps=0.1)
     attack = attacks.get(name, stop_early=False)
     assert isinstance(attack, GradientAttack)
-    with recorded(model) as calls:
+    with recorded(model.members[0]) as calls:
         outcome = attack.run(model, x, y, threat, batch_size=20)
     assert (outcome.steps == attack.steps).all()
     assert (outcome.x_adv != x).flatten(1).any(dim=1).all()
@@ -196,7 +216,7 @@ def messy_model() -> nn.Module:
 def test_model_state_is_as_before(name: str) -> None:
     model, (x, y) = messy_model(), images(20)
     before, x_before, y_before = snapshot(model), x.clone(), y.clone()
-    attacks.get(name, restarts=2).run(model, x, y, ThreatModel(eps=0.1), batch_size=8)
+    get(name, restarts=2).run(model, x, y, ThreatModel(eps=0.1), batch_size=8)
     assert snapshot(model) == before
     assert torch.equal(x, x_before)
     assert torch.equal(y, y_before)
@@ -372,7 +392,7 @@ def test_bad_input_is_named(bad: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize("stop_early", [True, False])
 def test_no_images_are_fine(name: str, stop_early: bool) -> None:
     x, y = images(4)
-    outcome = attacks.get(name, stop_early=stop_early).run(trained(), x[:0], y[:0], ThreatModel(eps=0.1))
+    outcome = get(name, stop_early=stop_early).run(trained(), x[:0], y[:0], ThreatModel(eps=0.1))
     assert outcome.x_adv.shape == (0, 1, 8, 8)
     assert len(outcome.broken) == len(outcome.steps) == len(outcome.margin) == 0
 
