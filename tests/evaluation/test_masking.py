@@ -23,8 +23,6 @@ from ensemble_bench.evaluation.scoring import Scores, StageScore
 from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.records import AttackResult, NamedWarning
 
-SHORT = {"square": 100, "margin-doubled": 20}
-
 
 @pytest.fixture(autouse=True)
 def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +30,7 @@ def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def shortened(name: str) -> str:
         family, steps = registry.split_steps(name)
-        return name if steps is None else f"{family}{min(steps, SHORT.get(family, 5))}"
+        return name if steps is None else f"{family}{min(steps, 100 if family == 'square' else 5)}"
 
     attacks = {f"short-{name}": [shortened(a) for a in suite_of(name).attacks] for name in ("strongest", "autoattack")}
     attacks["probed"] = ["blackbox", "pgd10", "square100"]
@@ -279,6 +277,12 @@ def test_a_toolkits_attack_is_known_by_its_class() -> None:
     assert is_white_box("art:ProjectedGradientDescent(max_iter=5)")
     assert is_white_box("mora100")
     assert not any(map(is_white_box, ("smaller-eps", "blackbox", "square5000", "art:HopSkipJump")))
+
+
+def test_its_tables_name_attacks_that_exist() -> None:
+    free = {name for name in masking.GRADIENT_FREE if ":" not in name}
+    assert {*masking.PLAIN, *masking.AUTOATTACK, *masking.DLR_CLASSES, *free} <= registry.ATTACKS.keys()
+    assert {family for family in registry.ATTACKS if family.startswith("margin")} <= masking.PLAIN.keys()
 
 
 @pytest.mark.parametrize("name", [n for n in masking.GRADIENT_FREE if ":" in n])
