@@ -76,7 +76,7 @@ class Chain(Attack):
             moved = (found.x_adv != x[rows]).flatten(1).any(dim=1)  # not misclassified to begin with
             broke.append(int((found.broken & moved).sum()))
             rows = (~best.broken).nonzero()[:, 0]
-            if self.is_over(broke):
+            if len(rows) == 0 or self.is_over(broke):
                 break
         assert best is not None  # there is at least one stage
         return best

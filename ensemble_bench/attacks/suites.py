@@ -54,7 +54,7 @@ SUITES: Mapping[str, Suite] = {
             name="quick",
             attacks=("sweep10",),
             cascade=True,
-            description="close to autoattack at a fortieth of its cost",
+            description="close to autoattack at a small part of its cost",
         ),
         Suite(
             name="autoattack",
