@@ -154,7 +154,7 @@ def test_dict_round_trip_through_json(architecture: Architecture) -> None:
         ({"mean": [0.5]}, "each of 3 channels"),
         ({"mean": [0.5, 0.5, 127.5]}, "mean is 127.5"),
         ({"std": [0.5, 0.5, 0]}, "std is 0"),
-        ({"aggregation": "vote"}, "unknown aggregation 'vote'"),
+        ({"aggregation": "median"}, "unknown aggregation 'median'"),
         ({"gated": 1}, "gated is 1"),
         ({"gated": True}, "at least 2"),
         ({"dropout": 0.5}, "unknown keys dropout"),

@@ -1,0 +1,38 @@
+"""Suite strongest beside AutoAttack itself, on the same images."""
+
+import pytest
+from small_models import blackbox_set, images, trained
+
+from ensemble_bench import Ensemble, ThreatModel, evaluate, registry
+from ensemble_bench.adapters.autoattack import pyautoattack_standard
+from ensemble_bench.attacks.suites import SUITES, Suite
+from ensemble_bench.records import worst_case
+
+N = 14
+THREAT = ThreatModel(eps=32 / 255)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", [0.0, 0.1], ids=["standard", "adversarial"])
+def test_strongest_leaves_nothing_that_autoattack_itself_breaks(eps: float) -> None:
+    model = Ensemble([*trained(seed=0, eps=eps).members, *trained(seed=1, eps=eps).members]).eval()
+    found = evaluate(model, suite="strongest", n=N, threat=THREAT, blackbox=blackbox_set())
+    x, y = images(N)
+    _, theirs, _ = pyautoattack_standard(model, x, y, THREAT, batch_size=N)
+    standing = worst_case(found.samples)
+    assert not (standing & ~theirs.numpy()).any()
+    assert found.robust_accuracy <= theirs.double().mean().item()
+    assert [a.name for a in found.record.attacks] == list(SUITES["strongest"].attacks)
+    assert found.record.clean.correct - sum(a.credit for a in found.record.attacks) == standing.sum()
+    assert found.warnings == ()
+
+
+def test_randomised_ensembles_also_meet_the_attacks_on_weighted_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite(name="short", attacks=("pgd3",), weighted=("arc3", "eot3"), cascade=True, description="")
+    monkeypatch.setitem(SUITES, "short", suite)  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.SUITES, "short", "")  # type: ignore[arg-type]
+    plain = trained(members=2)
+    for model, extra in ((plain, []), (plain.aggregate_as("draw"), ["arc3", "eot3"])):
+        found = evaluate(model, suite="short", n=10, threat=THREAT)
+        assert list(found.per_attack) == ["pgd3", *extra]
+    assert SUITES["strongest"].weighted
