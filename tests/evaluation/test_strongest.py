@@ -1,9 +1,9 @@
 """Suite strongest beside AutoAttack itself, on the same images."""
 
 import pytest
-from small_models import blackbox_set, images, trained
+from small_models import Wrapped, blackbox_set, images, trained
 
-from ensemble_bench import Ensemble, ThreatModel, evaluate, registry
+from ensemble_bench import Ensemble, ThreatModel, attacks, evaluate, registry
 from ensemble_bench.adapters.autoattack import pyautoattack_standard
 from ensemble_bench.attacks.suites import SUITES, Suite
 from ensemble_bench.records import worst_case
@@ -25,6 +25,17 @@ def test_strongest_leaves_nothing_that_autoattack_itself_breaks(eps: float) -> N
     assert [a.name for a in found.record.attacks] == list(SUITES["strongest"].attacks)
     assert found.record.clean.correct - sum(a.credit for a in found.record.attacks) == standing.sum()
     assert found.warnings == ()
+
+
+@pytest.mark.slow
+def test_autoattack_itself_misses_images_of_confident_members_that_mora_and_bypass_break() -> None:
+    """Standard training, members a hundred times as sure of themselves: their average hides what each of them knows."""
+    nets = [*trained(seed=0, eps=0.0).members, *trained(seed=1, eps=0.0).members]
+    model = Ensemble([Wrapped(net, lambda logits, x: 100 * logits) for net in nets]).eval()
+    (x, y), threat = images(60), ThreatModel(eps=0.1)
+    _, standing, _ = pyautoattack_standard(model, x, y, threat, batch_size=60)
+    for name in ("mora100", "bypass100"):
+        assert attacks.get(name).run(model, x[standing], y[standing], threat).broken.any()
 
 
 def test_randomised_ensembles_also_meet_the_attacks_on_weighted_members(monkeypatch: pytest.MonkeyPatch) -> None:
