@@ -24,7 +24,7 @@ from ensemble_bench.files import write_atomic
 ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255"
 DATA = ROOT.parent / "shared/data/cifar10-jpeg"
-REFERENCE = "AutoAttack itself"
+REFERENCE = f"pyautoattack {version('pyautoattack')}"
 
 
 def main() -> None:
@@ -45,11 +45,12 @@ def main() -> None:
     for checkpoint in checkpoints:
         rows = {suite: ours(checkpoint, suite, data_dir, options) for suite in options.suites}
         if options.reference:
-            rows[f"{REFERENCE} {version('pyautoattack')}"] = theirs(checkpoint, data_dir, options)
+            rows[REFERENCE] = theirs(checkpoint, data_dir, options)
         print(f"\n{checkpoint.name}")
-        base = rows.get("autoattack", next(iter(rows.values())))
+        base = next((name for name in (REFERENCE, "autoattack") if name in rows), options.suites[0])
         for name, (robust, passes) in rows.items():
-            print(f"  {name:24} robust accuracy {robust:.4f}  {passes:>11,} passes  {base[1] / passes:7.2f}x fewer")
+            ratio = f"{rows[base][1] / passes:.1f}x fewer than {base}" if name != base else ""
+            print(f"  {name:20} robust accuracy {robust:.4f}  {passes:>11,} passes  {ratio}")
 
 
 def ours(checkpoint: Path, suite: str, data_dir: object, options: argparse.Namespace) -> tuple[float, int]:
