@@ -8,6 +8,7 @@ from ensemble_bench.files import sha256_file
 from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import Record, find_records, read_samples, worst_case
+from ensemble_bench.reports.credits import credit_tables
 from ensemble_bench.reports.table1 import table_1b, table_1c
 from ensemble_bench.reports.tables import to_markdown
 from ensemble_bench.reports.verdicts import verdicts
@@ -59,6 +60,6 @@ def test_the_readme_shows_the_records() -> None:
 
 def results() -> str:
     """Tables and verdicts of all boards, as the README shows them."""
-    tables = to_markdown([*table_1b(RECORDS), *table_1c(RECORDS)])
+    tables = to_markdown([*table_1b(RECORDS), *table_1c(RECORDS), *credit_tables(RECORDS)])
     lines = "".join(f"- {verdict}\n" for verdict in verdicts(RECORDS))
     return f"{tables}\n{lines}" if lines else tables
