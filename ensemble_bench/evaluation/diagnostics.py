@@ -14,9 +14,9 @@ from ensemble_bench import attacks, data
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.attack import GradientAttack
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
-from ensemble_bench.evaluation.plan import threat_of
+from ensemble_bench.evaluation.plan import source_of, threat_of
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
@@ -100,17 +100,12 @@ def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, checkpoi
 
 
 def _source(info: checkpoint.CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
-    """The data set as told, else that of the training; raises unless its images are what the checkpoint takes."""
-    name = dataset or (None if info is None else info.meta.get("dataset"))
-    if name is None and info is not None:
-        raise CheckpointError(f"{info.path}: does not say what it was trained on: pass --dataset")
-    if name is None:
+    """The data set as told, else that of the training."""
+    if info is not None:
+        return source_of(info, dataset, data_dir)
+    if dataset is None:
         raise InvalidValueError("the model does not say what it was trained on: pass dataset=")
-    source = data.open_source(name, data_dir)
-    if info is not None and tuple(source.image_shape) != tuple(info.architecture.image_shape):
-        shape = info.architecture.image_shape
-        raise InvalidValueError(f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}")
-    return source
+    return data.open_source(dataset, data_dir)
 
 
 def _threat_model(

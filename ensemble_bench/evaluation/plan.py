@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from ensemble_bench import data
 from ensemble_bench.attacks import Attack, engine, get
 from ensemble_bench.attacks.blackbox_set import read_blackbox_info
 from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
 from ensemble_bench.evaluation.scoring import Carried
 from ensemble_bench.evaluation.subject import Subject
@@ -118,6 +119,29 @@ class Plan:
                     f"{path}: its {key} is {info.get(key)!r}, the evaluation's {value!r}: choose another --suite or set"
                 )
         return path
+
+
+def source_of(
+    info: checkpoint.CheckpointInfo,
+    dataset: str | None,
+    data_dir: str | Path | None,
+    *,
+    known: dict[str, DataSource] | None = None,
+) -> DataSource:
+    """Data set as told, else that of the training; what is `known` is not opened again, what is opened is added there.
+
+    Raises CheckpointError for a checkpoint that does not say what it was trained on, InvalidValueError for images of
+    another shape than it takes.
+    """
+    name = dataset or info.meta.get("dataset")
+    if name is None:
+        raise CheckpointError(f"{info.path}: does not say what it was trained on: pass --dataset")
+    known = {} if known is None else known
+    source = known[name] = known.get(name) or data.open_source(name, data_dir)
+    if tuple(source.image_shape) != tuple(info.architecture.image_shape):
+        shape = info.architecture.image_shape
+        raise InvalidValueError(f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}")
+    return source
 
 
 def threat_of(info: checkpoint.CheckpointInfo, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:

@@ -15,7 +15,7 @@ from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.plan import BLACKBOX, Plan, threat_of
+from ensemble_bench.evaluation.plan import BLACKBOX, Plan, source_of, threat_of
 from ensemble_bench.evaluation.probe import probe
 from ensemble_bench.evaluation.recording import make_record
 from ensemble_bench.evaluation.scoring import Carried, Job, score
@@ -150,17 +150,7 @@ def evaluate_checkpoints(
     sources: dict[str, DataSource] = {}
     records: list[Record] = []
     for info in infos:
-        name = dataset or info.meta.get("dataset")
-        if name is None:
-            raise CheckpointError(f"{info.path}: does not say what it was trained on: pass --dataset")
-        if name not in sources:
-            sources[name] = data.open_source(name, data_dir)
-        source = sources[name]
-        if tuple(source.image_shape) != tuple(info.architecture.image_shape):
-            shape = info.architecture.image_shape
-            raise InvalidValueError(
-                f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}"
-            )
+        source = source_of(info, dataset, data_dir, known=sources)
         plan = Plan(
             subject=subjects.of_checkpoint(info),
             source=source,

@@ -1,6 +1,5 @@
 """A diagnosis as CSV, Markdown, tables for the terminal, and one figure; equal findings, equal bytes."""
 
-import io
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records.diagnosis import ENSEMBLE, Diagnosis, Finding, without
-from ensemble_bench.reports.figures import STYLE
+from ensemble_bench.reports.figures import STYLE, save_figure
 from ensemble_bench.reports.tables import ABSENT, Cell, Table, Value, percent, to_csv, to_markdown
 
 if TYPE_CHECKING:
@@ -161,15 +160,8 @@ def _write_figure(figure: "Figure", path: Path) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    written = []
     with style.context(["default", STYLE], after_reset=True):
-        # Dates and versions of matplotlib in the files would make equal figures differ.
-        for suffix, unwanted in ((".png", ("Software",)), (".pdf", ("CreationDate", "Creator", "Producer"))):
-            sink = io.BytesIO()
-            figure.savefig(sink, format=suffix[1:], dpi=200, metadata=dict.fromkeys(unwanted))
-            written.append(path.with_suffix(suffix))
-            write_atomic(written[-1], sink.getvalue())
-    return written
+        return save_figure(figure, path)
 
 
 def _numbers(values: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from ensemble_bench.reports.groups import Scored, best_models, by_recipe, group_
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers: a family of recipes a hue. Dashes: trained without
 # attacks; dots: trained apart.
@@ -157,18 +158,23 @@ def write_figure(panels: Sequence[Panel], path: Path, *, columns: int = 1) -> li
         rows = -(-len(panels) // columns)
         figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, panel in zip(axes, panels, strict=False):
             _draw(ax, panel)
-        for ax in list(axes)[len(panels) :]:
+        for ax in axes[len(panels) :]:
             ax.remove()
-        written = []
-        # Dates and versions of matplotlib in the files would make equal figures differ.
-        for suffix, unwanted in ((".png", ("Software",)), (".pdf", ("CreationDate", "Creator", "Producer"))):
-            sink = io.BytesIO()
-            figure.savefig(sink, format=suffix[1:], dpi=200, metadata=dict.fromkeys(unwanted))
-            written.append(path.with_suffix(suffix))
-            write_atomic(written[-1], sink.getvalue())
+        return save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: Path) -> list[Path]:
+    """Write a drawn figure to `path` with the suffixes .png and .pdf, the same bytes every time; return both paths."""
+    written = []
+    # Dates and versions of matplotlib in the files would make equal figures differ.
+    for suffix, unwanted in ((".png", ("Software",)), (".pdf", ("CreationDate", "Creator", "Producer"))):
+        sink = io.BytesIO()
+        figure.savefig(sink, format=suffix[1:], dpi=200, metadata=dict.fromkeys(unwanted))
+        written.append(path.with_suffix(suffix))
+        write_atomic(written[-1], sink.getvalue())
     return written
 
 
