@@ -180,7 +180,7 @@ def evaluate(
         Path | None, typer.Option(help="Black-box set to use; by default found under --runs, or built.")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images at once; never changes a result. By default chosen.")
+        int | None, typer.Option(min=1, help="Images at once; changes no result of our own attacks. By default chosen.")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
