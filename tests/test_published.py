@@ -60,6 +60,9 @@ def test_the_readme_shows_the_records() -> None:
 
 def results() -> str:
     """Tables and verdicts of all boards, as the README shows them."""
-    tables = to_markdown([*table_1b(RECORDS), *table_1c(RECORDS), *credit_tables(RECORDS)])
-    lines = "".join(f"- {verdict}\n" for verdict in verdicts(RECORDS))
-    return f"{tables}\n{lines}" if lines else tables
+    parts = [to_markdown([*table_1b(RECORDS), *table_1c(RECORDS), *credit_tables(RECORDS)])]
+    found = verdicts(RECORDS)
+    for where in dict.fromkeys(verdict.where for verdict in found):
+        lines = "".join(f"- {verdict}\n" for verdict in found if verdict.where == where)
+        parts.append(f"Worst case per image, exact McNemar test ({where}):\n\n{lines}")
+    return "\n".join(parts)
