@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ensemble_bench.adapters import arguments as args
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.calls import check as check_named
 from ensemble_bench.attacks.counting import Counted
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 
 NORMS = {"linf": "Linf", "l2": "L2"}
@@ -85,10 +86,7 @@ def pyautoattack_standard(
         made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
         # Its checks call .view(), which images that are not contiguous do not have.
         x_adv, predicted = made.run_standard_evaluation(x.contiguous(), y, batch_size=batch_size)
-    try:
-        threat.check(x_adv, x)
-    except AttackError as error:
-        raise AttackError(f"pyautoattack: {error}") from None
+    check_named("pyautoattack", threat, x_adv, x)
     return x_adv, predicted == y, counted.passes
 
 

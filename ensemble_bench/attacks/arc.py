@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ensemble_bench.attacks import engine, randomness
 from ensemble_bench.attacks.attack import Attack, State, per_image, where
-from ensemble_bench.attacks.calls import Worker, select
+from ensemble_bench.attacks.calls import Worker, check, gradient, select
 from ensemble_bench.attacks.counting import Counted
 from ensemble_bench.attacks.members import members_of, weights_of
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 
 
@@ -95,10 +95,7 @@ class _Search:
 
     def decide(self, x_adv: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As `Worker.decide`, of images that keep to the threat model."""
-        try:
-            self.threat.check(x_adv, x)
-        except AttackError as error:
-            raise AttackError(f"{self.attack.name}: {error}") from None
+        check(self.attack.name, self.threat, x_adv, x)
         return self.worker.decide(x_adv, y)
 
     def run(self, s: State, x_adv: Tensor, steps: Tensor) -> None:
@@ -178,16 +175,10 @@ def nearest_boundary(
         logits = engine.logits_of(model, x)
         wrong = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
         gaps = logits.gather(1, wrong[:, :classes][:, : logits.shape[1] - 1]) - logits.gather(1, y[:, None])
-    if not gaps.requires_grad:
-        raise AttackError("the model's output does not depend on its input in a differentiable way")
     direction, normal = torch.zeros_like(x), torch.zeros_like(x)
     distance = x.new_full((len(x),), torch.inf)
     for gap in gaps.unbind(dim=1):
-        (grad,) = torch.autograd.grad(gap.sum(), x, retain_graph=True)
-        if not grad.isfinite().all():
-            raise AttackError(
-                "the gradient holds NaN or infinity: an attack that cannot move must not pass for robustness"
-            )
+        grad = gradient(gap.sum(), x, retain_graph=True)
         steepest = threat.steepest(grad)
         slope = (grad * steepest).flatten(1).sum(dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
         nearer = -gap.detach() / slope < distance

@@ -1,5 +1,6 @@
 """What an attack is: a start, a loss to ascend and a step rule; the engine runs it and decides what counts."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -147,6 +148,14 @@ class GradientAttack(Attack):
 def per_image(v: Tensor, like: Tensor) -> Tensor:
     """Shape (batch,) values to broadcast against images, in their dtype."""
     return v.to(like.dtype).view(-1, *[1] * (like.dim() - 1))
+
+
+def cosine(s: State, steps: int) -> Tensor:
+    """½(1 + cos(πt/T)) at the t-th of T steps of every image (batch): from 1 down to 0.
+
+    In float64: a float32 cosine depends on its place in the batch.
+    """
+    return (1 + (s["i"].double() * math.pi / steps).cos()) / 2
 
 
 def where(mask: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import losses
 from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.threat import ThreatModel
 
 if TYPE_CHECKING:
     from ensemble_bench.attacks.attack import GradientAttack, State
@@ -75,6 +76,24 @@ def _checked(logits: Tensor, x: Tensor, axes: str) -> Tensor:
     if not logits.isfinite().all():
         raise AttackError("the model gave NaN or infinite logits: no verdict can rest on them")
     return logits.to(x.dtype)
+
+
+def check(attack: str, threat: ThreatModel, x_adv: Tensor, x: Tensor) -> None:
+    """As `threat.check`, its error naming the attack."""
+    try:
+        threat.check(x_adv, x)
+    except AttackError as error:
+        raise AttackError(f"{attack}: {error}") from None
+
+
+def gradient(total: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """Gradient of a sum over images with respect to them; raises AttackError unless there is one and it is finite."""
+    if not total.requires_grad:
+        raise AttackError("the model's output does not depend on its input in a differentiable way")
+    (grad,) = torch.autograd.grad(total, x, retain_graph=retain_graph)
+    if not grad.isfinite().all():
+        raise AttackError("the gradient holds NaN or infinity: an attack that cannot move must not pass for robustness")
+    return grad
 
 
 def verdict(logits: Float[Tensor, "batch class"], y: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,9 +185,7 @@ class Worker:
             with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 logits, value = attack.evaluate(self.model, x_adv, part)
                 total = value.sum()
-            if not value.requires_grad:
-                raise AttackError("the model's output does not depend on its input in a differentiable way")
-            (grad,) = torch.autograd.grad(total, x_adv)
+            grad = gradient(total, x_adv)
             return logits.detach().argmax(dim=1) != part["y"], value.detach(), grad
 
         x = s["x_adv"]
@@ -179,10 +196,6 @@ class Worker:
         for _ in range(attack.draws - 1):
             again, more_value, more_grad = self.map(value_and_grad, len(x))
             looks_broken, value, grad = looks_broken | again, value + more_value, grad + more_grad
-        if not grad.isfinite().all():
-            raise AttackError(
-                "the gradient holds NaN or infinity: an attack that cannot move must not pass for robustness"
-            )
         return looks_broken, value / attack.draws, grad / attack.draws
 
 

@@ -18,6 +18,7 @@ from ensemble_bench.attacks.calls import (
     Worker,
     aggregated,
     channels_last,
+    check,
     concatenate,
     frozen,
     logits_of,
@@ -25,7 +26,7 @@ from ensemble_bench.attacks.calls import (
     select,
     verdict,
 )
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -168,10 +169,7 @@ class _Task:
 
     def check(self, x_adv: Tensor, x: Tensor) -> None:
         """As `threat.check`, its error naming the attack."""
-        try:
-            self.threat.check(x_adv, x)
-        except AttackError as error:
-            raise AttackError(f"{self.attack.name}: {error}") from None
+        check(self.attack.name, self.threat, x_adv, x)
 
 
 @dataclass

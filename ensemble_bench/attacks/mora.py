@@ -1,6 +1,5 @@
 """MORA: the members' logits, reweighed by what each still adds to the ensemble's error (Yu, Gao & Xu, NeurIPS 2022)."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import losses
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.attack import GradientAttack, Noise, State, per_image
+from ensemble_bench.attacks.attack import GradientAttack, Noise, State, cosine, per_image
 from ensemble_bench.attacks.chain import Chain
 from ensemble_bench.attacks.members import weights_of
 from ensemble_bench.errors import InvalidValueError
@@ -68,7 +67,7 @@ class MORA(GradientAttack):
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)), η = eps·(1 + cos(πt/T)); x ← Π(x + μ(z − x) + (1−μ)(x − x_prev))."""
         x_adv = s["x_adv"]
-        size = threat.eps * (1 + (s["i"].double() * math.pi / self.steps).cos())
+        size = 2 * threat.eps * cosine(s, self.steps)
         z = threat.project(x_adv + per_image(size, x_adv) * threat.steepest(grad), s["x"])
         # The very first step has no momentum.
         mu = per_image(torch.where(s["i"] == 0, 1.0, self.momentum), x_adv)

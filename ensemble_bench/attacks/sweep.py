@@ -1,13 +1,12 @@
 """Sweep: a few well-spent steps on the margin, then on one strong wrong class after the other."""
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import State, per_image
+from ensemble_bench.attacks.attack import State, cosine, per_image
 from ensemble_bench.attacks.chain import Chain
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.threat import ThreatModel
@@ -21,8 +20,7 @@ class CosinePGD(PGD):
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """x ← Π(x + η·steepest(∇)), η = step_size·eps·½(1 + cos(πt/T))."""
-        # In float64: a float32 cosine depends on its place in the batch.
-        size = self.step_size * threat.eps * (1 + (s["i"].double() * math.pi / self.steps).cos()) / 2
+        size = self.step_size * threat.eps * cosine(s, self.steps)
         s["x_adv"] = threat.project(s["x_adv"] + per_image(size, grad) * threat.steepest(grad), s["x"])
 
 

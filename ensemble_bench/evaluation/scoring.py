@@ -86,7 +86,6 @@ class Scores:
     """What scoring found: a row an image, and per attack what does not belong to a row."""
 
     samples: pd.DataFrame
-    clean_seconds: float = 0.0
     stages: dict[str, tuple[StageScore, ...]] = field(default_factory=dict)
     """Of every attack; most have a single stage."""
     unstable: int = 0
@@ -112,7 +111,6 @@ def score(job: Job, journal: Journal) -> Scores:
         }
     )
     scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean), classes=clean[0]["classes"])
-    scores.clean_seconds = sum(e["seconds"] for e in clean)
     standing = correct.copy()
     broken_by = np.full(len(correct), None, dtype=object)
     if job.carried is not None:
