@@ -35,8 +35,9 @@ COLUMNS = 10
 # What stands behind a name that has no description of its own.
 DESCRIPTIONS = {
     "attack": {
-        "ifgsm": "N sign steps (Kurakin et al. 2017)",
+        "ifgsm": "N sign steps from a random start (Kurakin et al. 2017; what toolkits call PGD)",
         "pgd": "N Adam steps on the raw gradient from a random start (Grefenstette et al. 2018)",
+        "bim": "N sign steps from the image itself",
         "margin": "N sign steps on the margin loss (Carlini & Wagner 2017)",
         "apgd": "Auto-PGD on the cross-entropy (Croce & Hein 2020)",
         "apgd-dlr": "Auto-PGD on the difference of logits ratio (Croce & Hein 2020)",

@@ -31,7 +31,8 @@ DATASETS: Mapping[str, str] = {
     "cifar10": "ensemble_bench.data.cifar10:open_cifar10",
 }
 SUITES: Mapping[str, str] = dict.fromkeys(
-    ("paper", "paper500", "appendix", "quick", "autoattack", "strongest"), "ensemble_bench.attacks.suites:SUITES"
+    ("paper", "paper500", "appendix", "quick", "autoattack", "strongest", "crosscheck"),
+    "ensemble_bench.attacks.suites:SUITES",
 )
 BACKBONES: Mapping[str, str] = {
     "wrn": "ensemble_bench.models.wide_resnet:WideResNet",
@@ -42,6 +43,7 @@ BACKBONES: Mapping[str, str] = {
 # An attack's name ends with its number of steps: pgd20, apgd100. "blackbox" takes none.
 ATTACKS: Mapping[str, str] = {
     "ifgsm": "ensemble_bench.attacks.pgd:ifgsm",
+    "bim": "ensemble_bench.attacks.pgd:bim",
     "pgd": "ensemble_bench.attacks.pgd:pgd_adam",
     "margin": "ensemble_bench.attacks.pgd:margin_pgd",
     "margin-t": "ensemble_bench.attacks.pgd:margin_t",
@@ -71,6 +73,13 @@ ATTACKS: Mapping[str, str] = {
 }
 # Attacks of these are named toolkit:NAME(argument=value, …).
 TOOLKITS = ("torchattacks", "art")
+# Who runs an attack whose name ends so, on the same settings: ifgsm20@engine, ifgsm20@torchattacks, ifgsm20@art.
+IMPLEMENTATIONS = ("engine", "torchattacks", "art")
+# Models from elsewhere, named source:NAME: functions of (name, folder of the weights, number of classes).
+MODEL_SOURCES: Mapping[str, str] = {
+    "robustbench": "ensemble_bench.adapters.robustbench_zoo:load_model",
+    "timm": "ensemble_bench.adapters.timm:load_model",
+}
 KINDS: Mapping[str, Mapping[str, str]] = {
     "recipe": RECIPES,
     "preset": PRESETS,
@@ -113,6 +122,19 @@ def split_steps(name: str) -> tuple[str, int | None]:
     return family, steps
 
 
+def split_implementation(name: str) -> tuple[str, str | None]:
+    """Split "ifgsm20@art" into attack and implementation; None for an attack that says nothing of it.
+
+    Raises UnknownNameError for an implementation that does not exist.
+    """
+    attack, at, implementation = name.partition("@")
+    if not at:
+        return name, None
+    if implementation not in IMPLEMENTATIONS:
+        raise UnknownNameError("implementation", implementation, IMPLEMENTATIONS)
+    return attack, implementation
+
+
 def split_suite(text: str) -> list[str]:
     """Split what `--suite` takes into suites and attacks: "quick+pgd50+torchattacks:DIFGSM(steps=20)".
 
@@ -123,8 +145,9 @@ def split_suite(text: str) -> list[str]:
     for part in parts:
         if part in SUITES or part.partition(":")[0] in TOOLKITS:
             continue
+        attack, _ = split_implementation(part)
         try:
-            split_steps(part)
+            split_steps(attack)
         except UnknownNameError:
             raise UnknownNameError("suite", part, SUITES) from None
     return parts

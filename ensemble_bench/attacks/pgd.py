@@ -62,12 +62,17 @@ class PGDAdam(GradientAttack):
 
 
 def ifgsm(steps: int, **settings: Any) -> PGD:
-    """IFGSM with `steps` steps on the cross-entropy.
+    """IFGSM with `steps` steps on the cross-entropy from a random start, which toolkits call PGD (Madry et al. 2018).
 
     Seven steps are the training attack, with steps of eps/4 (2/255 at eps = 8/255); otherwise 2.5·eps/steps.
     """
     size = 0.25 if steps == 7 else 2.5 / steps
     return PGD(**{"name": f"ifgsm{steps}", "steps": steps, "step_size": size, **settings})
+
+
+def bim(steps: int, **settings: Any) -> PGD:
+    """Basic iterative method: as ifgsm, with steps of 2.5·eps/steps from the image itself (Kurakin et al. 2017)."""
+    return PGD(**{"name": f"bim{steps}", "steps": steps, "step_size": 2.5 / steps, "random_start": False, **settings})
 
 
 def pgd_adam(steps: int, **settings: Any) -> PGDAdam:
