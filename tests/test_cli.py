@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ensemble_bench import registry
-from ensemble_bench.cli import parse_eps, run
+from ensemble_bench.cli import run
+from ensemble_bench.cli.options import parse_eps
 from ensemble_bench.errors import InvalidValueError
 
 COMMANDS = ("train", "evaluate", "report", "blackbox build", "list", "demo", "version")

@@ -1,0 +1,98 @@
+"""The command line. torch and the toolkits load inside the commands, so that `--help` answers at once."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ensemble_bench.cli import blackbox, demo, evaluate, names, report, train
+from ensemble_bench.errors import EnsembleBenchError
+
+app = typer.Typer(
+    name="ensemble-bench",
+    help="Train ensembles against adversarial examples, and measure beyond doubt how robust they are.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+GROUPS = {"blackbox": blackbox.app}
+
+
+def _version(wanted: bool) -> None:
+    """Print the version and leave, if asked to."""
+    if wanted:
+        from ensemble_bench import __version__
+
+        typer.echo(f"ensemble-bench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None: ...
+
+
+def version() -> None:
+    """Show the version and exit."""
+    _version(True)
+
+
+for command in (train.train, evaluate.evaluate, report.report, report.diagnose):
+    app.command()(command)
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+app.command("list")(names.list_names)
+app.command()(demo.demo)
+app.command()(version)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line on `arguments` and return the exit status.
+
+    0: done; 2: the user can mend it, and one line on stderr says what; 130: interrupted. Anything else is a bug
+    and keeps its traceback.
+    """
+    arguments = list(arguments)
+    if not arguments or (len(arguments) == 1 and arguments[0] in GROUPS):
+        arguments = [*arguments, "--help"]
+    try:
+        status = app(args=arguments, prog_name="ensemble-bench", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = 130
+    except EnsembleBenchError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # The reader (`head`) has what it wanted; without this Python complains again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}")
+    except Exception as error:
+        # The usage errors of typer: its releases take their classes from different places, so they are known by this.
+        usage = getattr(error, "format_message", None)
+        if usage is None:
+            raise
+        return _fail(f"{usage()} (see {_help_call(error)})")
+    if status == 130:
+        way = "with --resume" if "train" in arguments else "again"
+        print(f"interrupted: what was written stays; run the same command {way} to go on", file=sys.stderr)
+    return int(status or 0)
+
+
+def _help_call(error: Exception) -> str:
+    """Name the command whose help a usage error asks for."""
+    return f"{getattr(getattr(error, 'ctx', None), 'command_path', 'ensemble-bench')} --help"
+
+
+def _fail(message: str) -> int:
+    """Print one line on stderr, newlines of the message folded, and return 2."""
+    print(f"ensemble-bench: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,84 @@
+"""`ensemble-bench evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_bench import registry
+from ensemble_bench.cli.options import DataDir, Device, Runs, Seed, names, parse_sizes
+
+
+def evaluate(
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run folders or .safetensors files; by default every best and last checkpoint under --runs.",
+            show_default=False,
+        ),
+    ] = None,
+    suite: Annotated[
+        str,
+        typer.Option(
+            help=f"Attacks to run: {names('suite')}; or suites and attacks joined by plus signs, such as "
+            "quick+pgd100+torchattacks:DIFGSM(steps=20)."
+        ),
+    ] = "paper",
+    n: Annotated[
+        int | None, typer.Option(min=1, help="Number of images, from the first; by default the whole split.")
+    ] = None,
+    seed: Seed = 0,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="Size of the perturbation, such as 8/255, or several with commas between; by default that of the "
+            "training."
+        ),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    blackbox: Annotated[
+        Path | None, typer.Option(help="Black-box set to use; by default found under --runs, or built.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images at once; changes no result of our own attacks. By default chosen.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
+    ] = "float32",
+    device: Device = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Attack CHECKPOINTS with a suite, and write a record and one row an image for each."""
+    registry.split_suite(suite)
+    if dataset is not None:
+        registry.check("data set", dataset)
+    sizes = parse_sizes(eps) if eps is not None else None
+    from ensemble_bench.console import Bars, show_records
+    from ensemble_bench.evaluation.runner import evaluate_checkpoints
+    from ensemble_bench.leaderboard.board import write_leaderboard
+
+    with Bars() as bars:
+        records = evaluate_checkpoints(
+            checkpoints or None,
+            runs=runs,
+            suite=suite,
+            dataset=dataset,
+            data_dir=data_dir,
+            n=n,
+            seed=seed,
+            split=split,
+            norm=norm,
+            eps=sizes,
+            blackbox=blackbox,
+            batch_size=batch_size,
+            precision=precision,
+            device=device,
+            progress=bars,
+        )
+    show_records(records)
+    # Checkpoints that were named need not lie under --runs, whose leaderboard holds what does.
+    if any(runs.resolve() in record.path.resolve().parents for record in records if record.path):
+        typer.echo(write_leaderboard(runs))

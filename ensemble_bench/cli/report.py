@@ -1,0 +1,75 @@
+"""`ensemble-bench report` and `ensemble-bench diagnose`: what the numbers say."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_bench import registry
+from ensemble_bench.cli.options import DataDir, Device, Runs, Seed, parse_eps
+
+
+def report(
+    runs: Runs = Path("runs"),
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <runs>/report.")] = None,
+    as_paper: Annotated[bool, typer.Option("--as-paper", help="Smooth and average as the paper does.")] = False,
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", help="Only this table: 1, 2 or credits; may be given again.")
+    ] = None,
+    figures: Annotated[
+        list[str] | None, typer.Option("--figure", help="Only this figure: 2, 3 or eps; may be given again.")
+    ] = None,
+) -> None:
+    """Render the paper's tables and figures from the records under --runs."""
+    from ensemble_bench.console import show_report
+    from ensemble_bench.reports import parts_of, write_report
+
+    parts = parts_of(tables or (), figures or ())
+    show_report(write_report(runs, out or runs / "report", as_paper=as_paper, parts=parts))
+
+
+def diagnose(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Run folder or .safetensors file of an ensemble.", show_default=False)
+    ],
+    n: Annotated[int, typer.Option(min=1, help="Number of images, from the first.")] = 200,
+    attack: Annotated[str, typer.Option(help="Gradient attack to diagnose with.")] = "margin20",
+    seed: Seed = 0,
+    eps: Annotated[
+        str | None, typer.Option(help="Size of the perturbation, such as 8/255; by default that of the training.")
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <run>/diagnosis.")] = None,
+    device: Device = None,
+) -> None:
+    """Show whether the members of an ensemble fall together, and what each of them adds."""
+    registry.split_steps(attack)
+    if dataset is not None:
+        registry.check("data set", dataset)
+    size = parse_eps(eps) if eps is not None else None
+    from ensemble_bench.console import Bars, show_tables
+    from ensemble_bench.evaluation.diagnostics import diagnose as find
+    from ensemble_bench.models.checkpoint import read_info
+    from ensemble_bench.reports.diagnosis import tables, write_diagnosis
+
+    with Bars() as bars:
+        found = find(
+            checkpoint,
+            dataset=dataset,
+            data_dir=data_dir,
+            split=split,
+            n=n,
+            norm=norm,
+            eps=size,
+            attack=attack,
+            seed=seed,
+            device=device,
+            progress=bars,
+        )
+    paths = write_diagnosis(found, out or read_info(checkpoint).path.parent / "diagnosis")
+    show_tables(tables(found))
+    for path in paths:
+        typer.echo(path)
