@@ -43,38 +43,28 @@ class ARC(Attack):
             if not (size := getattr(self, what)) > 0:
                 raise InvalidValueError(f"{self.name}: {what} is {size}: expected more than 0")
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        batch_size: int = 128,
-        precision: str = "float32",
-        on_done: engine.OnDone | None = None,
-    ) -> engine.Outcome:
+    def search(self, task: engine.Task) -> engine.Outcome:
         """Search, batch by batch, on what is right to begin with; bf16 is for gradients alone."""
-        ids = torch.arange(len(x)) if ids is None else ids.cpu()
-        engine.validate(x, y, ids, batch_size, precision)
+        x, y, threat = task.x, task.y, task.threat
         x_adv, steps = x.clone(), torch.zeros_like(y)
-        with engine.frozen(model):
-            worker, members = Worker(model, batch_size), [Counted(m) for m in members_of(model)]
-            search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=precision)
+        with engine.frozen(task.model):
+            worker = Worker(task.model, task.batch_size)
+            members = [Counted(member) for member in members_of(task.model)]
+            search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=task.precision)
             broken, margin = worker.decide(x, y)
             right = (~broken).nonzero()[:, 0]
-            for start in range(0, len(right), batch_size):
-                rows = right[start : start + batch_size]
+            for start in range(0, len(right), task.batch_size):
+                rows = right[start : start + task.batch_size]
                 s = {"row": rows, "x": x[rows], "y": y[rows], "x_adv": x[rows]}
                 if self.random_start:
-                    noise = randomness.uniform(tuple(x.shape[1:]), ids[rows.cpu()], seed=seed, stream=self.name)
+                    noise = randomness.uniform(
+                        tuple(x.shape[1:]), task.ids[rows.cpu()], seed=task.seed, stream=self.name
+                    )
                     s["x_adv"] = threat.random_start(s["x"], noise.to(x))
                 search.run(s, x_adv, steps)
                 broken[rows], margin[rows] = search.decide(x_adv[rows], x[rows], y[rows])
-                if on_done is not None:
-                    on_done(start + len(rows), int(broken[right[: start + len(rows)]].sum()))
+                if task.on_done is not None:
+                    task.on_done(start + len(rows), int(broken[right[: start + len(rows)]].sum()))
         return engine.Outcome(x_adv=x_adv, broken=broken, steps=steps, margin=margin, passes=search.passes)
 
 

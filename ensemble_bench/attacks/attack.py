@@ -39,6 +39,9 @@ class Attack(ABC):
     name: str
 
     @abstractmethod
+    def search(self, task: engine.Task) -> engine.Outcome:
+        """Look for adversarial images; what is misclassified to begin with is not attacked, and counts as broken."""
+
     def run(
         self,
         model: nn.Module,
@@ -53,6 +56,18 @@ class Attack(ABC):
         on_done: engine.OnDone | None = None,
     ) -> engine.Outcome:
         """As calling the attack, with the verdict on every image; `on_done` hears of its progress."""
+        task = engine.Task(
+            model=model,
+            x=x,
+            y=y,
+            threat=threat,
+            seed=seed,
+            ids=torch.arange(len(x)) if ids is None else ids.cpu(),
+            batch_size=batch_size,
+            precision=precision,
+            on_done=on_done,
+        )
+        return self.search(task)
 
     def __call__(
         self,
@@ -126,23 +141,9 @@ class GradientAttack(Attack):
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """Move s["x_adv"], given the value and its gradient there."""
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        batch_size: int = 128,
-        precision: str = "float32",
-        on_done: engine.OnDone | None = None,
-    ) -> engine.Outcome:
-        """Run the engine's loop."""
-        return engine.run(
-            self, model, x, y, threat, seed=seed, ids=ids, batch_size=batch_size, precision=precision, on_done=on_done
-        )
+    def search(self, task: engine.Task) -> engine.Outcome:
+        """Run the engine's loop; with `stop_early` off, what is misclassified to begin with is attacked too."""
+        return engine.run(self, task)
 
 
 def per_image(v: Tensor, like: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.attack import Attack, GradientAttack
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,38 +41,14 @@ class Chain(Attack):
         """Whether to stop, given how many images each stage so far broke."""
         return self.patience is not None and len(broken) >= self.patience and not any(broken[-self.patience :])
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        batch_size: int = 128,
-        precision: str = "float32",
-        on_done: engine.OnDone | None = None,
-    ) -> engine.Outcome:
+    def search(self, task: engine.Task) -> engine.Outcome:
         """Run the stages; an image's steps add up over them, and its x_adv is the one of the largest margin."""
-        ids = torch.arange(len(x)) if ids is None else ids.cpu()
-        engine.validate(x, y, ids, batch_size, precision)
         best: engine.Outcome | None = None
-        rows, broke = torch.arange(len(x), device=x.device), list[int]()
-        for stage in self.parts(model):
-            found = stage.run(
-                model,
-                x[rows],
-                y[rows],
-                threat,
-                seed=seed,
-                ids=ids[rows.cpu()],
-                batch_size=batch_size,
-                precision=precision,
-                on_done=on_done,
-            )
+        rows, broke = torch.arange(len(task.x), device=task.x.device), list[int]()
+        for stage in self.parts(task.model):
+            found = stage.search(task.of(rows))
             best = found if best is None else merge(best, found, rows)
-            moved = (found.x_adv != x[rows]).flatten(1).any(dim=1)  # not misclassified to begin with
+            moved = (found.x_adv != task.x[rows]).flatten(1).any(dim=1)  # not misclassified to begin with
             broke.append(int((found.broken & moved).sum()))
             rows = (~best.broken).nonzero()[:, 0]
             if len(rows) == 0 or self.is_over(broke):

@@ -5,13 +5,11 @@ Nothing is spent on an image that is already broken, and results do not depend o
 every image carries its own iteration counter, state and noise.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench.attacks import randomness
 from ensemble_bench.attacks.calls import (
@@ -26,8 +24,7 @@ from ensemble_bench.attacks.calls import (
     select,
     verdict,
 )
-from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.threat import ThreatModel
+from ensemble_bench.attacks.task import OnDone, Outcome, Task, validate, validate_settings
 
 if TYPE_CHECKING:
     from ensemble_bench.attacks.attack import GradientAttack, State
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OnDone",
     "Outcome",
+    "Task",
     "Worker",
     "aggregated",
     "channels_last",
@@ -46,57 +44,23 @@ __all__ = [
     "validate_settings",
 ]
 
-PRECISIONS = ("float32", "bf16")
-OnDone = Callable[[int, int], None]
-"""Hears how many images are finished, and how many of these are broken."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What an attack did to every image, rows as given."""
-
-    x_adv: Float[Tensor, "batch *image"]
-    broken: Bool[Tensor, "batch"]
-    """Misclassified at `x_adv` by the model in the images' own precision."""
-    steps: Int64[Tensor, "batch"]
-    """Iterations until broken (0: the clean image or its random start), or all of them."""
-    margin: Float[Tensor, "batch"]
-    """Largest wrong logit minus the right one at `x_adv`; positive when broken."""
-    zero_gradients: int = 0
-    """Images whose gradient at the start was exactly zero: a sign of masking."""
-    passes: int = 0
-    """Images pushed through the model, forward or backward, proposals and decisions together."""
-
-
-def run(
-    attack: "GradientAttack",
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    threat: ThreatModel,
-    *,
-    seed: int,
-    ids: Tensor | None,
-    batch_size: int,
-    precision: str,
-    on_done: OnDone | None = None,
-) -> Outcome:
-    """Run `attack` on all images, with its restarts; see `Attack.__call__` for the arguments and errors."""
-    ids = torch.arange(len(x)) if ids is None else ids.cpu()
-    validate(x, y, ids, batch_size, precision)
-    with frozen(model):
-        worker = Worker(model, batch_size)
+def run(attack: "GradientAttack", task: Task) -> Outcome:
+    """Run `attack` on all images, with its restarts."""
+    x, y = task.x, task.y
+    with frozen(task.model):
+        worker = Worker(task.model, task.batch_size)
         clean = worker.logits(x, y)
         broken, margin = verdict(clean, y)
         best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)
-        task = _Task(attack=attack, x=x, y=y, ids=ids, clean_logits=clean, threat=threat, seed=seed)
+        loop = _Loop(attack=attack, task=task, clean_logits=clean)
         for restart in range(attack.restarts):
             rows = (~best.broken | (not attack.stop_early)).nonzero()[:, 0]
             if attack.target is not None and attack.target >= clean.shape[1]:
                 rows = rows[:0]
-            found = _search(task, restart, worker, rows, precision, on_done)
+            found = _search(loop, restart, worker, rows)
             best.update(found, rows, always=restart == 0)
-        task.check(best.x_adv, x)
+        loop.check(best.x_adv, x)
     return Outcome(
         x_adv=best.x_adv,
         broken=best.broken,
@@ -107,55 +71,27 @@ def run(
     )
 
 
-def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str) -> None:
-    """Raise InvalidValueError, naming the value, unless these are images, labels and settings an attack can take."""
-    if len(x) != len(y) or len(x) != len(ids):
-        raise InvalidValueError(f"{len(x)} images, {len(y)} labels and {len(ids)} ids: expected as many of each")
-    validate_settings(batch_size, precision)
-    if not x.is_floating_point():
-        raise InvalidValueError(f"images have dtype {x.dtype}: expected floating point in [0, 1]")
-    if y.dtype != torch.int64 or y.dim() != 1:
-        raise InvalidValueError(f"labels have dtype {y.dtype} and shape {tuple(y.shape)}: expected int64 of shape (n,)")
-    if len(x) == 0:
-        return
-    low, high = x.min().item(), x.max().item()
-    if not (low >= 0 and high <= 1):
-        raise InvalidValueError(f"images span [{low:.6g}, {high:.6g}]: expected values in [0, 1]")
-
-
-def validate_settings(batch_size: int, precision: str) -> None:
-    """Raise InvalidValueError unless an attack can run in these batches and this precision."""
-    if batch_size < 1:
-        raise InvalidValueError(f"batch_size is {batch_size}: expected at least 1")
-    if precision not in PRECISIONS:
-        raise InvalidValueError(f"precision is {precision!r}: choose from {', '.join(PRECISIONS)}")
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Task:
-    """An attack and all images that it may be run on."""
+class _Loop:
+    """An attack with its task, and what the model says of the clean images."""
 
     attack: "GradientAttack"
-    x: Tensor
-    y: Tensor
-    ids: Tensor
+    task: Task
     clean_logits: Tensor
-    threat: ThreatModel
-    seed: int
 
     def fresh(self, rows: Tensor, restart: int) -> "State":
         """State of images that take a slot, standing at their start."""
-        attack, x = self.attack, self.x[rows]
-        ids = self.ids[rows.cpu()]
+        attack, task = self.attack, self.task
+        x, ids = task.x[rows], task.ids[rows.cpu()]
 
         def noise(shape: tuple[int, ...], label: str = "") -> Tensor:
             stream = f"{attack.name}/{label}" if label else attack.name
-            return randomness.uniform(shape, ids, seed=self.seed, stream=stream, restart=restart).to(x)
+            return randomness.uniform(shape, ids, seed=task.seed, stream=stream, restart=restart).to(x)
 
-        s = {"row": rows, "x": x, "y": self.y[rows], "x_adv": x, "i": torch.zeros_like(rows)}
+        s = {"row": rows, "x": x, "y": task.y[rows], "x_adv": x, "i": torch.zeros_like(rows)}
         s["clean_logits"] = self.clean_logits[rows]
         if attack.random_start:
-            s["x_adv"] = self.threat.random_start(x, noise(tuple(x.shape[1:])))
+            s["x_adv"] = task.threat.random_start(x, noise(tuple(x.shape[1:])))
         if attack.target is not None:
             wrong = s["clean_logits"].scatter(1, s["y"][:, None], -torch.inf)
             order = wrong.argsort(dim=1, descending=True, stable=True)
@@ -164,12 +100,12 @@ class _Task:
             s["best_x"] = s["x_adv"].clone()
             s["best_loss"] = x.new_full((len(rows),), -torch.inf)
             s["better"] = torch.zeros_like(rows, dtype=torch.bool)
-        attack.init(s, self.threat, noise)
+        attack.init(s, task.threat, noise)
         return s
 
     def check(self, x_adv: Tensor, x: Tensor) -> None:
         """As `threat.check`, its error naming the attack."""
-        check(self.attack.name, self.threat, x_adv, x)
+        check(self.attack.name, self.task.threat, x_adv, x)
 
 
 @dataclass
@@ -192,11 +128,10 @@ class _Progress:
         self.zero_gradients += other.zero_gradients
 
 
-def _search(
-    task: _Task, restart: int, worker: Worker, waiting: Tensor, precision: str, on_done: OnDone | None
-) -> _Progress:
+def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Progress:
     """One restart of the attack on the rows `waiting`: the loop over slots."""
-    attack, x, y = task.attack, task.x, task.y
+    attack, task = loop.attack, loop.task
+    x, y = task.x, task.y
     found = _Progress(
         x_adv=x.clone(),
         broken=torch.zeros_like(y, dtype=torch.bool),
@@ -205,17 +140,17 @@ def _search(
     )
     spent: list[State] = []
     total = len(waiting)
-    s = task.fresh(waiting[:0], restart)
+    s = loop.fresh(waiting[:0], restart)
     while len(waiting) + len(s["row"]):
         room = max(worker.batch_size - len(s["row"]), 0)
         if room and len(waiting):
-            s = concatenate([s, task.fresh(waiting[:room], restart)])
+            s = concatenate([s, loop.fresh(waiting[:room], restart)])
             waiting = waiting[room:]
-        looks_broken, value, grad = worker.propose(attack, s, precision)
+        looks_broken, value, grad = worker.propose(attack, s, task.precision)
         found.zero_gradients += int(((s["i"] == 0) & (grad.flatten(1) == 0).all(dim=1)).sum())
 
         if attack.stop_early and looks_broken.any():
-            broken = _confirm(task, worker, s, looks_broken, found)
+            broken = _confirm(loop, worker, s, looks_broken, found)
             s, value, grad = select(s, ~broken), value[~broken], grad[~broken]
         if attack.keep == "best":
             s["better"] = better = value > s["best_loss"]
@@ -228,19 +163,19 @@ def _search(
             spent.append(select(s, done))
             s = select(s, ~done)
             if sum(len(part["row"]) for part in spent) >= worker.batch_size:
-                _judge_spent(task, worker, concatenate(spent), found)
+                _judge_spent(loop, worker, concatenate(spent), found)
                 spent.clear()
-        if on_done is not None:
-            on_done(total - len(waiting) - len(s["row"]), int(found.broken.sum()))
+        if task.on_done is not None:
+            task.on_done(total - len(waiting) - len(s["row"]), int(found.broken.sum()))
     if spent:
-        _judge_spent(task, worker, concatenate(spent), found)
+        _judge_spent(loop, worker, concatenate(spent), found)
     return found
 
 
-def _confirm(task: _Task, worker: Worker, s: "State", looks_broken: Tensor, found: _Progress) -> Tensor:
+def _confirm(loop: _Loop, worker: Worker, s: "State", looks_broken: Tensor, found: _Progress) -> Tensor:
     """Decide exactly which proposals are broken, write those down and return their mask."""
     t = select(s, looks_broken)
-    task.check(t["x_adv"], t["x"])
+    loop.check(t["x_adv"], t["x"])
     wrong, margin = worker.decide(t["x_adv"], t["y"])
     found.put(t["row"][wrong], t["x_adv"][wrong], wrong[wrong], t["i"][wrong], margin[wrong])
     broken = looks_broken.clone()
@@ -248,13 +183,13 @@ def _confirm(task: _Task, worker: Worker, s: "State", looks_broken: Tensor, foun
     return broken
 
 
-def _judge_spent(task: _Task, worker: Worker, s: "State", found: _Progress) -> None:
+def _judge_spent(loop: _Loop, worker: Worker, s: "State", found: _Progress) -> None:
     """Decide on the images that took all their steps: at the last iterate, or at the best one where that is further."""
-    task.check(s["x_adv"], s["x"])
+    loop.check(s["x_adv"], s["x"])
     wrong, margin = worker.decide(s["x_adv"], s["y"])
-    if task.attack.keep == "best":
-        back = s["best_loss"] > worker.value(task.attack, s)
-        if task.attack.stop_early:  # any iterate counts, so a broken last one is final
+    if loop.attack.keep == "best":
+        back = s["best_loss"] > worker.value(loop.attack, s)
+        if loop.attack.stop_early:  # any iterate counts, so a broken last one is final
             back &= ~wrong
         s["x_adv"] = torch.where(back.view(-1, *[1] * (s["x"].dim() - 1)), s["best_x"], s["x_adv"])
         wrong[back], margin[back] = worker.decide(s["x_adv"][back], s["y"][back])

@@ -71,42 +71,29 @@ class External(Attack):
         """Seed, below 2³², of the batch whose first image has the id `image`."""
         return randomness.generator("cpu", self.name, seed, image).initial_seed() % 2**32
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        batch_size: int = 128,
-        precision: str = "float32",
-        on_done: engine.OnDone | None = None,
-    ) -> engine.Outcome:
+    def search(self, task: engine.Task) -> engine.Outcome:
         """Hand the correctly classified images over, batch by batch; toolkits know no other precision than float32."""
-        ids = torch.arange(len(x)) if ids is None else ids.cpu()
-        engine.validate(x, y, ids, batch_size, precision)
+        x, y = task.x, task.y
         if len(x) == 0:  # not every model takes an empty batch
             return engine.Outcome(x_adv=x, broken=y.bool(), steps=y, margin=x.new_zeros(0))
-        with engine.frozen(model):
-            worker = engine.Worker(model, batch_size)
+        with engine.frozen(task.model):
+            worker = engine.Worker(task.model, task.batch_size)
             logits = worker.logits(x, y)
             broken, margin = verdict(logits, y)
             x_adv, rows = x.clone(), (~broken).nonzero()[:, 0]
             steps = torch.where(broken, 0, self.steps)
-            counted = Counted(model)
+            counted = Counted(task.model)
             shown = _Shown(counted, x)
 
             def propose(at: Tensor) -> tuple[Tensor, ...]:
-                key = self.seed_of(seed, int(ids[at[0].cpu()]))
-                return (self._propose(shown, x[at], y[at], threat, classes=logits.shape[1], seed=key),)
+                key = self.seed_of(task.seed, int(task.ids[at[0].cpu()]))
+                return (self._propose(shown, x[at], y[at], task.threat, classes=logits.shape[1], seed=key),)
 
-            for at in torch.split(rows, batch_size) if len(rows) else ():
+            for at in torch.split(rows, task.batch_size) if len(rows) else ():
                 (x_adv[at],) = worker.map(lambda part, at=at: propose(at[part]), len(at))  # type: ignore[misc]
                 broken[at], margin[at] = worker.decide(x_adv[at], y[at])
-                if on_done is not None:
-                    on_done(len(x) - int((rows > at[-1]).sum()), int(broken.sum()))
+                if task.on_done is not None:
+                    task.on_done(len(x) - int((rows > at[-1]).sum()), int(broken.sum()))
         passes = worker.passes + counted.passes
         return engine.Outcome(x_adv=x_adv, broken=broken, steps=steps, margin=margin, passes=passes)
 

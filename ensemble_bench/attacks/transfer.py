@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.attack import Attack
 from ensemble_bench.attacks.blackbox_set import BlackboxSet, load_blackbox
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,22 +41,9 @@ class Transfer(Attack):
         """Images that the set holds."""
         return torch.isin(ids.cpu(), self.candidates.ids)
 
-    def run(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        threat: ThreatModel,
-        *,
-        seed: int = 0,
-        ids: Tensor | None = None,
-        batch_size: int = 128,
-        precision: str = "float32",
-        on_done: engine.OnDone | None = None,
-    ) -> engine.Outcome:
+    def search(self, task: engine.Task) -> engine.Outcome:
         """Look up the candidates by id and decide exactly; seed and precision change nothing."""
-        ids = torch.arange(len(x)) if ids is None else ids.cpu()
-        engine.validate(x, y, ids, batch_size, precision)
+        x, y, ids = task.x, task.y, task.ids
         covered = self.covers(ids)
         row_of = {image: row for row, image in enumerate(self.candidates.ids.tolist())}
         rows = torch.tensor([row_of[image] for image in ids[covered].tolist()], dtype=torch.int64)
@@ -69,15 +55,15 @@ class Transfer(Attack):
             raise InvalidValueError(f"{self.path}: its labels are not those of the images with the same ids")
         x_adv = x.clone()
         x_adv[covered.to(x.device)] = candidates
-        threat.check(x_adv, x)
-        with engine.frozen(model):
-            worker = engine.Worker(model, batch_size)
+        task.threat.check(x_adv, x)
+        with engine.frozen(task.model):
+            worker = engine.Worker(task.model, task.batch_size)
             wrong_clean, _ = worker.decide(x, y)
             # What is misclassified to begin with is not attacked.
             x_adv[wrong_clean] = x[wrong_clean]
             wrong, margin = worker.decide(x_adv, y)
-        if on_done is not None:
-            on_done(len(x), int(wrong.sum()))
+        if task.on_done is not None:
+            task.on_done(len(x), int(wrong.sum()))
         return engine.Outcome(
             x_adv=x_adv,
             broken=wrong,
