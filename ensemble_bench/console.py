@@ -19,7 +19,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ensemble_bench import registry
+from ensemble_bench import plugins, registry
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records import Record
 
 if TYPE_CHECKING:
@@ -162,9 +163,10 @@ def _show_apart(title: str, records: Sequence[Record]) -> None:
     for record in records:
         found = [record.attack(name) for name in attacks]
         shown = [_percent(attack.accuracy if attack else None) for attack in found]
-        rows.append([record.model, record.n, _percent(record.clean.accuracy), *shown, _worst_case(record)])
+        rows.append([record.model, str(record.n), _percent(record.clean.accuracy), *shown, _worst_case(record)])
     title = f"{title}: accuracy in %, worst case over all attacks with its 95 % interval"
-    table(title, ["model", "n", "clean", *attacks, "worst case"], rows)
+    columns = ["model", "n", "clean", *attacks, "worst case"]
+    (table if len(columns) <= COLUMNS else _show_turned)(title, columns, rows)
 
 
 def _show_cascade(title: str, records: Sequence[Record]) -> None:
@@ -229,16 +231,32 @@ def _show_turned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 def show_names(title: str, kind: str) -> None:
     """Print the names of a kind, with what each stands for."""
     print(f"{title}:")
-    shown = {f"{name}N" if kind == "attack" and name != "blackbox" else name: name for name in registry.names(kind)}
+    shown = {_label(kind, name): name for name in registry.names(kind)}
     width = max(map(len, shown))
     for label, name in shown.items():
         print(f"  {label.ljust(width)}  {_describe(kind, name)}")
 
 
+def _label(kind: str, name: str) -> str:
+    """The name, and an N where an attack takes a number of steps, in brackets where it may."""
+    if kind != "attack" or name == "blackbox":
+        return name
+    return f"{name}N" if name in registry.ATTACKS else f"{name}[N]"
+
+
 def _describe(kind: str, name: str) -> str:
+    """What a name stands for, and the package that adds it; what is wrong with it where it cannot be used."""
+    try:
+        registry.check(kind, name)
+        if name in DESCRIPTIONS.get(kind, ()):
+            return DESCRIPTIONS[kind][name]
+        found = registry.resolve(kind, name)
+    except InvalidValueError as error:
+        return f"broken: {error}"
     if kind in ("recipe", "preset"):
-        return str(registry.resolve(kind, name).description)
-    if kind == "suite":
-        suite = registry.resolve(kind, name)
-        return f"{suite.description} ({', '.join(suite.attacks)})"
-    return DESCRIPTIONS[kind][name]
+        about = str(found.description)
+    elif kind == "suite":
+        about = f"{found.description} ({', '.join(found.attacks)})"
+    else:
+        about = (found.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+    return f"{about} (from {plugins.origin(kind, name)})" if name in plugins.names(kind) else about

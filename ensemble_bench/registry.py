@@ -1,11 +1,15 @@
-"""Every public name and where it lives; importing this imports nothing else, so the command line answers fast."""
+"""Every public name and where it lives; importing this imports nothing heavy, so the command line answers fast.
+
+The names of this package stand in literal tables; `plugins` adds those that other packages register.
+"""
 
 import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble_bench.errors import UnknownNameError
+from ensemble_bench import plugins
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
 
 RECIPES: Mapping[str, str] = dict.fromkeys(
     (
@@ -92,19 +96,29 @@ KINDS: Mapping[str, Mapping[str, str]] = {
 
 def names(kind: str) -> list[str]:
     """Names of a kind ("recipe", "preset", "data set", "suite", "backbone", "attack"), in the order to list them."""
-    return list(KINDS[kind])
+    return list(dict.fromkeys([*KINDS[kind], *plugins.names(kind)]))
 
 
 def check(kind: str, name: str) -> str:
-    """Return `name`, or raise UnknownNameError that offers the nearest names; imports nothing heavy."""
-    if name not in KINDS[kind]:
-        raise UnknownNameError(kind, name, KINDS[kind])
+    """Return `name`, or raise UnknownNameError that offers the nearest names; imports nothing heavy.
+
+    Raises InvalidValueError, naming the packages, for a name that several register.
+    """
+    if name in plugins.names(kind):
+        plugins.check(kind, name, built_in=name in KINDS[kind])
+    elif name not in KINDS[kind]:
+        raise UnknownNameError(kind, name, names(kind))
     return name
 
 
 def resolve(kind: str, name: str) -> Any:
-    """Import what `name` stands for; in a table of several (recipes, presets, suites) the entry itself."""
-    module, _, attribute = KINDS[kind][check(kind, name)].partition(":")
+    """Import what `name` stands for; in a table of several (recipes, presets, suites) the entry itself.
+
+    Raises what check raises, and InvalidValueError for a name of another package that cannot be loaded.
+    """
+    if check(kind, name) not in KINDS[kind]:
+        return plugins.load(kind, name)
+    module, _, attribute = KINDS[kind][name].partition(":")
     found = getattr(importlib.import_module(module), attribute)
     return found[name] if isinstance(found, Mapping) else found
 
@@ -112,14 +126,17 @@ def resolve(kind: str, name: str) -> Any:
 def split_steps(name: str) -> tuple[str, int | None]:
     """Split an attack's name into its family and its number of steps: "pgd20" -> ("pgd", 20).
 
-    Raises UnknownNameError for a family that does not exist, or one without its number of steps.
+    An attack of another package takes a number or none. Raises UnknownNameError for a family that does not exist, or
+    one without its number of steps, and InvalidValueError as check.
     """
-    match = re.fullmatch(r"([a-z-]+?)-?(\d+)", name)
+    added = plugins.names("attack")
+    match = None if name in added else re.fullmatch(r"(.*?[A-Za-z])-?(\d+)", name)
     family, steps = (match[1], int(match[2])) if match else (name, None)
-    if family not in ATTACKS or (steps is None) == (family != "blackbox") or steps == 0:
+    complete = family in ATTACKS and (steps is None) == (family == "blackbox")
+    if steps == 0 or not (complete or family in added):
         shown = [f if f == "blackbox" else f"{f}20" for f in ATTACKS]
-        raise UnknownNameError("attack", name, shown)
-    return family, steps
+        raise UnknownNameError("attack", name, [*shown, *added])
+    return check("attack", family), steps
 
 
 def split_implementation(name: str) -> tuple[str, str | None]:
@@ -139,15 +156,26 @@ def split_suite(text: str) -> list[str]:
     """Split what `--suite` takes into suites and attacks: "quick+pgd50+torchattacks:DIFGSM(steps=20)".
 
     A plus sign inside parentheses belongs to an argument. Raises UnknownNameError for a part that is no suite and no
-    attack; what stands behind a toolkit's colon is checked where the attack is made.
+    attack, and InvalidValueError for one that is both or that clashes; what stands behind a toolkit's colon is checked
+    where the attack is made.
     """
     parts = re.split(r"\+(?![^(]*\))", text)
     for part in parts:
-        if part in SUITES or part.partition(":")[0] in TOOLKITS:
+        if part.partition(":")[0] in TOOLKITS:
             continue
-        attack, _ = split_implementation(part)
-        try:
-            split_steps(attack)
-        except UnknownNameError:
-            raise UnknownNameError("suite", part, SUITES) from None
+        is_suite, is_attack = part in names("suite"), _is_attack(part)
+        if is_suite and is_attack:
+            raise InvalidValueError(f"{part!r} is a suite and an attack: uninstall the package that adds one of them")
+        if not is_attack:
+            check("suite", part)
     return parts
+
+
+def _is_attack(name: str) -> bool:
+    """Whether this names an attack; raises UnknownNameError for one by an implementation that does not exist."""
+    attack, _ = split_implementation(name)
+    try:
+        split_steps(attack)
+    except UnknownNameError:
+        return False
+    return True

@@ -13,7 +13,8 @@ def get(name: str, **settings: Any) -> Attack:
     """Attack `name`, its fields set by `settings`: ifgsmN, pgdN, marginN, apgdN, moraN, … for any N steps; blackbox.
 
     `ensemble-bench list attacks` shows them all. "torchattacks:NAME(argument=value, …)" and "art:NAME(…)" are attacks
-    of these toolkits. Raises UnknownNameError, which offers the nearest names.
+    of these toolkits; "ifgsm20@art" is one of ours as a toolkit runs it. Raises UnknownNameError, which offers the
+    nearest names.
     Example: `get("pgd20", stop_early=False)`.
     """
     if name.partition(":")[0] in registry.TOOLKITS:
@@ -23,6 +24,13 @@ def get(name: str, **settings: Any) -> Attack:
             raise InvalidValueError(f"{name}: its arguments stand in its name, {', '.join(settings)} cannot be set")
         external: Attack = parse(name)
         return external
+    ours, implementation = registry.split_implementation(name)
+    if implementation is not None:
+        from ensemble_bench.attacks.crosscheck import crosscheck
+
+        if settings:
+            raise InvalidValueError(f"{name}: all run it on the same settings, {', '.join(settings)} cannot be set")
+        return crosscheck(ours, implementation)
     family, steps = registry.split_steps(name)
     make = registry.resolve("attack", family)
     attack: Attack = make(**settings) if steps is None else make(steps, **settings)

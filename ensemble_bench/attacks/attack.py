@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -34,8 +34,13 @@ class Noise(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """Anything that proposes adversarial images; call it as `attack(model, x, y, threat, seed=0)` to get x_adv."""
+    """Anything that proposes adversarial images; call it as `attack(model, x, y, threat, seed=0)` to get x_adv.
 
+    An attack of another package that follows no gradient says so in `gradient_free`, so that a record warns of masked
+    gradients where it breaks what others missed.
+    """
+
+    gradient_free: ClassVar[bool] = False
     name: str
 
     @abstractmethod
@@ -98,8 +103,9 @@ class Attack(ABC):
         return (self,)
 
     def settings(self) -> dict[str, Any]:
-        """Every field, as records hold them (functions by name)."""
+        """Every field, as records hold them (functions by name), and `gradient_free` where it holds."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"gradient_free": True} if self.gradient_free else {}
         return {k: v.__name__ if callable(v) else v for k, v in values.items()}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ensemble_bench.attacks import engine, randomness
@@ -71,6 +71,10 @@ class External(Attack):
         """Seed, below 2³², of the batch whose first image has the id `image`."""
         return randomness.generator("cpu", self.name, seed, image).initial_seed() % 2**32
 
+    def view(self, model: nn.Module, y: Int64[Tensor, "batch"]) -> nn.Module:
+        """What the toolkit attacks on images with labels `y`: the model itself."""
+        return model
+
     def search(self, task: engine.Task) -> engine.Outcome:
         """Hand the correctly classified images over, batch by batch; toolkits know no other precision than float32."""
         x, y = task.x, task.y
@@ -103,10 +107,11 @@ class External(Attack):
         """What the toolkit makes of a batch, verified."""
         # Copies: an attack that writes into its input must not move the ball that it is held to.
         given = x.float().clone(memory_format=torch.contiguous_format)
+        seen = self.view(shown, y)
         run: Callable[..., Any] = _adapter(self.toolkit).attack
         try:
             with _seeded(seed), torch.enable_grad():
-                found = run(self.attack, shown, given, y.clone(), threat, self.arguments, classes=classes, seed=seed)
+                found = run(self.attack, seen, given, y.clone(), threat, self.arguments, classes=classes, seed=seed)
         except torch.OutOfMemoryError:
             raise  # the worker halves the batch
         except AttackError as error:
@@ -181,6 +186,9 @@ class _Shown(nn.Module):
         """Logits; raises AttackError for images or logits that are not finite."""
         if not x.isfinite().all():
             raise AttackError("it shows the model images with NaN or infinite pixels")
+        # Models run in channels-last layout, and toolkits flatten with `view` the gradients that come back: through
+        # two reshapes these are row-major.
+        x = x.flatten(1).reshape(x.shape)
         return engine.logits_of(self.model, x.to(self.dtype)).to(x.dtype)
 
 

@@ -84,6 +84,15 @@ SUITES: Mapping[str, Suite] = {
             probe=True,
             description="worst case of all that is known, ensembles' own attacks included, cheapest first",
         ),
+        Suite(
+            name="crosscheck",
+            attacks=tuple(
+                f"{attack}@{implementation}"
+                for attack in ("bim20", "ifgsm20", "apgd20", "margin20")
+                for implementation in registry.IMPLEMENTATIONS
+            ),
+            description="standard attacks by our engine, by torchattacks and by ART: warns where one finds less",
+        ),
     )
 }
 
@@ -93,8 +102,10 @@ def suite_of(text: str) -> Suite:
 
     A sum is a cascade where one of its suites is. Raises UnknownNameError for a name that is neither.
     """
-    parts = [
-        SUITES.get(part) or Suite(name=part, attacks=(part,), description="") for part in registry.split_suite(text)
+    known = registry.names("suite")
+    parts: list[Suite] = [
+        registry.resolve("suite", part) if part in known else Suite(name=part, attacks=(part,), description="")
+        for part in registry.split_suite(text)
     ]
     if len(parts) == 1:
         return parts[0]

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ AUTOATTACK: Mapping[str, tuple[str, ...]] = {
 }
 PLAIN: Mapping[str, str] = {
     "ifgsm": "cross-entropy",
+    "bim": "cross-entropy",
     "pgd": "cross-entropy",
     "margin": "margin",
     "margin-odi": "margin",
@@ -87,29 +88,34 @@ def warnings_of(
     else:
         found += _fewer_steps_break_more(scores, attacks)
         found += [*_gradient_free_beside(scores, attacks, n), *_plain_beside_autoattack(scores, attacks)]
+        found += _implementations_disagree(scores, attacks)
     if probe is not None:
         found += _probed(probe, attacks, n)
     return tuple(found)
 
 
 def family_of(name: str) -> tuple[str, int | None]:
-    """Family and steps of one of our attacks; of a toolkit's, its name without arguments, and None."""
+    """Family and steps of one of our attacks, whoever runs it; of a toolkit's, its name without arguments, and None."""
     try:
-        return registry.split_steps(name)
+        return registry.split_steps(registry.split_implementation(name)[0])
     except UnknownNameError:
         return name.partition("(")[0], None
 
 
-def gradient_free(name: str) -> str | None:
-    """The warning that the attack raises when it breaks what others miss; None for one that follows gradients."""
-    return GRADIENT_FREE.get(family_of(name)[0])
+def gradient_free(name: str, settings: Mapping[str, Any]) -> str | None:
+    """The warning that the attack raises when it breaks what others miss; None for one that follows gradients.
+
+    Attacks of other packages say in their `settings` that they follow none.
+    """
+    told = "gradient-free-breaks-more" if settings.get("gradient_free") else None
+    return GRADIENT_FREE.get(family_of(name)[0], told)
 
 
-def is_white_box(name: str) -> bool:
+def is_white_box(name: str, settings: Mapping[str, Any]) -> bool:
     """Whether this is an attack that follows gradients."""
     family, _ = family_of(name)
-    ours_or_a_toolkits = family in registry.ATTACKS or family.partition(":")[0] in registry.TOOLKITS
-    return ours_or_a_toolkits and family not in GRADIENT_FREE
+    is_attack = family in registry.names("attack") or family.partition(":")[0] in registry.TOOLKITS
+    return is_attack and gradient_free(name, settings) is None
 
 
 def _unstable(count: int, n: int) -> Iterator[NamedWarning]:
@@ -151,20 +157,20 @@ def _fewer_steps_break_more(scores: "Scores", attacks: Sequence[AttackResult]) -
 
 def _gradient_free_beside(scores: "Scores", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     """Attacks that each met every image: what those without gradients break and no other does."""
-    white_box = [a.name for a in attacks if is_white_box(a.name)]
+    white_box = [a.name for a in attacks if is_white_box(a.name, a.settings)]
     if not white_box:
         return
     missed = _standing(scores, white_box)
     for attack in attacks:
-        if name := gradient_free(attack.name):
+        if name := gradient_free(attack.name, attack.settings):
             yield from _breaks_more(name, attack.name, int((missed & ~_standing(scores, [attack.name])).sum()), n)
 
 
 def _gradient_free_after(attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     """In a cascade credit says what was missed, but only by the attacks before."""
     for before, attack in enumerate(attacks):
-        name = gradient_free(attack.name)
-        if name and any(is_white_box(a.name) for a in attacks[:before]):
+        name = gradient_free(attack.name, attack.settings)
+        if name and any(is_white_box(a.name, a.settings) for a in attacks[:before]):
             yield from _breaks_more(name, attack.name, attack.credit, n)
 
 
@@ -194,6 +200,23 @@ def _plain_after_autoattack(scores: "Scores", attacks: Sequence[AttackResult], n
             longest[loss] = max(longest.get(loss, 0), steps)
 
 
+def _implementations_disagree(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+    """Who runs an attack and finds less than another who does: at LEVEL over all pairs (Bonferroni)."""
+    split = [a.name.partition("@") for a in attacks if a.n]
+    known = [(attack, who) for attack, _, who in split if who in registry.IMPLEMENTATIONS]
+    pairs = [(attack, (a, b)) for (attack, a), (other, b) in itertools.combinations(known, 2) if attack == other]
+    for attack, both in pairs:
+        standing = {who: _standing(scores, [f"{attack}@{who}"]) for who in both}
+        less, more = sorted(both, key=lambda who: -standing[who].sum())
+        test = mcnemar(standing[less], standing[more])
+        if test.p_value < LEVEL / len(pairs):
+            message = (
+                f"{attack}: {less} leaves {standing[less].sum()} of {test.n} images standing, {more} "
+                f"{standing[more].sum()} (p = {test.p_value:.2g}): {less} found less"
+            )
+            yield NamedWarning(name="implementations-disagree", message=message)
+
+
 def _probed(probe: "Probe", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     if probe.large.left > SHARE * len(probe.large.standing):
         message = f"{_left(probe.large)} at {probe.norm} eps {probe.eps:g}, where every image can be made grey"
@@ -204,11 +227,10 @@ def _probed(probe: "Probe", attacks: Sequence[AttackResult], n: int) -> Iterator
     ):
         if many.standing:
             yield from _leaves_more(name, many.attack, few.attack, np.array(many.standing), np.array(few.standing))
-    credit = {a.name: a.credit for a in attacks}
-    for attack, tried in probe.blind.items():
-        warning = gradient_free(attack)
-        if warning and tried.left * credit[attack] > SHARE * n * len(tried.standing):
-            message = f"{attack} breaks {credit[attack]} of {n} images, of which {_left(tried)}"
+    for attack in attacks:
+        warning, tried = gradient_free(attack.name, attack.settings), probe.blind.get(attack.name)
+        if warning and tried and tried.left * attack.credit > SHARE * n * len(tried.standing):
+            message = f"{attack.name} breaks {attack.credit} of {n} images, of which {_left(tried)}"
             yield NamedWarning(name=warning, message=message)
 
 

@@ -95,9 +95,9 @@ def probe(job: Job, scores: Scores, journal: Journal) -> Probe:
 def _blind(job: Job) -> Iterator[str]:
     """Attacks without gradients that a cascade starts with: their credit does not say what others would have missed."""
     for attack in job.attacks if job.cascade else ():
-        if is_white_box(attack.name):
+        if is_white_box(attack.name, attack.settings()):
             return
-        if gradient_free(attack.name):
+        if gradient_free(attack.name, attack.settings()):
             yield attack.name
 
 

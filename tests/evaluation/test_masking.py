@@ -37,7 +37,7 @@ def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, chosen in attacks.items():
         suite = Suite(name=name, attacks=tuple(chosen), cascade=True, probe=True, description="")
         monkeypatch.setitem(suites.SUITES, name, suite)
-        monkeypatch.setitem(registry.SUITES, name, "")
+        monkeypatch.setitem(registry.SUITES, name, "ensemble_bench.attacks.suites:SUITES")
 
 
 def evaluated(model: nn.Module, suite: str = "paper", n: int = 48) -> Result:
@@ -272,11 +272,18 @@ def test_without_a_white_box_attack_nothing_was_missed() -> None:
 
 
 def test_a_toolkits_attack_is_known_by_its_class() -> None:
-    assert gradient_free("torchattacks:Pixle(x_dimensions=[2, 5])") == "gradient-free-breaks-more"
-    assert gradient_free("art:SquareAttack") == gradient_free("square5000") == "square-breaks-more"
-    assert is_white_box("art:ProjectedGradientDescent(max_iter=5)")
-    assert is_white_box("mora100")
-    assert not any(map(is_white_box, ("smaller-eps", "blackbox", "square5000", "art:HopSkipJump")))
+    assert gradient_free("torchattacks:Pixle(x_dimensions=[2, 5])", {}) == "gradient-free-breaks-more"
+    assert gradient_free("art:SquareAttack", {}) == gradient_free("square5000", {}) == "square-breaks-more"
+    assert is_white_box("art:ProjectedGradientDescent(max_iter=5)", {})
+    assert is_white_box("mora100", {})
+    assert not any(is_white_box(name, {}) for name in ("smaller-eps", "blackbox", "square5000", "art:HopSkipJump"))
+
+
+def test_an_attack_of_another_package_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.ATTACKS, "sky", "nowhere:sky")  # type: ignore[index]
+    assert is_white_box("sky20", {})
+    assert not is_white_box("sky20", {"gradient_free": True})
+    assert gradient_free("sky20", {"gradient_free": True}) == "gradient-free-breaks-more"
 
 
 def test_its_tables_name_attacks_that_exist() -> None:

@@ -173,7 +173,7 @@ def test_the_journal_holds_it(tmp_path: Path) -> None:
 def test_an_evaluation_killed_in_the_probe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = suites.Suite(name="probed", attacks=("pgd5",), cascade=True, probe=True, description="")
     monkeypatch.setitem(suites.SUITES, "probed", suite)
-    monkeypatch.setitem(registry.SUITES, "probed", "")
+    monkeypatch.setitem(registry.SUITES, "probed", "ensemble_bench.attacks.suites:SUITES")
     labels: list[str] = []
 
     def killed(label: str, done: int, total: int, **fields: float | str) -> None:
