@@ -1,6 +1,9 @@
 """Bridges to other toolkits; each imports its toolkit only when it is called.
 
-eb.adapters.art.classifier(model)               an ART PyTorchClassifier
+eb.adapters.art.classifier(model)               an ART PyTorchClassifier, for attacks, metrics and trainers
+eb.adapters.art.smoothed_classifier(model, …)   ART's randomized smoothing
+eb.adapters.art.EngineAttack(estimator, …)      our attacks as an ART EvasionAttack
+eb.adapters.art.EnsembleTrainer(classifier, …)  our training as an ART Trainer
 eb.adapters.torchattacks.module(model)          what every torchattacks.* attack accepts
 eb.adapters.robustbench.benchmark(model, …)     RobustBench's own benchmark()
 eb.adapters.autoattack.pyautoattack_standard(…) AutoAttack itself, beside ours

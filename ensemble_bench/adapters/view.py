@@ -1,10 +1,23 @@
-"""A view of a model that a foreign toolkit may attack without changing the model."""
+"""Views of a model that a foreign toolkit may attack, or train, without leaving anything else behind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put every submodule's train or eval mode back on leaving, also by an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class AttackView(nn.Module):
@@ -21,6 +34,11 @@ class AttackView(nn.Module):
         self._model = (model,)
         self.training = False
 
+    @property
+    def model(self) -> nn.Module:
+        """The model itself, for attacks that need its members."""
+        return self._model[0]
+
     def train(self, mode: bool = True) -> "AttackView":
         """Stay in eval mode, whatever `mode` says."""
         return self
@@ -29,22 +47,60 @@ class AttackView(nn.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """Aliases of the model's parameters: the same weights, no gradients."""
-        for name, parameter in self._model[0].named_parameters(prefix, recurse, remove_duplicate):
+        for name, parameter in self.model.named_parameters(prefix, recurse, remove_duplicate):
             yield name, nn.Parameter(parameter.detach(), requires_grad=False)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's, so that a toolkit saves its weights and not an empty file."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load into the model."""
+        return self.model.load_state_dict(state_dict, strict, assign)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AttackView":
-        self._model[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.model._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Logits of images in [0, 1]: the log mean member probability of an ensemble."""
-        (model,) = self._model
+        model = self.model
         state = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            logits: Tensor = functional_call(model, state, (x,))
-        finally:
-            for module, training in modes:
-                module.training = training
+        with modes_kept(model):
+            logits: Tensor = functional_call(model.eval(), state, (self._cast(x),))
+        return logits
+
+    def _cast(self, x: Tensor) -> Tensor:
+        """Images in the precision of the model: arrays are float64 by default, and some toolkits make them so."""
+        return x.to(next((p.dtype for p in self.model.parameters() if p.is_floating_point()), x.dtype))
+
+
+class TrainingView(AttackView):
+    """A view that also learns: in train mode the parameters take gradients; in eval mode it is an `AttackView`.
+
+    The mode is the view's own, and the model is in it for the length of a forward pass only.
+    """
+
+    def train(self, mode: bool = True) -> "TrainingView":
+        """Change the mode of the view."""
+        self.training = mode
+        return self
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """The model's own parameters."""
+        return self.model.named_parameters(prefix, recurse, remove_duplicate)
+
+    def apply(self, fn: Callable[[nn.Module], Any]) -> "TrainingView":
+        """Apply `fn` to the model's submodules, as toolkits do to reset the weights."""
+        self.model.apply(fn)
+        return self
+
+    def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
+        """Logits as those of `AttackView`; in train mode they depend on the parameters too."""
+        if not self.training:
+            return super().forward(x)
+        with modes_kept(self.model):
+            logits: Tensor = self.model.train()(self._cast(x))
         return logits

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,8 +20,8 @@ def order(n: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
 
 
 def augment(
-    images: UInt8[Tensor, "batch row column channel"], *, flip: bool, crop: int, generator: torch.Generator
-) -> UInt8[Tensor, "batch row column channel"]:
+    images: Num[Tensor, "batch row column channel"], *, flip: bool, crop: int, generator: torch.Generator
+) -> Num[Tensor, "batch row column channel"]:
     """Shift every image by up to `crop` pixels each way over black padding, and mirror half of them if `flip`.
 
     One gather for the whole batch; every image draws its own shift and flip.
@@ -47,10 +47,10 @@ def augment(
 class Batches:
     """Batches of a training set that lives on the training device; the last, incomplete one of an epoch is left out.
 
-    Images are held channels-last, the layout that convolutions run fastest in.
+    Images, of pixels in [0, scale], are held channels-last, the layout that convolutions run fastest in.
     """
 
-    images: UInt8[Tensor, "n row column channel"]
+    images: Num[Tensor, "n row column channel"]
     labels: Int64[Tensor, "n"]
     scale: int
     batch_size: int

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,20 +44,13 @@ def reference_gradient(model: eb.Ensemble, x: Tensor, y: Tensor) -> Tensor:
     return torch.autograd.grad(loss, x)[0]
 
 
-def art_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    classifier = eb.adapters.art.classifier(model, input_shape=(1, 8, 8), nb_classes=10)
-    assert classifier.clip_values == pytest.approx((0.0, 1.0))
-    one_hot = nn.functional.one_hot(y, 10).numpy()  # ART takes indices only in its documentation
-    return torch.from_numpy(classifier.loss_gradient(x.numpy(), one_hot)) * len(x)  # its loss is the batch's mean
-
-
 def torchattacks_gradient(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     x = x.clone().requires_grad_()
     loss = nn.CrossEntropyLoss(reduction="sum")(eb.adapters.torchattacks.module(model)(x), y)
     return torch.autograd.grad(loss, x)[0]
 
 
-GRADIENTS = pytest.mark.parametrize("gradient", [art_gradient, torchattacks_gradient])
+GRADIENTS = pytest.mark.parametrize("gradient", [torchattacks_gradient])
 
 
 @GRADIENTS
@@ -107,22 +99,6 @@ def test_torchattacks_runs_and_stays_in_the_ball(model: nn.Module, batch: tuple[
     loss = nn.CrossEntropyLoss(reduction="none")
     with torch.no_grad():
         assert (loss(model(x_adv), y) > loss(model(x), y)).all()
-
-
-def test_art_runs_and_predicts_as_the_model_does(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-    from art.attacks.evasion import FastGradientMethod
-
-    x, y = batch
-    classifier = eb.adapters.art.classifier(model, input_shape=(1, 8, 8), nb_classes=10)
-    with torch.no_grad():
-        np.testing.assert_allclose(classifier.predict(x.numpy()), model(x).numpy(), rtol=1e-5, atol=1e-6)
-    x_adv = torch.from_numpy(FastGradientMethod(classifier, eps=0.1).generate(x.numpy(), y.numpy()))
-    eb.ThreatModel(norm="linf", eps=0.1).check(x_adv, x)
-
-
-def test_art_needs_the_shape_of_a_model_without_checkpoint(model: nn.Module) -> None:
-    with pytest.raises(InvalidValueError, match=r"input_shape.*nb_classes"):
-        eb.adapters.art.classifier(model)
 
 
 def test_view_shares_the_weights_and_moves_the_model(model: nn.Module) -> None:

@@ -1,0 +1,97 @@
+"""Our training as a trainer of the Adversarial Robustness Toolbox (Nicolae et al. 2018)."""
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
+
+from ensemble_bench.adapters.art_attack import threat_of
+from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of, optimizer_of
+from ensemble_bench.adapters.view import modes_kept
+from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.randomness import generator
+from ensemble_bench.attacks.training_attack import STARTS, check_name, perturb
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.training.batches import Batches
+from ensemble_bench.training.objective import OBJECTIVES, update
+from ensemble_bench.training.state import State
+
+
+class EnsembleTrainer(Trainer):  # type: ignore[misc]
+    """Algorithm 1 of Grefenstette et al. (2018) on arrays: adversarial images against the whole ensemble, ½ and ½.
+
+    `classifier` has an optimizer; its learning rate changes only as a scheduler says. `eps` is in units of the pixel
+    range; `train_attack` is "ifgsmN" or "nfgsm", `attack_start` "uniform", "gaussian" or "none"; `objective` is
+    "ensemble", "member-mean" or "adp"; `flip` and `crop` (pixels) augment the images. Order, augmentation and noise
+    depend on `seed` and the number of steps taken alone, so that two calls of `fit` go on as one.
+
+    Raises UnknownNameError for a name that does not exist, InvalidValueError for other values that are out of range, a
+    classifier without an optimizer, or an objective of members for a network that has none.
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        *,
+        eps: float = 8 / 255,
+        norm: Any = np.inf,
+        train_attack: str = "ifgsm7",
+        attack_start: str = "uniform",
+        objective: str = "ensemble",
+        flip: bool = False,
+        crop: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(classifier)
+        self._model = cast(Ensemble, network_of(classifier))
+        self._optimizer, self._threat = optimizer_of(classifier), threat_of(norm, eps)
+        if attack_start not in STARTS:
+            raise InvalidValueError(f"attack_start is {attack_start!r}: choose from {', '.join(STARTS)}")
+        if objective not in OBJECTIVES:
+            raise UnknownNameError("objective", objective, OBJECTIVES)
+        if objective != "ensemble" and not hasattr(self._model, "member_logits"):
+            raise InvalidValueError(f"objective is {objective!r}: the classifier's network has no members")
+        self.train_attack, self.attack_start = check_name(train_attack), attack_start
+        self.objective, self.flip, self.crop, self.seed = objective, flip, crop, seed
+        self._state = State()
+
+    def fit(self, x: Any, y: Any, nb_epochs: int = 20, batch_size: int = 128, scheduler: Any = None) -> None:
+        """Train for `nb_epochs` on images (n, channel, row, column) in [0, 1] with class numbers or one-hot rows.
+
+        The last, incomplete batch of an epoch is left out. `scheduler` takes a step after every epoch. Raises
+        InvalidValueError for images, labels or sizes out of range, AttackError when the loss stops being finite.
+        """
+        images, labels = images_of(self.classifier, x), labels_of(self.classifier, y)
+        engine.validate(images, labels, torch.arange(len(images)), batch_size, "float32")
+        if images.dim() != 4:
+            raise InvalidValueError(f"x has shape {tuple(images.shape)}: expected (n, channel, row, column)")
+        if not 2 <= batch_size <= len(images):  # batch norm needs two images
+            raise InvalidValueError(f"batch_size is {batch_size}: choose 2 to {len(images)}, the number of images")
+        batches = Batches(
+            images=images.permute(0, 2, 3, 1).contiguous(),
+            labels=labels,
+            scale=1,
+            batch_size=batch_size,
+            seed=self.seed,
+            flip=self.flip,
+            crop=self.crop,
+        )
+        with modes_kept(self._model):
+            self._model.train()
+            for step in range(1, nb_epochs * batches.per_epoch + 1):
+                self._step(batches)
+                if scheduler is not None and step % batches.per_epoch == 0:
+                    scheduler.step()
+        self._state.settle()
+
+    def _step(self, batches: Batches) -> None:
+        """Take one step of Algorithm 1."""
+        step = self._state.step
+        x, y = batches.at(step)
+        noise = generator(x.device, "attack", self.seed, step)
+        x_adv = perturb(self.train_attack, self._model, x, y, self._threat, generator=noise, start=self.attack_start)
+        loss = update(self._model, self._optimizer, [x, x_adv], y, objective=OBJECTIVES[self.objective])
+        self._state.took_step(loss)
