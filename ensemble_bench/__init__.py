@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ensemble_bench import adapters, attacks, data, losses
     from ensemble_bench.evaluation.runner import evaluate
-    from ensemble_bench.models.checkpoint import load
     from ensemble_bench.models.ensemble import Ensemble
+    from ensemble_bench.models.sources import load
     from ensemble_bench.threat import ThreatModel
     from ensemble_bench.training.trainer import train
 
@@ -25,7 +25,7 @@ _HOMES = {
     "Ensemble": "ensemble_bench.models.ensemble",
     "ThreatModel": "ensemble_bench.threat",
     "evaluate": "ensemble_bench.evaluation.runner",
-    "load": "ensemble_bench.models.checkpoint",
+    "load": "ensemble_bench.models.sources",
     "train": "ensemble_bench.training.trainer",
 }
 

@@ -10,10 +10,12 @@ from ensemble_bench.cli.options import DataDir, Device, Runs, Seed, names, parse
 
 
 def evaluate(
-    checkpoints: Annotated[
-        list[Path] | None,
+    sources: Annotated[
+        list[str] | None,
         typer.Argument(
-            help="Run folders or .safetensors files; by default every best and last checkpoint under --runs.",
+            help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, package.module:attribute (runs your "
+            "own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
+            "every best and last checkpoint under --runs.",
             show_default=False,
         ),
     ] = None,
@@ -39,6 +41,18 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            help="Architecture of a state_dict file: such as wrn-16-4, preact_resnet18, timm:NAME or "
+            "package.module:attribute."
+        ),
+    ] = None,
+    normalise: Annotated[
+        str | None,
+        typer.Option(help="What images are normalised by for --arch or your own code: dataset, pretrained (timm's) or none."),
+    ] = None,
+    model_dir: Annotated[Path, typer.Option(help="Folder of RobustBench's weights.")] = Path("models"),
     blackbox: Annotated[
         Path | None, typer.Option(help="Black-box set to use; by default found under --runs, or built.")
     ] = None,
@@ -51,7 +65,7 @@ def evaluate(
     device: Device = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Attack CHECKPOINTS with a suite, and write a record and one row an image for each."""
+    """Attack SOURCES, models of ours or from elsewhere, with a suite, and write a record and one row an image for each."""
     registry.split_suite(suite)
     if dataset is not None:
         registry.check("data set", dataset)
@@ -62,7 +76,7 @@ def evaluate(
 
     with Bars() as bars:
         records = evaluate_checkpoints(
-            checkpoints or None,
+            sources or None,
             runs=runs,
             suite=suite,
             dataset=dataset,
@@ -72,6 +86,9 @@ def evaluate(
             split=split,
             norm=norm,
             eps=sizes,
+            arch=arch,
+            normalise=normalise,
+            model_dir=model_dir,
             blackbox=blackbox,
             batch_size=batch_size,
             precision=precision,
@@ -79,6 +96,6 @@ def evaluate(
             progress=bars,
         )
     show_records(records)
-    # Checkpoints that were named need not lie under --runs, whose leaderboard holds what does.
+    # Models that were named need not lie under --runs, whose leaderboard holds what does.
     if any(runs.resolve() in record.path.resolve().parents for record in records if record.path):
         typer.echo(write_leaderboard(runs))

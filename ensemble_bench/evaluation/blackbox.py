@@ -95,7 +95,7 @@ def build(
     if _exists(path, wanted):
         progress(f"black-box images {path.stem}", len(test), len(test), status="built before")
         return path
-    surrogates = _surrogates(path, settings.on(source.dataset), source, wanted, target, progress)
+    surrogates = _surrogates(path, settings.on(source.trains_like or source.dataset), source, wanted, target, progress)
     _attack_and_save(path, surrogates, test, threat, wanted, device=target, progress=progress)
     return path
 

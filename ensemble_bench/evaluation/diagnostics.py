@@ -58,7 +58,7 @@ def diagnose(
     images = source.split(split)
     images = images if n is None else images.first(n)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    subject = subjects.in_memory(model, images, own)
+    subject = subjects.in_memory(model, images)
     where = own if device is None and isinstance(path_or_model, nn.Module) else resolve_device(device)
     x, y = images.batch(slice(None))
     bench = _Bench(

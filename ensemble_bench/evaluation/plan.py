@@ -17,6 +17,7 @@ from ensemble_bench.evaluation import blackbox as blackbox_sets
 from ensemble_bench.evaluation.scoring import Carried
 from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.models import checkpoint
+from ensemble_bench.models.sources import Source
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
 from ensemble_bench.threat import ThreatModel
@@ -77,15 +78,15 @@ class Plan:
         return identify(identity)
 
     def folder(self, key: str) -> Path | None:
-        """Where the record goes: beside the checkpoint; nowhere for a model in memory."""
-        if self.subject.model is not None or self.subject.info is None:
+        """Where the record goes: below the model's home; nowhere for a model in memory."""
+        if self.subject.home is None:
             return None
-        path = self.subject.info.path
+        stem = "" if self.subject.info is None else f"-{self.subject.info.path.stem}"
         view = "" if self.subject.view is None else f"-{self.subject.view}"
         # A sum of suites and attacks may hold what no file name can.
         suite = "".join(c if c.isalnum() or c in "+-" else "_" for c in self.suite.name)[:60]
-        name = f"{suite}-{path.stem}{view}-n{len(self.images)}-{self.threat.slug}-{key[:8]}"
-        return path.parent / "evaluations" / name
+        name = f"{suite}{stem}{view}-n{len(self.images)}-{self.threat.slug}-{key[:8]}"
+        return self.subject.home / "evaluations" / name
 
     def _blackbox_set(self) -> Path:
         """The set to use: the given one, else the one of the model's preset, built where there is none."""
@@ -122,7 +123,7 @@ class Plan:
 
 
 def source_of(
-    info: checkpoint.CheckpointInfo,
+    model: checkpoint.CheckpointInfo | Source,
     dataset: str | None,
     data_dir: str | Path | None,
     *,
@@ -130,24 +131,37 @@ def source_of(
 ) -> DataSource:
     """Data set as told, else that of the training; what is `known` is not opened again, what is opened is added there.
 
-    Raises CheckpointError for a checkpoint that does not say what it was trained on, InvalidValueError for images of
-    another shape than it takes.
+    Raises CheckpointError for a model that does not say what it was trained on, InvalidValueError for images of
+    another shape than a checkpoint takes.
     """
-    name = dataset or info.meta.get("dataset")
+    name = dataset or model.meta.get("dataset")
     if name is None:
-        raise CheckpointError(f"{info.path}: does not say what it was trained on: pass --dataset")
+        raise CheckpointError(f"{_shown(model)}: does not say what it was trained on: pass --dataset")
     known = {} if known is None else known
     source = known[name] = known.get(name) or data.open_source(name, data_dir)
-    if tuple(source.image_shape) != tuple(info.architecture.image_shape):
+    info = model.info if isinstance(model, Source) else model
+    if info is not None and tuple(source.image_shape) != tuple(info.architecture.image_shape):
         shape = info.architecture.image_shape
         raise InvalidValueError(f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}")
     return source
 
 
-def threat_of(info: checkpoint.CheckpointInfo, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
-    """Threat model as told, else as in training; an eps of one norm is none of another."""
-    trained = {"norm": "linf", "eps": source.default_eps, **(info.meta.get("threat") or {})}
+def threat_of(
+    model: checkpoint.CheckpointInfo | Source, source: DataSource, norm: str | None, eps: float | None
+) -> ThreatModel:
+    """Threat model as told, else as in training; an eps of one norm is none of another.
+
+    Raises InvalidValueError where too little is told.
+    """
+    told = model.meta.get("threat", {})
+    if told is None and (norm is None or eps is None):
+        raise InvalidValueError(f"{_shown(model)}: its parts were trained for different threats: pass --norm and --eps")
+    trained = {"norm": "linf", "eps": source.default_eps, **(told or {})}
     threat = ThreatModel(norm=norm or trained["norm"], eps=trained["eps"] if eps is None else eps)
     if eps is None and threat.norm != trained["norm"]:
-        raise InvalidValueError(f"norm is {norm!r}: {info.path} was trained for {trained['norm']}, so give eps")
+        raise InvalidValueError(f"norm is {norm!r}: {_shown(model)} was trained for {trained['norm']}, so give eps")
     return threat
+
+
+def _shown(model: checkpoint.CheckpointInfo | Source) -> str:
+    return model.text if isinstance(model, Source) else str(model.path)

@@ -20,7 +20,7 @@ from ensemble_bench.evaluation.probe import probe
 from ensemble_bench.evaluation.recording import make_record
 from ensemble_bench.evaluation.scoring import Carried, Job, score
 from ensemble_bench.files import write_atomic
-from ensemble_bench.models import checkpoint
+from ensemble_bench.models import sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     RECORD_FILE,
@@ -102,7 +102,7 @@ def evaluate(
     source = data.open_source(dataset, data_dir)
     images = _images(source, split, n)
     plan = Plan(
-        subject=subjects.in_memory(model, images, own),
+        subject=subjects.in_memory(model, images),
         source=source,
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def evaluate_checkpoints(
-    paths: Sequence[str | Path] | None = None,
+    models: Sequence[str | Path] | None = None,
     *,
     runs: str | Path = "runs",
     suite: str = "paper",
@@ -130,32 +130,40 @@ def evaluate_checkpoints(
     split: str = "test",
     norm: str | None = None,
     eps: float | Sequence[float] | None = None,
+    arch: str | None = None,
+    normalise: str | None = None,
+    model_dir: str | Path = "models",
     batch_size: int | None = None,
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
     progress: Progress = silent,
 ) -> list[Record]:
-    """Score checkpoints (default: every best and last one below `runs`); returns their records.
+    """Score models (default: every best and last checkpoint below `runs`); returns their records.
 
-    A path is a run folder (its best checkpoint) or a .safetensors file. Data set and threat model default to those of
-    the training. Several `eps` are a record each, from the smallest: what fell at one is not attacked at the next.
-    Records lie in evaluations/ beside the checkpoint; one that is there already is not made again, and one that was
-    interrupted goes on. Raises as `evaluate`, and CheckpointError when there is nothing to score.
+    `models` are what `load` takes, with its `arch`, `normalise` and `model_dir`. Data set and threat model default to
+    those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
+    record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
+    checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
+    and one that was interrupted goes on. Raises as `evaluate` and `load`, and CheckpointError when there is nothing to
+    score.
     """
     sizes = [] if eps is None else sorted(set(eps)) if isinstance(eps, Sequence) else [eps]
     chosen = suite_of(suite)
     runs = Path(runs)
-    infos = [checkpoint.read_info(p) for p in (_find(runs) if paths is None else paths)]
-    sources: dict[str, DataSource] = {}
+    wanted = [
+        sources.describe(model, arch=arch, normalise=normalise, model_dir=model_dir)
+        for model in (_find(runs) if models is None else models)
+    ]
+    opened: dict[str, DataSource] = {}
     records: list[Record] = []
-    for info in infos:
-        source = source_of(info, dataset, data_dir, known=sources)
+    for model in wanted:
+        source = source_of(model, dataset, data_dir, known=opened)
         plan = Plan(
-            subject=subjects.of_checkpoint(info),
             source=source,
             images=_images(source, split, n),
-            threat=threat_of(info, source, norm, sizes[0] if sizes else None),
+            threat=threat_of(model, source, norm, sizes[0] if sizes else None),
+            subject=subjects.of_source(model, source, runs=runs),
             suite=chosen,
             seed=seed,
             batch_size=batch_size,

@@ -1,32 +1,38 @@
-"""The subject of an evaluation: a checkpoint or a model in memory, whole or one of its parts."""
+"""The subject of an evaluation: a checkpoint, a model from elsewhere or one in memory, whole or one of its parts."""
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ensemble_bench.attacks import engine
-from ensemble_bench.data import ImageSet
+from ensemble_bench.data import DataSource, ImageSet
+from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.sources import Source
+from ensemble_bench.models.state_dict import reason
 
 LOGIT = "logit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The model to score, and what is known about it; `model` is None until it has to be loaded.
+    """The model to score, and what is known about it; that of a checkpoint is None until it has to be loaded.
 
-    Of a checkpoint a part can be scored: the `view` "member1", "member2", …, or "logit", its members' logits averaged.
+    Records lie below `home`; there are none without. Of an ensemble a part can be scored: the `view` "member1",
+    "member2", …, or "logit", its members' logits averaged.
     """
 
     name: str
     weights_hash: str
     model: nn.Module | None = None
     info: checkpoint.CheckpointInfo | None = None
+    home: Path | None = None
     view: str | None = None
 
     def meta(self, key: str) -> Any:
@@ -34,30 +40,37 @@ class Subject:
         return None if self.info is None else self.info.meta.get(key)
 
     def load(self) -> nn.Module:
-        """Return the model, or the part of it in view, reading its checkpoint if it came from one."""
-        if self.model is not None:
-            return self.model
-        assert self.info is not None
-        model = checkpoint.load(self.info.path)
+        """Return the model, or the part of it in view, reading its checkpoint if that has not been read."""
+        model = self.model
+        if model is None:
+            assert self.info is not None
+            model = checkpoint.load(self.info.path)
         if self.view is None:
             return model
+        assert isinstance(model, Ensemble)
         if self.view == LOGIT:
             return model.aggregate_as(LOGIT)
-        return Ensemble([model.members[int(self.view.removeprefix("member")) - 1]]).eval()
+        member = model.members[int(self.view.removeprefix("member")) - 1]
+        return member if isinstance(member, Ensemble) else Ensemble([member]).eval()
 
     def views(self) -> "list[Subject]":
-        """The parts of a checkpoint: every member on its own, and the logit average; none of a single network."""
-        if self.info is None or self.info.architecture.members < 2:
+        """The parts of an ensemble: every member on its own, and the logit average; none of a single network."""
+        if isinstance(self.model, Ensemble):
+            members, aggregation = len(self.model.members), self.model.aggregation
+        elif self.info is not None:
+            members, aggregation = self.info.architecture.members, self.info.architecture.aggregation
+        else:
             return []
-        names = [f"member{i + 1}" for i in range(self.info.architecture.members)]
-        names += [LOGIT] if self.info.architecture.aggregation != LOGIT else []
+        if members < 2:
+            return []
+        names = [f"member{i + 1}" for i in range(members)] + ([LOGIT] if aggregation != LOGIT else [])
         return [replace(self, name=f"{self.name}#{name}", view=name) for name in names]
 
     @property
     def is_weighted(self) -> bool:
         """Whether a gate weights the members, or one of them is drawn at random, so that attacks for that apply."""
         if self.model is not None:
-            model: Any = self.model
+            model = self.load()
             return getattr(model, "gate", None) is not None or getattr(model, "aggregation", None) == "draw"
         if self.info is None or self.view not in (None, LOGIT):
             return False
@@ -66,7 +79,31 @@ class Subject:
 
 def of_checkpoint(info: checkpoint.CheckpointInfo) -> Subject:
     """The model of a checkpoint, to be loaded when it is needed."""
-    return Subject(name=name_of(info.path), weights_hash=info.weights_hash, info=info)
+    return Subject(name=name_of(info.path), weights_hash=info.weights_hash, info=info, home=info.path.parent)
+
+
+def of_source(source: Source, data: DataSource, *, runs: Path) -> Subject:
+    """A checkpoint of ours, or a model from elsewhere, whose records lie below `runs` in a folder of its own.
+
+    Raises EnsembleBenchError, naming the model, when one from elsewhere cannot be loaded, fails on images of the data
+    set, or tells another number of classes apart.
+    """
+    if source.info is not None:
+        return of_checkpoint(source.info)
+    model = source.load(data)
+    if not any(True for _ in model.parameters()):
+        raise InvalidValueError(f"{source.text}: has no parameters: its networks must be submodules of it")
+    try:
+        logits = _answers(model, data.image_shape)
+    except Exception as error:  # whatever foreign code does with images that it is not made for
+        told = str(error) if isinstance(error, EnsembleBenchError) else reason(error)
+        raise CheckpointError(f"{source.text}: on images of shape {data.image_shape}: {told}") from error
+    if logits.shape[1] != len(data.classes):
+        raise InvalidValueError(
+            f"{source.text}: tells {logits.shape[1]} classes apart, {data.name} has {len(data.classes)}"
+        )
+    home = runs / re.sub(r"[^\w.+-]+", "_", source.text).strip("._")[:100]
+    return Subject(name=source.text, weights_hash=_hash(model, logits), model=model, home=home)
 
 
 def name_of(path: Path) -> str:
@@ -74,19 +111,31 @@ def name_of(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.stem}"
 
 
-def in_memory(model: nn.Module, images: ImageSet, device: torch.device) -> Subject:
+def in_memory(model: nn.Module, images: ImageSet) -> Subject:
     """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own."""
     if isinstance(model, Ensemble) and model.info is not None and checkpoint.is_unchanged(model):
         return Subject(
             name=name_of(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info
         )
+    logits = _answers(model, tuple(images.images.shape[1:]))
+    return Subject(name="model", weights_hash=_hash(model, logits), model=model)
+
+
+def _answers(model: nn.Module, image_shape: tuple[int, ...]) -> Tensor:
+    """Logits of some noise, always the same, so that neither the number of images nor their order changes a hash."""
+    x = torch.rand(8, *image_shape, generator=torch.Generator().manual_seed(0))
+    like = next(model.parameters(), x)
+    with engine.frozen(model), torch.no_grad():
+        torch.manual_seed(0)  # for models that draw; `frozen` puts the generator back
+        return engine.logits_of(model, x.to(like.device))
+
+
+def _hash(model: nn.Module, logits: Tensor) -> str:
+    """Hash of code and weights, as far as they show."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     # Weights do not say what a module computes: two wrappers of one network can differ in code alone.
-    x, _ = images.batch(slice(0, 64))
-    with engine.frozen(model), torch.no_grad():
-        logits = engine.logits_of(model, x.to(device))
     digest.update(logits.cpu().contiguous().numpy().tobytes())
-    return Subject(name="model", weights_hash=f"sha256:{digest.hexdigest()}", model=model)
+    return f"sha256:{digest.hexdigest()}"

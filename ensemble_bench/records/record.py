@@ -171,8 +171,9 @@ class Record:
 
     @property
     def run(self) -> str:
-        """Name of the run that the model comes from: `model` without its checkpoint."""
-        return self.model.rpartition("/")[0] or self.model
+        """Name of the run that the model comes from: `model` without its view and, if it has one, its checkpoint."""
+        whole = self.model.removesuffix(f"#{self.view}")
+        return whole.rpartition("/")[0] or whole if self.checkpoint else whole
 
     def attack(self, name: str) -> AttackResult | None:
         """Return the result of the attack called `name`, or None where the suite does not hold it."""

@@ -20,6 +20,8 @@ ORDER = (
     "separate4adv",
     "gated2adv",
 )
+# Checkpoints that stand in tables: a run's best one, and a model from elsewhere.
+BEST = ("best", None)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -95,8 +97,8 @@ def group_of(record: Record) -> Group:
 
 
 def best_models(records: Iterable[Record]) -> list[Record]:
-    """Keep the best checkpoints of whole models: not the last ones, no member or logit average on its own."""
-    return [record for record in records if record.view is None and record.checkpoint == "best"]
+    """Keep whole models, no member or logit average on its own: best checkpoints, and what has none but itself."""
+    return [record for record in records if record.view is None and record.checkpoint in BEST]
 
 
 def about(group: Group, carried: float | None = None) -> dict[str, str]:
@@ -108,7 +110,8 @@ def about(group: Group, carried: float | None = None) -> dict[str, str]:
 def facts(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:
     """Say in a caption what was measured on what; `carried` is the smaller eps whose fallen images count as fallen."""
     count = "" if n is None else f", n = {n}"
-    told = f"{group}, {split} split{count}, seeds {all_seeds(runs)}."
+    seeds = all_seeds(runs)
+    told = f"{group}, {split} split{count}{f', seeds {seeds}' if seeds else ''}."
     if carried is None:
         return told
     return f"{told} Images that fell at {Threat(norm=group.norm, eps=carried)} count as fallen under every attack."
@@ -148,7 +151,8 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 def all_seeds(runs: Iterable[Run]) -> str:
     """Return the seeds of several models, each once: "0, 1, 0+1"."""
-    return ", ".join(seeds_text(seeds) for seeds in sorted({run.seeds for run in runs}, key=lambda s: (len(s), s)))
+    found = {run.seeds for run in runs if run.seeds}
+    return ", ".join(seeds_text(seeds) for seeds in sorted(found, key=lambda s: (len(s), s)))
 
 
 def place(recipe: str) -> int:

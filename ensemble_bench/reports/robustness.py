@@ -8,7 +8,7 @@ import numpy as np
 
 from ensemble_bench.records import CleanScore, Record, RobustScore, Threat
 from ensemble_bench.reports.figures import Line, Panel
-from ensemble_bench.reports.groups import Scored, by_recipe, grouped, seeds_text
+from ensemble_bench.reports.groups import Scored, best_models, by_recipe, grouped, seeds_text
 from ensemble_bench.reports.tables import Table, Value
 
 MARKERS = "os^Dv"  # tell seeds of one recipe apart
@@ -68,9 +68,8 @@ def sweeps(records: Iterable[Record]) -> dict[Setting, list[Sweep]]:
 
     Of several evaluations at one eps the lowest accuracy stands: each of them bounds the model's from above.
     """
-    whole = [record for record in records if record.view is None and record.checkpoint in ("best", None)]
     found: dict[Setting, list[Sweep]] = {}
-    for setting, same in grouped(whole, _setting).items():
+    for setting, same in grouped(best_models(records), _setting).items():
         for own in grouped(same, lambda record: (record.model, record.weights_hash)).values():
             chosen = [
                 min(at_eps, key=lambda record: (record.robust.robust, record.id))

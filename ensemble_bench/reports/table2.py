@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ensemble_bench.leaderboard.board import carried_eps, natural
 from ensemble_bench.records import CARRIED, AttackResult, Record
-from ensemble_bench.reports.groups import Group, Scored, about, facts, group_of, grouped, place, seeds_text
+from ensemble_bench.reports.groups import BEST, Group, Scored, about, facts, group_of, grouped, place, seeds_text
 from ensemble_bench.reports.tables import Cell, Table, Value, percent
 
 SUITE = "appendix"
@@ -42,7 +42,7 @@ class Dissected:
 
 def dissected(records: Iterable[Record]) -> list[Dissected]:
     """Collect the records of each run, in the paper's order of recipes."""
-    chosen = [record for record in records if record.suite == SUITE and record.checkpoint == "best"]
+    chosen = [record for record in records if record.suite == SUITE and record.checkpoint in BEST]
     found = []
     for key, own in grouped(chosen, _key).items():
         group, split, n, carried, *_, run, _ = key

@@ -205,7 +205,7 @@ def test_adding_an_attack_never_raises_robust_accuracy(monkeypatch: pytest.Monke
         for cascade in (False, True):
             suite = Suite(name="test", attacks=names[:k], cascade=cascade, description="")
             monkeypatch.setitem(SUITES, "test", suite)  # type: ignore[arg-type]
-            monkeypatch.setitem(registry.SUITES, "test", "")  # type: ignore[arg-type]
+            monkeypatch.setitem(registry.SUITES, "test", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
             found.append(evaluate(trained(), suite="test", n=N))
     standing = [worst_case(r.samples) for r in found]
     for fewer, more in zip(standing, standing[2:], strict=False):

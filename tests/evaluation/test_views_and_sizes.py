@@ -36,7 +36,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> str:
     """A suite that scores parts."""
     suite = Suite(name="parts", attacks=("margin5", "margin-doubled20"), views=("margin-doubled20",), description="")
     monkeypatch.setitem(SUITES, "parts", suite)  # type: ignore[arg-type]
-    monkeypatch.setitem(registry.SUITES, "parts", "")  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.SUITES, "parts", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
     return "parts"
 
 
@@ -96,7 +96,7 @@ def test_sizes_give_a_record_each_that_fall_and_carry_over(
 ) -> None:
     cascade = Suite(name="autoattack3", attacks=("ifgsm3", "margin10"), cascade=True, description="")
     monkeypatch.setitem(SUITES, "autoattack3", cascade)  # type: ignore[arg-type]
-    monkeypatch.setitem(registry.SUITES, "autoattack3", "")  # type: ignore[arg-type]
+    monkeypatch.setitem(registry.SUITES, "autoattack3", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
     records = evaluate_checkpoints([run], n=N, suite=suite, eps=SIZES[::-1])
     assert [r.threat.eps for r in records] == list(SIZES)
     standing = [worst_case(read_samples(r.path.parent)) for r in records if r.path]

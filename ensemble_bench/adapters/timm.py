@@ -1,0 +1,70 @@
+"""timm (Wightman 2019): its pretrained models, and its architectures for weights of one's own."""
+
+import contextlib
+import difflib
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
+from ensemble_bench.models.normalise import Normalise
+from ensemble_bench.models.state_dict import reason, weights_only
+
+# Names on the Hugging Face hub, which timm cannot list.
+HUB = ("hf-hub:", "hf_hub:")
+
+
+def meta(name: str) -> dict[str, Any]:
+    """Nothing: timm does not say which of our data sets a model is for. Raises UnknownNameError."""
+    _check(name)
+    return {}
+
+
+def load_model(name: str, *, folder: Path, classes: int | None = None) -> nn.Module:
+    """timm's pretrained model, normalised inside; its weights lie in timm's own cache, not in `folder`.
+
+    Raises UnknownNameError, CheckpointError when there are no weights to be had, and InvalidValueError unless it has as
+    many `classes` (None: any number).
+    """
+    network = _create(name, pretrained=True)
+    if classes not in (None, network.num_classes):
+        raise InvalidValueError(f"timm:{name} tells {network.num_classes} classes apart, the data set has {classes}")
+    settings = network.pretrained_cfg
+    return nn.Sequential(Normalise(settings["mean"], settings["std"]), network)
+
+
+def architecture(name: str, *, classes: int, channels: int) -> nn.Module:
+    """timm's network for images of so many channels, without weights of meaning; raises as `load_model`."""
+    network: nn.Module = _create(name, pretrained=False, num_classes=classes, in_chans=channels)
+    return network
+
+
+def _create(name: str, **settings: Any) -> Any:
+    _check(name)
+    try:
+        with weights_only(), contextlib.redirect_stdout(sys.stderr):
+            return _timm().create_model(name, **settings)
+    except Exception as error:  # whatever a download, a damaged file or an argument leads to
+        told = reason(error)
+        if "pip install huggingface_hub" in told:  # what it says of a huggingface_hub that is too new for it, too
+            told = f"timm {_timm().__version__} finds no huggingface_hub that it can use: install 'huggingface_hub<2'"
+        raise CheckpointError(f"timm:{name}: {told}") from error
+
+
+def _check(name: str) -> None:
+    timm = _timm()
+    if not name.startswith(HUB) and not timm.is_model(name):
+        # All of its names would fill pages.
+        near = difflib.get_close_matches(name, timm.list_models(), n=8, cutoff=0.3)
+        raise UnknownNameError("timm model", name, near or timm.list_models("resnet*"))
+
+
+def _timm() -> ModuleType:
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise InvalidValueError(f"timm cannot be imported ({error}): install timm") from error

@@ -1,0 +1,87 @@
+"""Weights from elsewhere: state_dict files of torch or safetensors, read without running any code that they hold."""
+
+import os
+import pickle
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ensemble_bench.errors import CheckpointError
+
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+# Under these names trainers put the state_dict into a larger checkpoint.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+# DataParallel, a wrapper's `self.model` and torch.compile put these before every name.
+PREFIXES = ("module.", "model.", "_orig_mod.")
+_FORCE, _UNDO = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The state_dict in a file, alone or in a checkpoint under one of `WRAPPERS`; names as they are there.
+
+    Raises CheckpointError when it cannot be read, holds more than tensors and plain values, or holds no state_dict.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever a damaged file leads it to
+        raise CheckpointError(f"{path}: {reason(error)}") from error
+    while isinstance(found, Mapping):
+        if found and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
+            return dict(found)
+        found = next((found[key] for key in WRAPPERS if key in found), None)
+    raise CheckpointError(f"{path}: no state_dict in it, expected names and tensors, alone or as {', '.join(WRAPPERS)}")
+
+
+def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put `weights`, read from `path`, into `network`; raises CheckpointError unless they fit and are finite."""
+    expected = network.state_dict()
+    weights = _stripped(weights, expected)
+    if odd := sorted(set(weights) ^ set(expected)):
+        kind = "lacks" if odd[0] in expected else "has an unexpected"
+        raise CheckpointError(f"{path}: does not fit its architecture: {kind} {odd[0]} (of {len(odd)} such tensors)")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            found, wanted = tuple(value.shape), tuple(expected[name].shape)
+            raise CheckpointError(f"{path}: does not fit its architecture: {name} is {found}, expected {wanted}")
+        if not value.isfinite().all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights")
+    network.load_state_dict(weights)
+
+
+@contextmanager
+def weights_only() -> Iterator[None]:
+    """Make every torch.load in the block refuse to run code, whatever its caller or the environment asks for."""
+    before = {name: os.environ.pop(name, None) for name in (_FORCE, _UNDO)}
+    os.environ[_FORCE] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_FORCE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def reason(error: BaseException) -> str:
+    """Why weights were not read, in a line: torch's own advice is to run the code in the file."""
+    if isinstance(error, pickle.UnpicklingError):
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
+            return f"holds more than tensors and plain values ({code[1]}), and code in it is never run"
+        return "not a file that torch.save wrote"
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), 240)}"
+
+
+def _stripped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """`weights` without prefixes that all of their names have and the expected ones have not."""
+    for _ in PREFIXES:
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in weights) and not any(n.startswith(prefix) for n in expected):
+                weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
