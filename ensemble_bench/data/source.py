@@ -69,6 +69,7 @@ class DataSource:
     `dataset` is its name in the registry and says how to treat it; `name` is what results are filed under
     ("cifar10-jpeg"). `mean` and `std` are per channel and `default_eps` is a linf radius, all in units of the
     pixel range [0, 1]. `fingerprint` ("sha256:…") covers the pixels and labels of all splits in their order.
+    `trains_like` names the data set whose settings in the presets it is trained with, by default its own.
     """
 
     dataset: str
@@ -81,6 +82,7 @@ class DataSource:
     scale: int
     fingerprint: str
     read: Callable[[str], Rows] = field(repr=False)
+    trains_like: str | None = None
 
     def split(self, split: str) -> ImageSet:
         """Return "train", "validation" or "test"; raises UnknownNameError for any other name."""

@@ -20,10 +20,11 @@ from ensemble_bench.models.normalise import Normalise
 class Architecture:
     """Everything that fixes a model but its weights.
 
-    `backbone` is a name of the registry; `depth` belongs to "wrn" alone (6n + 4, 10 to 100), else None; `width`
-    multiplies channels (1/16 to 64); `image_shape` is (channel, row, column); `mean` and `std` are per channel, for
-    images in [0, 1]; `members` networks (1 to 64) are averaged as `aggregation` ("prob" or "logit") says, weighted by a
-    gating network if `gated`. Raises InvalidValueError for anything else: these bounds also guard against forged files.
+    `backbone` is a name of the registry; `depth` belongs to "wrn" (6n + 4, 10 to 100) and to those backbones of other
+    packages that take one (1 to 1000), else None; `width` multiplies channels (1/16 to 64); `image_shape` is (channel,
+    row, column); `mean` and `std` are per channel, for images in [0, 1]; `members` networks (1 to 64) are averaged as
+    `aggregation` ("prob" or "logit") says, weighted by a gating network if `gated`. Raises InvalidValueError for
+    anything else: these bounds also guard against forged files.
     """
 
     backbone: str
@@ -65,6 +66,10 @@ class Architecture:
             raise InvalidValueError("gated is true for 1 member: a gate needs at least 2 to choose from")
 
     def _check_depth(self) -> None:
+        if self.backbone not in registry.BACKBONES:
+            if self.depth is not None:
+                _check_integer("depth", self.depth, 1, 1000)
+            return
         if self.backbone != "wrn":
             if self.depth is not None:
                 raise InvalidValueError(f"depth is {self.depth!r}: {self.backbone} has a fixed depth, expected None")
@@ -102,7 +107,7 @@ def build(architecture: Architecture, *, seed: int = 0) -> Ensemble:
     Each member's weights come from (seed, member's index) alone, so member 0 equals the single model of the same seed.
     The global random state stays as it is. Convolutions follow He et al. (2015), fan out; `seed` is any integer.
     """
-    model = skeleton(architecture)
+    model = skeleton(architecture, seed=seed)
     for index, member in enumerate(model.members):
         _initialise(member, _generator(seed, f"member {index}"))
     if model.gate is not None:
@@ -113,17 +118,24 @@ def build(architecture: Architecture, *, seed: int = 0) -> Ensemble:
     return model.to(memory_format=torch.channels_last)
 
 
-def skeleton(architecture: Architecture, device: str = "cpu") -> Ensemble:
-    """Modules of an architecture with weights of no meaning; on device "meta" they take neither memory nor time."""
+def skeleton(architecture: Architecture, device: str = "cpu", *, seed: int = 0) -> Ensemble:
+    """Modules of an architecture with weights of no meaning; on device "meta" they take neither memory nor time.
+
+    `seed` fixes those weights too: `build` leaves what it does not know, in a backbone of another package, as it is.
+    """
     channels = architecture.image_shape[0]
     backbone = registry.resolve("backbone", architecture.backbone)
     options = {"width": architecture.width, "classes": architecture.classes, "in_channels": channels}
     if architecture.depth is not None:
         options["depth"] = architecture.depth
 
+    def member(index: int) -> nn.Module:
+        torch.default_generator.manual_seed(_generator(seed, f"first weights of member {index}").initial_seed())
+        return _with_normalisation(architecture, backbone(**options))
+
     # PyTorch's layers draw their first weights from the global generator.
     with torch.random.fork_rng(devices=[]), torch.device(device):
-        members = [_with_normalisation(architecture, backbone(**options)) for _ in range(architecture.members)]
+        members = [member(index) for index in range(architecture.members)]
         gate = None
         if architecture.gated:
             gate = _with_normalisation(architecture, Gate(members=architecture.members, in_channels=channels))

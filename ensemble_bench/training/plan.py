@@ -1,7 +1,7 @@
 """A training run, resolved: every choice made and checked before the first step, and written down in run.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -92,7 +92,7 @@ def resolve(
     eps: float | None = None,
 ) -> Plan:
     """Make every choice of a run, or raise InvalidValueError (UnknownNameError for a name) for one that cannot be."""
-    settings = PRESETS[registry.check("preset", preset)].on(source.dataset)
+    settings = _settings(recipe, PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset))
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
     if train_attack is not None:
         settings = replace(settings, train_attack=check_name(train_attack))
@@ -114,6 +114,15 @@ def resolve(
         objective=objective,
         precision=resolve_precision(settings.precision, device),
     )
+
+
+def _settings(recipe: Recipe, settings: Settings) -> Settings:
+    """Settings of a preset, those that the recipe has of its own in their place."""
+    known = [field.name for field in fields(Settings)]
+    for name in recipe.settings:
+        if name not in known:
+            raise UnknownNameError(f"setting of recipe {recipe.name!r}:", name, known)
+    return replace(settings, **recipe.settings)
 
 
 def _architecture(recipe: Recipe, single: Architecture, match: str) -> Architecture:

@@ -69,7 +69,8 @@ class Preset:
         """Settings for a data set; raises InvalidValueError where the preset has none for it."""
         if dataset not in self.settings:
             raise InvalidValueError(
-                f"preset {self.name!r} has no settings for {dataset!r}: it has {', '.join(self.settings)}"
+                f"preset {self.name!r} has no settings for {dataset!r}: it has {', '.join(self.settings)}, "
+                "of which its DataSource may name one as trains_like"
             )
         return self.settings[dataset]
 

@@ -5,18 +5,20 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ensemble_bench import plugins
+
 PACKAGES = ("torch", "numpy", "ensemble-bench")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results."""
+    """Versions of Python and of the packages that decide results: all that add names of theirs count too."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package.replace("-", "_")] = version(package)
         except PackageNotFoundError:
             found[package.replace("-", "_")] = "unknown"
-    return found
+    return found | {package.replace("-", "_"): added for package, added in plugins.versions().items()}
 
 
 def commit() -> str | None:

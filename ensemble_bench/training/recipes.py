@@ -1,7 +1,8 @@
 """Recipes: which model is trained, and whether adversarially (Grefenstette et al. 2018, section 4.1, and controls)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +12,8 @@ class Recipe:
     `members` networks are trained as one model, on clean images and, if `adversarial`, on attacks on the whole
     ensemble. A single network with `width_times` above 1 is widened until it costs that many members. `gated`
     weights the members by a small network. With `joins` above 0 nothing is trained as one model: that many runs
-    of the recipe `of`, of consecutive seeds, are joined at test time.
+    of the recipe `of`, of consecutive seeds, are joined at test time. `settings` replace those of the preset, field by
+    field (see presets.Settings), such as its network.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Recipe:
     gated: bool = False
     joins: int = 0
     of: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 _ALL = (

@@ -25,7 +25,7 @@ from ensemble_bench.training.objective import OBJECTIVES, update
 from ensemble_bench.training.plan import Plan
 from ensemble_bench.training.presets import Settings
 from ensemble_bench.training.provenance import commit, versions
-from ensemble_bench.training.recipes import RECIPES
+from ensemble_bench.training.recipes import Recipe
 from ensemble_bench.training.schedule import SCHEDULES
 from ensemble_bench.training.state import State
 from ensemble_bench.training.validation import validate
@@ -59,7 +59,7 @@ def train(
     or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being finite.
     Ctrl-C leaves a resume point of the current step.
     """
-    found = RECIPES[registry.check("recipe", recipe)]
+    found: Recipe = registry.resolve("recipe", recipe)
     registry.check("preset", preset)
     target = resolve_device(device)
     source = data.open_source(dataset, data_dir)
@@ -77,7 +77,7 @@ def train(
         plan = plans.resolve(found, source, seed=seed, **choices)
         return _train(plan, source, folder, device=target, resume=resume, progress=progress)
     member = partial(train, found.of, dataset=dataset, data_dir=data_dir, resume=True, **choices)
-    plan = plans.resolve(RECIPES[found.of], source, seed=seed, **choices)
+    plan = plans.resolve(registry.resolve("recipe", found.of), source, seed=seed, **choices)
     return join.join(found, plan, member, folder, device=target, progress=progress)
 
 
