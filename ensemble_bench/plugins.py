@@ -27,7 +27,7 @@ TYPES: Mapping[str, tuple[str, str | None]] = {
     "suite": ("ensemble_bench.attacks.suites:Suite", "name"),
 }
 FACTORIES = ("attack", "backbone", "data set")
-# What an attack's name ends with is its number of steps, and samples and leaderboards have a column of that name.
+# Samples and leaderboards have a column for each attack beside these; the others of theirs have an underscore.
 COLUMNS = (
     *("id", "label", "clean", "model", "suite", "split", "n", "threat", "recipe", "preset", "checkpoint", "seeds"),
     *("dataset", "norm", "eps", "parameters", "flops", "warnings", "record", "smaller-eps"),
@@ -67,13 +67,14 @@ def check(kind: str, name: str, *, built_in: bool) -> None:
     if built_in or len(_entries()[kind][name]) > 1:
         ours = "ensemble-bench itself and " if built_in else ""
         raise InvalidValueError(f"{kind} {name!r} is registered by {ours}{origin(kind, name)}: uninstall one of them")
-    if kind == "attack":
-        rule = "letters, digits and -, a letter first and last, and no column of a table"
-        fits = re.fullmatch(r"[A-Za-z]([A-Za-z0-9-]*[A-Za-z])?", name) and name not in COLUMNS
-    else:
-        rule = "letters, digits, _ and -, a letter first"
-        fits = re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name)
-    if not fits:
+    rule, pattern = "letters, digits, _ and -, a letter first", r"[A-Za-z][A-Za-z0-9_-]*"
+    if kind == "attack":  # digits at its end would be its number of steps
+        rule, pattern = "letters, digits and -, a letter first and last", r"[A-Za-z]([A-Za-z0-9-]*[A-Za-z])?"
+        if name in COLUMNS:
+            raise InvalidValueError(
+                f"attack {name!r} of {origin(kind, name)} cannot be used: tables have such a column"
+            )
+    if not re.fullmatch(pattern, name):
         raise InvalidValueError(f"{kind} {name!r} of {origin(kind, name)} cannot be used: expected {rule}")
 
 
