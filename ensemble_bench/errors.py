@@ -38,3 +38,7 @@ class AttackError(EnsembleBenchError):
 
 class RecordError(EnsembleBenchError):
     """A record or its samples cannot be read or do not hold what a record holds."""
+
+
+class BundleError(EnsembleBenchError):
+    """A submission is no bundle, holds what none may hold, or cannot be sent or published."""

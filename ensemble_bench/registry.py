@@ -83,6 +83,7 @@ IMPLEMENTATIONS = ("engine", "torchattacks", "art")
 MODEL_SOURCES: Mapping[str, str] = {
     "robustbench": "ensemble_bench.adapters.robustbench_zoo:load_model",
     "timm": "ensemble_bench.adapters.timm:load_model",
+    "zoo": "ensemble_bench.submissions.zoo:load_model",
 }
 KINDS: Mapping[str, Mapping[str, str]] = {
     "recipe": RECIPES,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli import blackbox, demo, evaluate, names, report, train
+from ensemble_bench.cli import blackbox, bundle, demo, doctor, evaluate, leaderboard, names, report, train
 from ensemble_bench.errors import EnsembleBenchError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-GROUPS = {"blackbox": blackbox.app}
+GROUPS = {"blackbox": blackbox.app, "leaderboard": leaderboard.app}
 
 
 def _version(wanted: bool) -> None:
@@ -43,12 +43,16 @@ def version() -> None:
     _version(True)
 
 
-for command in (train.train, evaluate.evaluate, report.report, report.diagnose):
+for command in (
+    *(train.train, evaluate.evaluate, report.report, report.diagnose),
+    *(bundle.bundle, bundle.verify, bundle.submit),
+):
     app.command()(command)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 app.command("list")(names.list_names)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command()(version)
 
 

@@ -50,7 +50,9 @@ def evaluate(
     ] = None,
     normalise: Annotated[
         str | None,
-        typer.Option(help="What images are normalised by for --arch or your own code: dataset, pretrained (timm's) or none."),
+        typer.Option(
+            help="What images are normalised by for --arch or your own code: dataset, pretrained (timm's) or none."
+        ),
     ] = None,
     model_dir: Annotated[Path, typer.Option(help="Folder of RobustBench's weights.")] = Path("models"),
     blackbox: Annotated[
@@ -65,7 +67,7 @@ def evaluate(
     device: Device = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Attack SOURCES, models of ours or from elsewhere, with a suite, and write a record and one row an image for each."""
+    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each."""
     registry.split_suite(suite)
     if dataset is not None:
         registry.check("data set", dataset)

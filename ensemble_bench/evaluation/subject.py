@@ -103,6 +103,8 @@ def of_source(source: Source, data: DataSource, *, runs: Path) -> Subject:
             f"{source.text}: tells {logits.shape[1]} classes apart, {data.name} has {len(data.classes)}"
         )
     home = runs / re.sub(r"[^\w.+-]+", "_", source.text).strip("._")[:100]
+    if (info := model.info) and checkpoint.is_unchanged(model):  # a published one, whose folder is not for records
+        return Subject(name=name_of(info.path), weights_hash=info.weights_hash, model=model, info=info, home=home)
     return Subject(name=source.text, weights_hash=_hash(model, logits), model=model, home=home)
 
 

@@ -104,7 +104,8 @@ def to_latex(tables: Iterable[Table]) -> str:
 
 def _markdown(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        # What others wrote must not become markup.
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
 
     rules = [":--" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
     body = [line(table.columns), line(rules), *map(line, table.text_rows())]

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import ensemble_bench as eb
-from ensemble_bench.errors import InvalidValueError
 
 
 def member(seed: int) -> nn.Module:
@@ -108,21 +107,3 @@ def test_view_shares_the_weights_and_moves_the_model(model: nn.Module) -> None:
     assert all(ours[name].data_ptr() == theirs[name].data_ptr() for name in ours)
     view.to(torch.float64)
     assert all(parameter.dtype == torch.float64 for parameter in model.parameters())
-
-
-@pytest.mark.filterwarnings("ignore")  # those of the toolkit's own imports
-def test_robustbench_benchmark_runs_its_own_code(batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its data loader is replaced by ours; linear members, which the first attack breaks, keep the run short."""
-    robustbench = eb.adapters.robustbench.import_robustbench()
-    model = eb.Ensemble([nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]).eval()
-    x, _ = batch
-    with torch.no_grad():
-        y = model(x).argmax(1)
-    y[0] = (y[0] + 1) % 10
-    monkeypatch.setattr(robustbench.eval, "load_clean_dataset", lambda *_: (x, y))
-    threat = eb.ThreatModel(norm="linf", eps=1.0)
-    clean, robust = eb.adapters.robustbench.benchmark(model, n=6, threat=threat, batch_size=6)
-    assert clean == pytest.approx(5 / 6)
-    assert robust == 0.0
-    with pytest.raises(InvalidValueError, match="no setting"):
-        eb.adapters.robustbench.benchmark(model, n=6, colour="red")

@@ -1,0 +1,159 @@
+"""`ensemble-bench bundle`, `verify` and `submit`."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ensemble_bench.cli.options import DataDir, Device, Runs
+from ensemble_bench.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from ensemble_bench.records import CleanScore, RobustScore
+    from ensemble_bench.submissions.targets import Receipt
+    from ensemble_bench.submissions.verification import Comparison, Verification
+
+EXIT = {"verified": 0, "not reproduced": 1, "refused": 2}
+Name = Annotated[str | None, typer.Option(help="Name to publish under; by default the run's.")]
+Suite = Annotated[str | None, typer.Option(help="Repeat the claims of this suite only; by default all.")]
+Images = Annotated[int | None, typer.Option(min=1, help="Repeat claims on at most so many images; by default on all.")]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Folder to keep the unpacked bundle and the records in, and to go on from; by default none."),
+]
+
+
+def bundle(
+    run: Annotated[Path, typer.Argument(help="Run folder, with its records in evaluations/.")],
+    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    out: Annotated[
+        Path | None, typer.Option(help="A .zip, or else a folder, to write; by default NAME.zip in this folder.")
+    ] = None,
+    name: Name = None,
+    authors: Annotated[str, typer.Option(help="Authors, for RobustBench's entry.")] = "",
+    link: Annotated[str, typer.Option(help="Address of a paper or a page.")] = "",
+    venue: Annotated[str, typer.Option(help="Where it was published.")] = "Unpublished",
+) -> None:
+    """Pack a trained model and what its records claim into one file that others can verify."""
+    if checkpoint not in ("best", "last"):
+        raise UnknownNameError("checkpoint", checkpoint, ("best", "last"))
+    from ensemble_bench.submissions import bundling
+
+    path = bundling.bundle(run, checkpoint_name=checkpoint, out=out, name=name, authors=authors, link=link, venue=venue)
+    typer.echo(path)
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle: a .zip or a folder.")],
+    suite: Suite = None,
+    n: Images = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    work: Work = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Repeat what a bundle claims: exit status 0 if verified, 1 if not reproduced, 2 if refused."""
+    with _folder(work) as folder:
+        result = _verify(path, suite=suite, n=n, data_dir=data_dir, device=device, work=folder, runs=runs)
+    raise typer.Exit(EXIT[result.status])
+
+
+def submit(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run folder.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="A folder of leaderboards (verifies and publishes there), http(s)://… (an upload service) or "
+            "hf://owner/name (the Hugging Face Hub)."
+        ),
+    ],
+    token: Annotated[
+        str | None, typer.Option(help="Token of the upload service; by default the environment's ENSEMBLE_BENCH_TOKEN.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the upload service has verified it.")] = False,
+    suite: Suite = None,
+    n: Images = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    work: Work = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided."""
+    from ensemble_bench.leaderboard.bundle import unpack
+    from ensemble_bench.submissions import bundling, publishing, targets
+    from ensemble_bench.submissions.verification import BUNDLE
+
+    with tempfile.TemporaryDirectory() as scratch, _folder(work) as folder:
+        found = bundling.as_bundle(path, Path(scratch))
+        if targets.is_service(to):
+            raise typer.Exit(_upload(found, to, token, wait=wait))
+        if to.startswith(targets.HUB):
+            typer.echo(targets.push(found, to))
+            return
+        checked = unpack(found, Path(scratch) / "checked")
+        # Before hours of attacks, not after.
+        publishing.check_free(checked.name, checked.config["weights_hash"], Path(to))
+        result = _verify(found, suite=suite, n=n, data_dir=data_dir, device=device, work=folder, runs=runs)
+        if not EXIT[result.status]:
+            typer.echo(publishing.publish(result, folder / BUNDLE, to))
+        raise typer.Exit(EXIT[result.status])
+
+
+def _upload(bundle: Path, to: str, token: str | None, *, wait: bool) -> int:
+    """Send a bundle to a service, wait if that is wanted, and return the exit status."""
+    from ensemble_bench.submissions import targets
+
+    receipt = targets.upload(bundle, to, token=token)
+    _show_receipt(receipt)
+    if wait:
+        receipt = targets.wait(to, receipt, token=token, report=_show_receipt)
+    return EXIT.get(receipt.status, 0)
+
+
+def _verify(path: Path, **options: Any) -> "Verification":
+    """Verify a bundle, and print what was claimed beside what came out, the verdict and its reasons."""
+    from ensemble_bench.console import Bars, table
+    from ensemble_bench.leaderboard.untrusted import printable
+    from ensemble_bench.submissions.verification import verify as verify_bundle
+
+    with Bars() as bars:
+        result = verify_bundle(path, progress=bars, **options)
+    if result.comparisons:
+        columns = ["suite", "seed", "n", "claimed clean", "measured", "claimed robust", "measured"]
+        table("claimed and measured accuracy in %, with 95 % intervals", columns, map(_row, result.comparisons))
+    typer.echo(f"{result.name or path}: {result.status}")
+    for reason in result.reasons:
+        typer.echo(f"  {printable(reason)}")
+    return result
+
+
+def _row(comparison: "Comparison") -> list[object]:
+    claim, record = comparison.claim, comparison.record
+    n = str(claim.n) if claim.n == record.n else f"{record.n} of {claim.n}"
+    scores = (claim.clean, record.clean, claim.robust, record.robust)
+    return [claim.suite, claim.seed, n, *(_percent(score) for score in scores)]
+
+
+def _percent(score: "CleanScore | RobustScore") -> str:
+    return f"{100 * score.accuracy:.1f} [{100 * score.ci_low:.1f}, {100 * score.ci_high:.1f}]"
+
+
+def _show_receipt(receipt: "Receipt") -> None:
+    from ensemble_bench.leaderboard.untrusted import printable
+
+    typer.echo(printable(f"submission {receipt.id}: {receipt.status}"))
+    for reason in receipt.reasons:
+        typer.echo(printable(f"  {reason}"))
+
+
+@contextlib.contextmanager
+def _folder(work: Path | None) -> Iterator[Path]:
+    """The folder that is given, else one that is removed in the end."""
+    if work is not None:
+        yield work
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -1,0 +1,165 @@
+"""The site on disk: rendered whole into a folder beside its place, then swapped in."""
+
+import base64
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.leaderboard.site import charts
+from ensemble_bench.leaderboard.site.entries import (
+    OURS,
+    Entry,
+    attack_names,
+    describe,
+    entry_of,
+    ranked,
+    seeds_text,
+    to_csv,
+    to_json,
+    web_link,
+)
+from ensemble_bench.leaderboard.site.markdown import to_html
+from ensemble_bench.leaderboard.site.models import Model, read_models
+from ensemble_bench.leaderboard.site.theirs import read_entries
+from ensemble_bench.records import CARRIED
+
+PACKAGE = "ensemble_bench.leaderboard.site"
+INDEX = "index.html"
+GENERATOR = '<meta name="generator" content="ensemble-bench">'  # tells a site that may be replaced from other folders
+
+
+def build_site(root: Path, out: Path, *, robustbench: Path | None = None) -> Path:
+    """Render the records below `root` into the folder `out`, replacing the site there, and return its index.html.
+
+    `robustbench` holds model_info files of RobustBench, whose entries join the table. Equal inputs give equal bytes.
+    Raises RecordError when a record is broken or weights are not those scored, InvalidValueError when `out` holds
+    anything but a site; then `out` stays as it was.
+    """
+    out = Path(out).resolve()
+    _check_replaceable(out)
+    models = read_models(Path(root))
+    entries = ranked([*map(entry_of, models), *(read_entries(robustbench) if robustbench is not None else ())])
+    with _swapped_in(out) as folder:
+        for name, content in _files(models, entries).items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Path):
+                _copy(content, path)
+            else:
+                path.write_text(content, encoding="utf-8", newline="\n")
+    return out / INDEX
+
+
+def _files(models: Sequence[Model], entries: Sequence[Entry]) -> dict[str, str | Path]:
+    """Every file of the site by its path in it: its text, or the file to copy."""
+    pages = _environment()
+    files: dict[str, str | Path] = {
+        INDEX: pages.get_template(INDEX).render(
+            home="",
+            entries=entries,
+            attacks=attack_names(entries),
+            charts=charts.compute_charts(entries),
+        ),
+        "leaderboard.csv": to_csv(entries),
+        "leaderboard.json": to_json(entries),
+    }
+    for model in models:
+        records = {record.id: f"records/{record.id[:16]}.json" for record in (*model.records, *model.views)}
+        files[f"{model.folder}/{INDEX}"] = pages.get_template("model.html").render(
+            home="../" * (model.folder.count("/") + 1),
+            model=model,
+            charts={record.id: charts.steps_chart(record) for record in model.records},
+            eps_chart=charts.eps_chart(model.sweep),
+            record_files=records,
+            card=None if model.card is None else to_html(model.card),
+        )
+        files |= {f"{model.folder}/{path.name}": path for path in model.weights}
+        files |= {
+            f"{model.folder}/{records[record.id]}": record.path
+            for record in (*model.records, *model.views)
+            if record.path is not None
+        }
+    return files
+
+
+def _copy(source: Path, path: Path) -> None:
+    """Copy a file, as a second name of the same bytes where the file system has that: weights are many and large."""
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
+def _environment() -> Environment:
+    pages = Environment(
+        loader=PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    static = resources.files(PACKAGE) / "static"
+    # Inline and named by their hashes: browsers disagree on what 'self' means for a page read from a file.
+    style, script = ((static / name).read_text(encoding="utf-8") for name in ("style.css", "table.js"))
+    policy = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+    policy |= {"style-src": _source(style), "script-src": _source(script)}
+    pages.globals |= {
+        "policy": "; ".join(f"{key} {value}" for key, value in policy.items()),
+        "style": Markup(style),
+        "script": Markup(script),
+        "generator": Markup(GENERATOR),
+        "ours": OURS,
+        "carried": CARRIED,
+    }
+    pages.filters |= {
+        "percent": lambda value: f"{100 * value:.1f}",
+        "quantity": charts.quantity,
+        "seeds": seeds_text,
+        "describe": describe,
+        "web_link": web_link,
+    }
+    return pages
+
+
+def _source(text: str) -> str:
+    """A content security policy's name for an inline style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _check_replaceable(out: Path) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    index = out / INDEX
+    if not index.is_file() or GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
+        raise InvalidValueError(f"out is {str(out)!r}, which holds something else: choose a new or an empty folder")
+
+
+@contextmanager
+def _swapped_in(out: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `out` when the block ends well, and vanishes when it does not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
+    try:
+        new.mkdir()
+        yield new
+        if out.exists():
+            out.rename(old)
+        try:
+            new.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,180 @@
+"""Entries: the lines of the table, of our models and of RobustBench's, and their CSV and JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ensemble_bench.leaderboard.board import fraction, natural
+from ensemble_bench.leaderboard.model_info import architecture_text
+from ensemble_bench.leaderboard.site.models import Model
+from ensemble_bench.records import CARRIED, CleanScore, NamedWarning, Record, RobustScore, Threat
+
+OURS = "ensemble-bench"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """An accuracy in [0, 1], with the ends of its 95 % interval where that is known."""
+
+    accuracy: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A line of the table: a model on a data set under a threat, ranked by the worst case of `suite`.
+
+    What nobody told is None or empty. `about` is shown below the name, `title` is the paper's; `page` is the model's
+    page in the site, `link` one elsewhere.
+    """
+
+    name: str
+    source: str = OURS
+    recipe: str = ""
+    about: str = ""
+    title: str = ""
+    data_name: str
+    threat: Threat
+    suite: str
+    split: str = "test"
+    n: int | None = None
+    robust: Score
+    clean: Score
+    attacks: Mapping[str, float] = field(default_factory=dict)
+    parameters: int | None = None
+    flops: int | None = None
+    forward_passes: int | None = None
+    seeds: tuple[int, ...] = ()
+    members: int = 1
+    warnings: tuple[NamedWarning, ...] = ()
+    verified: str = ""
+    page: str | None = None
+    link: str | None = None
+
+    @property
+    def board(self) -> str:
+        """What entries have to share to be comparable at all: data set and threat."""
+        return f"{self.data_name}, {self.threat}"
+
+
+def entry_of(model: Model) -> Entry:
+    """The line of a model, from the record that ranks it."""
+    record = model.record
+    return Entry(
+        name=model.name,
+        recipe=record.recipe or "",
+        about=describe(record),
+        data_name=record.data_name,
+        threat=record.threat,
+        suite=record.suite,
+        split=record.split,
+        n=record.n,
+        robust=score_of(record.robust),
+        clean=score_of(record.clean),
+        attacks={a.name: a.accuracy for a in record.attacks if a.accuracy is not None and a.name != CARRIED},
+        parameters=record.parameters,
+        flops=record.flops,
+        forward_passes=record.forward_passes,
+        seeds=record.seeds,
+        members=members_of(record),
+        warnings=record.warnings,
+        verified="" if model.verification is None else model.verification.status,
+        page=f"{model.folder}/index.html",
+    )
+
+
+def score_of(score: CleanScore | RobustScore) -> Score:
+    """The accuracy and interval of a record's score."""
+    return Score(accuracy=score.accuracy, ci_low=score.ci_low, ci_high=score.ci_high)
+
+
+def web_link(text: str) -> str | None:
+    """`text` if a reader may follow it, which is a stranger's: http(s) alone."""
+    return text if text.startswith(("https://", "http://")) else None
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """A model's seeds: "0", or "0+1" where members of several seeds were joined."""
+    return "+".join(map(str, seeds))
+
+
+def members_of(record: Record) -> int:
+    """How many networks the model joins, 1 where its architecture does not say."""
+    members = (record.architecture or {}).get("members")
+    return members if isinstance(members, int) else 1
+
+
+def describe(record: Record) -> str:
+    """A model's network and recipe, as far as they are known: "WideResNet-28-10 (2x ensemble), ensemble2adv"."""
+    network = None if record.architecture is None else architecture_text(record)
+    return ", ".join(part for part in (network, record.recipe) if part)
+
+
+def ranked(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries board by board, the most robust first, then the most accurate."""
+
+    def place(entry: Entry) -> tuple[Any, ...]:
+        threat = entry.threat.norm, entry.threat.eps
+        return entry.data_name, *threat, -entry.robust.accuracy, -entry.clean.accuracy, entry.name, entry.source
+
+    return sorted(entries, key=place)
+
+
+def attack_names(entries: Sequence[Entry]) -> list[str]:
+    """Every attack that an entry has an accuracy for, in the order of families and steps."""
+    return sorted({name for entry in entries for name in entry.attacks}, key=natural)
+
+
+def to_csv(entries: Sequence[Entry]) -> str:
+    """The table as CSV: accuracies are fractions with 4 decimals, as in leaderboard.csv."""
+    attacks = attack_names(entries)
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow((*FIELDS, *attacks))
+    for entry in entries:
+        told = (value_of(entry) for value_of in FIELDS.values())
+        writer.writerow(
+            (
+                *(fraction(value) if isinstance(value, float) else value for value in told),
+                *(fraction(entry.attacks.get(name)) for name in attacks),
+            )
+        )
+    return sink.getvalue()
+
+
+def to_json(entries: Sequence[Entry]) -> str:
+    """The table as JSON, unrounded: a list of objects with the CSV's fields, and the attacks' accuracies by name."""
+    rows = [
+        {key: value_of(entry) for key, value_of in FIELDS.items()} | {"attacks": entry.attacks} for entry in entries
+    ]
+    return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+FIELDS: Mapping[str, Callable[[Entry], object]] = {
+    "model": lambda e: e.name,
+    "source": lambda e: e.source,
+    "data_name": lambda e: e.data_name,
+    "norm": lambda e: e.threat.norm,
+    "eps": lambda e: e.threat.shown_eps,
+    "suite": lambda e: e.suite,
+    "split": lambda e: e.split,
+    "n": lambda e: e.n,
+    "robust_accuracy": lambda e: e.robust.accuracy,
+    "robust_ci_low": lambda e: e.robust.ci_low,
+    "robust_ci_high": lambda e: e.robust.ci_high,
+    "clean_accuracy": lambda e: e.clean.accuracy,
+    "clean_ci_low": lambda e: e.clean.ci_low,
+    "clean_ci_high": lambda e: e.clean.ci_high,
+    "parameters": lambda e: e.parameters,
+    "flops": lambda e: e.flops,
+    "forward_passes": lambda e: e.forward_passes,
+    "seeds": lambda e: seeds_text(e.seeds),
+    "warnings": lambda e: "; ".join(f"{warning.name} ({warning.message})" for warning in e.warnings),
+    "verified": lambda e: e.verified,
+    "page": lambda e: e.page,
+    "link": lambda e: e.link,
+}

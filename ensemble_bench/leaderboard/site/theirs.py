@@ -1,0 +1,60 @@
+"""RobustBench's entries (Croce et al. 2021) as lines of the same table."""
+
+import itertools
+from pathlib import Path
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.leaderboard.model_info import ModelInfo, read_all
+from ensemble_bench.leaderboard.site.entries import Entry, Score, web_link
+from ensemble_bench.records import NamedWarning, Threat
+
+THEIRS = "RobustBench"
+NORMS = {"Linf": "linf", "L2": "l2"}
+IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """Read the entries below `folder`, whose files lie in folders Linf or L2; those for corruptions are left out.
+
+    Raises RecordError when there is none, or a broken one.
+    """
+    folder = Path(folder).resolve()
+    found = [(folder / key, info) for key, info in read_all(folder).items()]
+    entries = [_entry(path, info) for path, info in found if info.best_known is not None]
+    if not entries:
+        raise RecordError(f"{folder}: no entry for Linf or L2; expected RobustBench's <data set>/<threat>/<model>.json")
+    return entries
+
+
+def _entry(path: Path, info: ModelInfo) -> Entry:
+    dataset, norm = _where(path)
+    if norm is None or info.radius is None or info.best_known is None:
+        raise RecordError(f"{path}.json: cannot tell the threat; expected an eps and a folder {' or '.join(NORMS)}")
+    # RobustBench counts eps = 0.031 among 8/255.
+    near = round(255 * info.radius) / 255 if norm == "linf" else 0.0
+    threat = Threat(norm=norm, eps=near or info.radius)
+    other_eps = "" if threat.shown_eps == info.eps else f"eps {info.eps}"
+    note = NamedWarning(name="unreliable", message=info.footnote or "marked so by RobustBench")
+    return Entry(
+        name=path.name,
+        source=THEIRS,
+        about=", ".join(part for part in (THEIRS, info.architecture, info.venue, other_eps) if part),
+        title=info.name,
+        data_name=dataset or info.dataset,
+        threat=threat,
+        suite="autoattack" if info.external is None else "external",
+        n=IMAGES.get(dataset or info.dataset),
+        robust=Score(accuracy=info.best_known),
+        clean=Score(accuracy=info.clean),
+        forward_passes=info.number_forward_passes,
+        warnings=(note,) if info.unreliable else (),
+        link=web_link(info.link),
+    )
+
+
+def _where(path: Path) -> tuple[str | None, str | None]:
+    """Data set and norm that an entry's folders name: one published entry for CIFAR-100 says cifar10 itself."""
+    for above, folder in itertools.pairwise(path.parts):
+        if folder in NORMS:
+            return above if above in IMAGES else None, NORMS[folder]
+    return None, None

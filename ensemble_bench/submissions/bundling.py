@@ -1,0 +1,133 @@
+"""From a run to a bundle: the checkpoint, and what its records back."""
+
+import json
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ensemble_bench.errors import BundleError, RecordError
+from ensemble_bench.files import write_atomic
+from ensemble_bench.leaderboard import archive, card, claims, model_info
+from ensemble_bench.leaderboard.bundle import read
+from ensemble_bench.leaderboard.limits import Limits
+from ensemble_bench.leaderboard.model_info import ModelInfo
+from ensemble_bench.models import checkpoint
+from ensemble_bench.models.checkpoint import CheckpointInfo
+from ensemble_bench.records import Record, find_records
+
+ZIP = ".zip"
+
+
+def bundle(
+    run: str | Path,
+    *,
+    checkpoint_name: str = "best",
+    out: str | Path | None = None,
+    name: str | None = None,
+    authors: str = "",
+    link: str = "",
+    venue: str = "Unpublished",
+) -> Path:
+    """Write the bundle of a run's checkpoint ("best" or "last") and of the records of it; returns its path.
+
+    `out` is a .zip (default: NAME.zip in the current folder) or else a folder; neither may exist. `name` (default: the
+    run's) is what it is published under; `authors`, `link` and `venue` go into RobustBench's entry. Claimed is every
+    record of the whole model under the threat model of its training, on test images. Raises BundleError, or
+    CheckpointError, for a run without a checkpoint or such records, and texts that no bundle may hold.
+    """
+    run = Path(run)
+    info = checkpoint.read_info(run / f"{checkpoint_name}{checkpoint.SUFFIX}" if run.is_dir() else run)
+    name = claims.check_name(name or info.path.resolve().parent.name)
+    target = Path(f"{name}{ZIP}") if out is None else Path(out)
+    if target.exists():
+        raise BundleError(f"{target} exists already: choose another --out")
+    records = claimable(info)
+    entry = entry_of(records, name=name, authors=authors, link=link, venue=venue)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir()
+        _fill(temporary, name, info, records, entry)
+        read(temporary, Limits())
+        if target.suffix == ZIP:
+            write_atomic(target, archive.packed(temporary))
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def as_bundle(source: Path, folder: Path) -> Path:
+    """A bundle as it is, or that of a run, made in `folder`; raises as `bundle`."""
+    is_folder = any((source / name).exists() for name in archive.FILES)
+    if is_folder or (source.is_file() and source.suffix != checkpoint.SUFFIX):
+        return source
+    return bundle(source, out=Path(tempfile.mkdtemp(dir=folder)) / "bundle")
+
+
+def claimable(info: CheckpointInfo) -> list[Record]:
+    """Records of a checkpoint that others can repeat, under the threat model of its training, in a fixed order.
+
+    Where there is none of that threat model but one of a single other, that one's. Raises BundleError without any.
+    """
+    folder = info.path.parent / "evaluations"
+    found = find_records(folder) if folder.is_dir() else []
+    fits = [r for r in found if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
+    threats = {(r.threat.norm, r.threat.eps) for r in fits}
+    trained = info.meta.get("threat") or {}
+    wanted = (trained.get("norm"), trained.get("eps"))
+    if not fits:
+        raise BundleError(f"{info.path}: no record that backs a claim: `ensemble-bench evaluate {info.path}` makes one")
+    if wanted not in threats and len(threats) > 1:
+        shown = " and ".join(sorted({str(r.threat) for r in fits}))
+        raise BundleError(f"{info.path}: its records are of {shown}, none of the threat model that it was trained for")
+    chosen = [r for r in fits if wanted not in threats or (r.threat.norm, r.threat.eps) == wanted]
+    # One of each: what differs in nothing that a claim tells is the same evaluation in another precision.
+    unique = {(r.suite, r.n, r.seed): r for r in sorted(chosen, key=lambda r: r.id)}
+    return [unique[key] for key in sorted(unique)]
+
+
+def entry_of(records: Sequence[Record], **about: Any) -> ModelInfo:
+    """RobustBench's entry of a model.
+
+    Without a record of autoattack it has no robust accuracy, since theirs is AutoAttack's, and its footnote says so.
+    """
+    try:
+        return model_info.from_records(records, **about)
+    except RecordError:
+        if any(record.suite == "autoattack" for record in records):
+            raise
+    # The clean accuracy on the most images, as theirs is of all.
+    record = max(records, key=lambda r: (r.n, r.suite))
+    entry = model_info.from_records([replace(record, suite="autoattack")], **about)
+    note = f"Not run against AutoAttack, only {', '.join(sorted({r.suite for r in records}))}: see claims.json."
+    return replace(entry, autoattack_acc=None, footnote=" ".join(filter(None, (entry.footnote, note))))
+
+
+def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Record], entry: ModelInfo) -> None:
+    config = {
+        "schema": checkpoint.SCHEMA,
+        "architecture": info.architecture.as_dict(),
+        "meta": info.meta,
+        "weights_hash": info.weights_hash,
+    }
+    told = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
+    shutil.copyfile(info.path, folder / archive.WEIGHTS)
+    _write_json(folder / archive.CONFIG, config)
+    _write_json(folder / archive.MODEL_INFO, entry.as_dict())
+    _write_json(folder / archive.CLAIMS, told.as_dict())
+    (folder / archive.CARD).write_text(card.render(name, config, records, credit=credit_of(entry)), encoding="utf-8")
+
+
+def credit_of(entry: ModelInfo) -> str:
+    """Who made a model and where they say so, as far as they tell."""
+    return ", ".join(part for part in (entry.authors, entry.venue, entry.link) if part and part != "Unpublished")
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,91 @@
+"""Publish a verified submission in a folder of leaderboards: its weights and the verifier's own records, no claims."""
+
+import json
+from pathlib import Path
+
+from ensemble_bench.errors import BundleError
+from ensemble_bench.files import sha256_file, write_atomic
+from ensemble_bench.leaderboard import archive, card, model_info
+from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
+from ensemble_bench.models import checkpoint
+from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
+from ensemble_bench.submissions.bundling import credit_of
+from ensemble_bench.submissions.verification import VERIFIED, Verification
+from ensemble_bench.threat import ThreatModel
+
+
+def publish(verification: Verification, folder: str | Path, root: str | Path) -> Path:
+    """Publish the model that was verified, from its bundle unpacked in `folder`, below `root`; returns its board.
+
+    The board is <root>/<data name>/<threat>. Every file arrives whole and what refers to another comes after it, so a
+    call that was cut short is mended by calling again, and one that was not changes nothing. Raises BundleError for a
+    submission that is not verified, a bundle that is not the one that was, and a name that other weights have.
+    """
+    folder, root = Path(folder), Path(root)
+    if verification.status != VERIFIED or verification.name is None or verification.info is None:
+        raise BundleError(f"{verification.name or folder}: {verification.status}, so it is not published")
+    name, records = verification.name, verification.records
+    weights = folder / archive.WEIGHTS
+    if sha256_file(weights) != verification.weights_hash:
+        raise BundleError(f"{weights}: not the weights that were verified")
+    check_free(name, str(verification.weights_hash), root)
+    board = board_of(records[0], root)
+    stem = Path(records[0].model).name
+    config = json.loads((folder / archive.CONFIG).read_bytes())
+    home = board / "weights" / name
+    _write(home / f"{stem}.json", (folder / archive.CONFIG).read_bytes())
+    _write(home / f"{stem}{checkpoint.SUFFIX}", weights.read_bytes())
+    for record in records:
+        _publish_record(record, board / "records" / name / "evaluations")
+    everything = find_records(board / "records")
+    ours = [r for r in everything if r.weights_hash == verification.weights_hash and r.run == name]
+    about = card.render(name, config, ours, credit=credit_of(verification.info))
+    _write(home / archive.CARD, about.encode())
+    _publish_info(verification, ours, board)
+    verdict = json.dumps(verification.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(board / "verified" / f"{name}.json", verdict.encode())
+    _write(board / LEADERBOARD_FILE, leaderboard_csv(everything, root=board).encode())
+    return board
+
+
+def check_free(name: str, weights_hash: str, root: Path) -> None:
+    """Raise BundleError if other weights are published as `name`, or as one that differs from it in its case alone."""
+    for taken in root.glob("*/*/weights/*"):
+        if taken.name.lower() != name.lower():
+            continue
+        if taken.name != name:
+            raise BundleError(f"name {name!r} differs from {taken.name!r} in its case alone: choose another --name")
+        # None where a publication was cut short.
+        hashes = {checkpoint.read_info(file).weights_hash for file in taken.glob(f"*{checkpoint.SUFFIX}")}
+        if hashes and weights_hash not in hashes:
+            raise BundleError(f"name {name!r} is that of another model in {taken.parents[1]}: choose another --name")
+
+
+def board_of(record: Record, root: Path) -> Path:
+    """The folder of the leaderboard that a record belongs to."""
+    threat = ThreatModel(norm=record.threat.norm, eps=record.threat.eps)
+    return root / record.data_name / threat.slug
+
+
+def _publish_record(record: Record, evaluations: Path) -> None:
+    """Copy a record and its images; the record comes last, since nothing sees an evaluation without one."""
+    assert record.path is not None  # it was evaluated from a checkpoint
+    source = record.path.parent
+    for name in (SAMPLES_FILE, RECORD_FILE):
+        _write(evaluations / source.name / name, (source / name).read_bytes())
+
+
+def _publish_info(verification: Verification, records: list[Record], board: Path) -> None:
+    """RobustBench's entry from our own records, where one of autoattack gives it the figure that theirs have."""
+    told = verification.info
+    assert told is not None
+    if any(record.suite == "autoattack" for record in records):
+        about = {"authors": told.authors, "link": told.link, "venue": told.venue, "name": told.name}
+        entry = model_info.from_records(records, additional_data=told.additional_data, **about)
+        model_info.write(entry, board / "model_info" / f"{verification.name}.json")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file unless it holds that already: repeating a publication touches nothing."""
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)

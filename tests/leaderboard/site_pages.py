@@ -1,0 +1,125 @@
+"""What tests read off the site: parsed pages, tables as texts, and published models to render."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from ensemble_bench.records import Record, write_record
+
+VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """A page as its elements, (tag, attributes), and its tables, a row a list of (text, attributes)."""
+
+    path: Path
+    elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    tables: list[list[list[tuple[str, dict[str, str | None]]]]] = field(default_factory=list)
+    text: str = ""
+    inline: dict[str, list[str]] = field(default_factory=lambda: {"script": [], "style": []})
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.feed(self.path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, f"{self.path}: never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append(("", dict(attrs)))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"{self.path}: </{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in self.inline:
+            self.inline[self.open[-1]].append(data)
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            cell, attributes = self.tables[-1][-1][-1]
+            self.tables[-1][-1][-1] = (" ".join(f"{cell} {data}".split()), attributes)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of every element of this kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def rows(self, table: int = 0) -> Iterator[dict[str, tuple[str, str | None]]]:
+        """Lines of a table: by the column's name the cell's text and its data-value."""
+        head, *lines = self.tables[table]
+        for line in lines:
+            yield {
+                name: (text, attributes.get("data-value"))
+                for (name, _), (text, attributes) in zip(head, line, strict=True)
+            }
+
+
+def publish(
+    root: Path,
+    name: str,
+    record: Record,
+    *,
+    card: str | None = None,
+    weights: bytes | None = None,
+    verified: Mapping[str, Any] | None = None,
+) -> Path:
+    """Put a record, and what is published with it, where a leaderboard holds them; returns the board."""
+    board = root / record.data_name / "linf8of255"
+    write_record(record, board / "records" / name / "evaluations" / record.id)
+    home = board / "weights" / name
+    home.mkdir(parents=True, exist_ok=True)
+    if card is not None:
+        (home / "README.md").write_text(card, encoding="utf-8")
+    if weights is not None:
+        (home / "best.safetensors").write_bytes(weights)
+        (home / "best.json").write_text("{}")
+    if verified is not None:
+        (board / "verified").mkdir(exist_ok=True)
+        (board / "verified" / f"{name}.json").write_text(json.dumps(verified))
+    return board
+
+
+def check_safe(page: Page, site: Path) -> None:
+    """Nothing runs but our own script, nothing is loaded, and every link inside the site leads to a file or a place."""
+    policy = next(m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for tag, texts in page.inline.items():
+        for text in texts:
+            digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+            assert f"{tag}-src 'sha256-{digest}'" in policy
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    for tag, attributes in page.elements:
+        assert tag not in ("img", "iframe", "object", "embed", "base", "audio", "video", "image", "use"), page.path
+        assert not any(name.startswith("on") or name in ("src", "srcset", "style", "action") for name in attributes)
+        target = attributes.get("href") or ""
+        if tag == "a" and target.startswith(("https://", "http://")):
+            continue
+        if tag == "link":
+            assert target == "data:,"
+        elif target.startswith("#"):
+            assert target[1:] in ids
+        elif tag == "a":
+            assert (page.path.parent / unquote(target.partition("#")[0])).resolve().is_relative_to(site)
+            assert (page.path.parent / unquote(target.partition("#")[0])).is_file(), target
+        else:
+            assert not target

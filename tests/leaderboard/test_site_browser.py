@@ -1,0 +1,183 @@
+"""The site in a real browser, from file://: sort, filter, search, open a model, download, at two widths."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_runs import build_appendix, build_runs, build_sweep
+
+from ensemble_bench.leaderboard.site import build_site
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None:
+    pytest.skip("needs Chromium on the PATH", allow_module_level=True)
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP, PHONE = 1280, 390
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of three models and a series over eps."""
+    root = build_runs(tmp_path_factory.mktemp("runs"), ("baseline", "singleadv", "ensemble2adv"), n=60)
+    build_appendix(root, "ensemble2adv", members=2, n=40)
+    return build_site(build_sweep(root, ("singleadv",), n=50), tmp_path_factory.mktemp("out") / "site").parent
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any, site: Path) -> Iterator[Open]:
+    """Opens a page of the site; at the end nothing but files was asked for, and the browser had nothing to complain."""
+    contexts, wrong = [], []
+
+    def requested(request: Any) -> None:
+        if not request.url.startswith(("file:", "data:")):
+            wrong.append(request.url)
+
+    def said(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            wrong.append(message.text)
+
+    def open_page(name: str = "index.html", *, width: int = DESKTOP, scheme: str = "light") -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.on("request", requested)
+        page.on("console", said)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto((site / name).as_uri())
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def column(page: Any, number: int) -> list[str]:
+    """What the shown lines of the table say in a column, for machines."""
+    script = f"""[...document.querySelectorAll('.models tbody tr')].filter(row => !row.hidden)
+        .map(row => row.cells[{number}].dataset.value)"""
+    values: list[str] = page.evaluate(script)
+    return values
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_a_column_sorts_both_ways(visit: Open, width: int) -> None:
+    page = visit(width=width)
+    for _ in range(2):
+        page.get_by_role("button", name="Robust %").click()
+        found = [float(value) for value in column(page, 1)]
+        way = page.get_by_role("columnheader", name="Robust %").get_attribute("aria-sort")
+        assert found == sorted(found, reverse=way == "descending")
+        assert len(set(found)) > 2
+    assert way == "ascending"
+    page.get_by_role("button", name="Model").press("Enter")
+    assert column(page, 0) == sorted(column(page, 0))
+    assert page.locator("[aria-sort]").count() == 1
+
+
+def test_what_is_missing_comes_last(visit: Open) -> None:
+    page = visit()
+    page.get_by_label("each attack").check()
+    place = page.locator("thead th").all_inner_texts().index("pgd500")
+    for _ in range(2):
+        page.get_by_role("button", name="pgd500").click()
+        values = column(page, place)
+        assert "" in values
+        assert values.index("") == len([value for value in values if value])
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_filters_and_search_leave_what_fits(visit: Open, width: int) -> None:
+    page = visit(width=width)
+    count = page.get_by_role("status")
+    assert count.inner_text() == "5 of 5 models"
+    page.get_by_label("Threat").select_option("linf 16/255")
+    assert count.inner_text() == "1 of 5 models"
+    assert page.locator(".charts figure:visible").count() == 1
+    page.get_by_label("Threat").select_option("linf 8/255")
+    assert count.inner_text() == "3 of 5 models"
+    page.get_by_label("Search").fill("ENSEMBLE2adv small")
+    assert column(page, 0) == ["ensemble2adv-digits-tiny-s0"]
+    assert page.locator(".charts .point:visible").count() == 1
+    page.get_by_label("Search").fill("no such model")
+    assert count.inner_text() == "0 of 5 models"
+    page.get_by_label("Search").fill("")
+    page.get_by_label("Verified").select_option("verified")
+    assert count.inner_text() == "0 of 5 models"
+
+
+def test_each_attack_is_shown_when_asked_for(visit: Open) -> None:
+    page = visit()
+    assert not page.get_by_role("columnheader", name="pgd20", exact=True).is_visible()
+    page.get_by_label("each attack").check()
+    assert page.get_by_role("columnheader", name="pgd20", exact=True).is_visible()
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_a_models_page_opens_and_leads_back(visit: Open, width: int) -> None:
+    page = visit(width=width)
+    page.get_by_role("link", name="ensemble2adv-digits-tiny-s0").first.click()
+    assert page.get_by_role("heading", level=1).inner_text() == "ensemble2adv-digits-tiny-s0"
+    assert page.get_by_role("rowheader", name="member2").is_visible()
+    assert page.locator("polyline").first.is_visible()
+    page.get_by_role("link", name="Leaderboard").click()
+    assert page.get_by_role("heading", level=1).inner_text() == "Robustness leaderboard"
+
+
+def test_the_table_downloads(visit: Open, site: Path) -> None:
+    page = visit()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="CSV").click()
+    assert download.value.suggested_filename == "leaderboard.csv"
+    assert Path(download.value.path()).read_bytes() == (site / "leaderboard.csv").read_bytes()
+    # From file:// a browser shows JSON instead.
+    page.get_by_role("link", name="JSON").click()
+    assert page.locator("pre").inner_text().strip() == (site / "leaderboard.json").read_text().strip()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_pages_fit_the_screen_and_can_be_read(visit: Open, site: Path, width: int, scheme: str) -> None:
+    model = next(site.glob("models/*/*/ensemble2adv*/index.html")).relative_to(site).as_posix()
+    for name in ("index.html", model):
+        page = visit(name, width=width, scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        dark = luminance(page, "body", "backgroundColor") < 0.1
+        assert dark == (scheme == "dark")
+        for selector in ("body", "a", ".ci", ".about", "thead th", "header p", "footer"):
+            assert contrast(page, selector) >= 4.5, selector
+
+
+def contrast(page: Any, selector: str) -> float:
+    """Contrast of an element's text with the page, as WCAG 2 defines it."""
+    light, dark = sorted((luminance(page, selector, "color"), luminance(page, "body", "backgroundColor")), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(page: Any, selector: str, prop: str) -> float:
+    """Relative luminance of a colour, as WCAG 2 defines it."""
+    colour = page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{prop}")
+    red, green, blue = (int(part) / 255 for part in colour.strip("rgba()").split(",")[:3])
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

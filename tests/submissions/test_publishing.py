@@ -1,0 +1,201 @@
+"""What is verified is published by name, whole after a cut at any moment, and loads from the zoo."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from bundles import SUITE, honest, make_run, tree
+from small_models import images, trained
+
+import ensemble_bench as eb
+from ensemble_bench import files, registry
+from ensemble_bench.errors import BundleError, CheckpointError, UnknownNameError
+from ensemble_bench.files import sha256_file
+from ensemble_bench.leaderboard import leaderboard_csv
+from ensemble_bench.records import find_records
+from ensemble_bench.submissions import publishing, zoo
+from ensemble_bench.submissions.bundling import bundle
+from ensemble_bench.submissions.publishing import check_free, publish
+from ensemble_bench.submissions.verification import Verification, verify
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> tuple[Verification, Path]:
+    work = tmp_path_factory.mktemp("work")
+    return verify(honest(), work=work), work / "bundle"
+
+
+BOARD = "digits/linf32of255"
+
+
+def test_a_board_holds_weights_records_and_verdict(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    board = publish(*verified, tmp_path)
+    assert board == tmp_path / BOARD
+    (record,) = find_records(board / "records")
+    assert record == verified[0].records[0]
+    assert record.path == board / "records" / "mine" / "evaluations" / record.path.parent.name / "record.json"  # type: ignore[union-attr]
+    weights = board / "weights" / "mine"
+    assert sha256_file(weights / "best.safetensors") == record.weights_hash
+    assert (board / "leaderboard.csv").read_text() == leaderboard_csv([record], root=board)
+    verdict = json.loads((board / "verified" / "mine.json").read_text())
+    assert (verdict["status"], verdict["suites"], verdict["n"]) == ("verified", [SUITE], 60)
+    assert f"{100 * record.robust.accuracy:.1f} %" in (weights / "README.md").read_text()
+    # There is no RobustBench entry without AutoAttack's figure.
+    assert not (board / "model_info").exists()
+    x, _ = images(5)
+    assert torch.equal(eb.load(weights)(x), trained()(x))
+
+
+def test_publishing_again_changes_nothing(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    publish(*verified, tmp_path)
+    before = tree(tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    publish(*verified, tmp_path)
+    assert tree(tmp_path) == before
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == stamps
+
+
+def test_a_cut_at_any_moment_is_mended_by_publishing_again(
+    verified: tuple[Verification, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    whole = tree(publish(*verified, tmp_path / "whole").parents[1])
+    writes = 0
+    real = files.write_atomic
+
+    def counted(path: Path, data: bytes | str) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == last:
+            raise Killed
+        real(path, data)
+
+    monkeypatch.setattr(publishing, "write_atomic", counted)
+    for last in range(1, 20):
+        root, writes = tmp_path / str(last), 0
+        try:
+            publish(*verified, root)
+        except Killed:
+            # Whatever is there by now holds together.
+            for record in find_records(root) if root.exists() else []:
+                assert (root / BOARD / "weights" / f"{record.model}.safetensors").exists()
+                assert (record.path.parent / "samples.parquet").exists()  # type: ignore[union-attr]
+            assert not (root / BOARD / "leaderboard.csv").exists()
+            publish(*verified, root)
+            assert tree(root) == whole
+        else:
+            assert last - 1 == sum(content is not None for content in whole.values())
+            return
+    pytest.fail("it never ended")
+
+
+def test_names_are_taken_once(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    publish(*verified, tmp_path / "boards")
+    run = make_run(tmp_path / "runs" / "mine", trained(seed=1))
+    path = bundle(run, out=tmp_path / "other.zip")
+    other = verify(path, work=tmp_path / "work")
+    before = tree(tmp_path / "boards")
+    with pytest.raises(BundleError, match="name 'mine' is that of another model"):
+        publish(other, tmp_path / "work" / "bundle", tmp_path / "boards")
+    with pytest.raises(BundleError, match="in its case alone"):
+        check_free("MINE", str(other.weights_hash), tmp_path / "boards")
+    assert tree(tmp_path / "boards") == before
+    check_free("other", str(other.weights_hash), tmp_path / "boards")
+    check_free("mine", str(verified[0].weights_hash), tmp_path / "boards")
+
+
+def test_only_what_was_verified_is_published(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    result, folder = verified
+    for status in ("not reproduced", "refused"):
+        with pytest.raises(BundleError, match=f"mine: {status}, so it is not published"):
+            publish(replace(result, status=status), folder, tmp_path / "boards")
+    with pytest.raises(BundleError, match="not the weights that were verified"):
+        publish(replace(result, weights_hash="sha256:" + "0" * 64), folder, tmp_path / "boards")
+    assert not (tmp_path / "boards").exists()
+
+
+def test_more_evaluations_of_a_model_join_those_before(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    publish(*verified, tmp_path / "boards")
+    fewer = verify(honest(), n=20, work=tmp_path / "work")
+    board = publish(fewer, tmp_path / "work" / "bundle", tmp_path / "boards")
+    assert sorted(record.n for record in find_records(board / "records")) == [20, 60]
+    card = (board / "weights" / "mine" / "README.md").read_text()
+    assert all(f"| {SUITE} | {n} |" in card for n in (20, 60))
+
+
+def test_a_robustbench_entry_tells_our_figures(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    result, folder = verified
+    from ensemble_bench.leaderboard import model_info
+    from ensemble_bench.records import read_record, write_record
+
+    measured = tmp_path / "evaluations" / "x"
+    write_record(replace(result.records[0], suite="autoattack"), measured)
+    (measured / "samples.parquet").write_bytes((result.records[0].path.parent / "samples.parquet").read_bytes())  # type: ignore[union-attr]
+    told = replace(
+        result, records=(read_record(measured),), info=replace(result.info, authors="A. Uthor", clean_acc="100")
+    )  # type: ignore[type-var]
+    entry = model_info.read(publish(told, folder, tmp_path / "boards") / "model_info" / "mine.json")
+    assert entry.authors == "A. Uthor"
+    assert entry.clean == pytest.approx(result.records[0].clean.accuracy, abs=5e-5)
+    assert entry.autoattack == pytest.approx(result.records[0].robust.accuracy, abs=5e-5)
+
+
+def test_the_zoo_loads_by_name(
+    verified: tuple[Verification, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(*verified, tmp_path)
+    monkeypatch.setenv("ENSEMBLE_BENCH_ZOO", str(tmp_path))
+    x, _ = images(5)
+    assert torch.equal(zoo.load_model("mine", folder=Path("models"), classes=None)(x), trained()(x))
+    monkeypatch.setitem(registry.MODEL_SOURCES, "zoo", "ensemble_bench.submissions.zoo:load_model")  # type: ignore[arg-type]
+    assert torch.equal(eb.load("zoo:mine")(x), trained()(x))
+    assert zoo.find("mine") == zoo.find(f"{BOARD}/mine") == tmp_path / BOARD / "weights" / "mine" / "best.safetensors"
+    assert zoo.meta("mine")["dataset"] == "digits"
+    with pytest.raises(UnknownNameError, match="unknown published model 'mime': did you mean mine"):
+        zoo.find("mime")
+    for name in ("../weights/mine", "digits/linf8of255/mine", "*", ""):
+        with pytest.raises(UnknownNameError):
+            zoo.find(name)
+    with pytest.raises(CheckpointError, match="no published models"):
+        zoo.find("mine", tmp_path / "elsewhere")
+
+
+def test_the_zoo_checks_what_it_loads(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    board = publish(*verified, tmp_path)
+    file = board / "weights" / "mine" / "best.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is not the file that its"):
+        eb.load(zoo.find("mine", tmp_path))
+
+
+def test_one_name_on_two_boards(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    board = publish(*verified, tmp_path)
+    same = tmp_path / "digits" / "l2-1"
+    board.joinpath("weights").rename(same.parent / "copy")
+    for target in (board, same):
+        target.mkdir(exist_ok=True)
+        for path in (same.parent / "copy" / "mine").iterdir():
+            (target / "weights" / "mine").mkdir(parents=True, exist_ok=True)
+            (target / "weights" / "mine" / path.name).write_bytes(path.read_bytes())
+    assert zoo.find("mine", tmp_path).name == "best.safetensors"
+    from bundles import META
+    from small_models import ARCHITECTURE
+
+    from ensemble_bench.models import checkpoint
+
+    checkpoint.save(same / "weights" / "mine" / "best.safetensors", trained(seed=1), ARCHITECTURE, META)
+    with pytest.raises(CheckpointError, match="zoo:digits/l2-1/mine and zoo:digits/linf32of255/mine"):
+        zoo.find("mine", tmp_path)
+    assert zoo.find("digits/l2-1/mine", tmp_path).parent == same / "weights" / "mine"
+
+
+def test_what_the_repository_publishes_is_in_the_zoo() -> None:
+    root = Path(__file__).resolve().parents[2] / "leaderboards"
+    for home in root.glob("*/*/weights/*"):
+        assert zoo.find(home.name, root).parent == home

@@ -1,0 +1,173 @@
+"""Sending bundles: to a service that answers, refuses, redirects or talks nonsense, and to the Hub."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from bundles import files_of, honest, make_run, zipped
+
+from ensemble_bench.errors import BundleError, InvalidValueError
+from ensemble_bench.submissions import targets
+from ensemble_bench.submissions.bundling import as_bundle
+from ensemble_bench.submissions.targets import Receipt, push, status, upload, wait
+
+
+class Service(BaseHTTPRequestHandler):
+    """Takes token "good", and answers what `answers` holds for a path, in turn."""
+
+    answers: ClassVar[dict[str, list[tuple[int, Any]]]] = {}
+    seen: ClassVar[list[tuple[str, str, dict[str, str], bytes]]] = []
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.seen.append((self.command, self.path, dict(self.headers), body))
+        left = self.answers[self.path]
+        code, content = left.pop(0) if len(left) > 1 else left[0]
+        if self.headers["Authorization"] != "Bearer good":
+            code, content = 401, {"detail": "unknown token"}
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(code)
+        if code == 302:
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def service() -> Iterator[str]:
+    Service.answers, Service.seen = {}, []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_upload_arrives_as_it_is_and_is_waited_for(service: str) -> None:
+    Service.answers = {
+        "/api/submissions": [(202, {"id": "17", "name": "mine", "status": "queued"})],
+        "/api/submissions/17": [
+            (200, {"id": "17", "status": "verifying"}),
+            (200, {"id": "17", "status": "not reproduced", "reasons": ["robust accuracy is 0"]}),
+        ],
+    }
+    receipt = upload(honest(), f"{service}/", token="good")
+    assert receipt == Receipt(id="17", status="queued")
+    ((method, _, headers, body),) = Service.seen
+    assert (method, headers["Content-Type"], body) == ("POST", "application/zip", honest().read_bytes())
+    heard: list[str] = []
+    last = wait(service, receipt, token="good", pause=0.0, report=lambda now: heard.append(now.status))
+    assert last == Receipt(id="17", status="not reproduced", reasons=("robust accuracy is 0",))
+    assert heard == ["verifying", "not reproduced"]
+
+
+def test_the_token_comes_from_the_environment(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Service.answers = {"/api/submissions/17": [(200, {"id": "17", "status": "verified"})]}
+    monkeypatch.delenv(targets.TOKEN, raising=False)
+    with pytest.raises(InvalidValueError, match="no token: pass --token or set ENSEMBLE_BENCH_TOKEN"):
+        status(service, "17")
+    monkeypatch.setenv(targets.TOKEN, "good")
+    assert status(service, "17").status == "verified"
+    with pytest.raises(InvalidValueError, match="no token"):
+        status(service, "17", token="good\r\nX-Evil: 1")
+
+
+@pytest.mark.parametrize(
+    ("code", "content", "reason"),
+    [
+        (422, {"detail": "config.json: missing"}, "422 .*config.json: missing"),
+        (429, b"slow down", "429 .*does not say why"),
+        (302, b"", "302"),
+        (200, b"<html>", "not an upload service"),
+        (200, [], "its answer is no object"),
+        (200, {"status": "queued"}, "has no id"),
+        (500, {"detail": "\x1b[2J"}, r"500 .*\\x1b"),
+    ],
+)
+def test_what_a_service_says_instead(service: str, code: int, content: Any, reason: str) -> None:
+    Service.answers = {"/api/submissions": [(code, content)], "/elsewhere": [(200, {"id": "1"})]}
+    with pytest.raises(BundleError, match=reason) as error:
+        upload(honest(), service, token="good")
+    assert len(Service.seen) == 1  # the token went nowhere else
+    assert str(error.value).isprintable()
+
+
+def test_a_wrong_token_and_no_service(service: str) -> None:
+    Service.answers = {"/api/submissions": [(202, {"id": "1"})]}
+    with pytest.raises(BundleError, match=r"401 .*unknown token"):
+        upload(honest(), service, token="bad")
+    with pytest.raises(BundleError, match="no answer"):
+        upload(honest(), "http://127.0.0.1:9", token="good")
+    for url in ("http://example.org", "https://", "http://localhost/?x=1", "https://me@example.org"):
+        with pytest.raises(InvalidValueError, match="target is"):
+            upload(honest(), url, token="good")
+
+
+def test_a_bad_bundle_is_not_sent(service: str, tmp_path: Path) -> None:
+    bad = zipped({"model.pkl": b""}, tmp_path / "bad.zip")
+    with pytest.raises(BundleError, match=r"'model.pkl'"):
+        upload(bad, service, token="good")
+    assert Service.seen == []
+
+
+def test_runs_are_bundled_on_the_way(tmp_path: Path) -> None:
+    assert as_bundle(honest(), tmp_path) == honest()
+    run = make_run(tmp_path / "mine")
+    made = as_bundle(run, tmp_path)
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == files_of(honest())
+    assert as_bundle(made, tmp_path) == made
+
+
+class Hub:
+    """Stands in for huggingface_hub.HfApi."""
+
+    calls: ClassVar[list[tuple[str, Any]]] = []
+    fails: ClassVar[bool] = False
+
+    def create_repo(self, repository: str, **options: Any) -> None:
+        self.calls.append((repository, options))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> None:
+        if self.fails:
+            raise OSError("401 Client Error\nnot logged in")
+        self.calls.append((repo_id, {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}))
+
+
+def test_the_hub_gets_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Hub))  # type: ignore[arg-type]
+    monkeypatch.setattr(Hub, "calls", [])
+    assert push(honest(), "hf://me/mine") == "https://huggingface.co/me/mine"
+    assert Hub.calls == [
+        ("me/mine", {"repo_type": "model", "exist_ok": True}),
+        ("me/mine", files_of(honest())),
+    ]
+    for target in ("hf://mine", "hf://me/mine/more", "hf://", "hf://../x y"):
+        with pytest.raises(InvalidValueError, match="hf://OWNER/NAME"):
+            push(honest(), target)
+    with pytest.raises(BundleError, match=r"'model.pkl'"):
+        push(zipped({"model.pkl": b""}, tmp_path / "bad.zip"), "hf://me/mine")
+    monkeypatch.setattr(Hub, "fails", True)
+    with pytest.raises(BundleError, match=r"hf://me/mine: .*not logged in"):
+        push(honest(), "hf://me/mine")
+    assert len(Hub.calls) == 3
+
+
+def test_the_hubs_library_has_what_is_called() -> None:
+    import inspect
+
+    api = pytest.importorskip("huggingface_hub").HfApi
+    assert {"repo_type", "exist_ok"} <= set(inspect.signature(api.create_repo).parameters)
+    assert {"repo_id", "folder_path", "repo_type", "commit_message"} <= set(
+        inspect.signature(api.upload_folder).parameters
+    )
