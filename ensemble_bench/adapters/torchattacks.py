@@ -1,7 +1,8 @@
-"""Models for torchattacks (Kim 2020), and its attacks."""
+"""Models for torchattacks (Kim 2020), and its attacks; `EngineAttack` is ours as one of its classes."""
 
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -10,6 +11,11 @@ from ensemble_bench.adapters import arguments as args
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
+
+if TYPE_CHECKING:
+    from ensemble_bench.adapters.torchattacks_attack import EngineAttack
+
+__all__ = ["EngineAttack", "attack", "check", "module"]
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 WRAPPERS = ("LGV", "MultiAttack")
@@ -21,9 +27,11 @@ def module(model: nn.Module) -> nn.Module:
     """Wrap `model` so that every `torchattacks.*` attack accepts it; images are in [0, 1].
 
     Any module that maps images to logits will do. The attack sees it in eval mode and differentiates it by its
-    input only; the mode and the gradients of `model` stay as they are, also when an attack raises.
+    input only; the mode and the gradients of `model` stay as they are, also when an attack raises. Logits are shifted
+    so that an image's smallest one is 0, which changes no prediction and no gradient of a loss. Only LGV wants the
+    model itself, where it is to train copies of it.
     """
-    return AttackView(model)
+    return _PositiveLogits(model)
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> int:
@@ -69,6 +77,21 @@ def attack(
     )
     found: Tensor = made(module(model), **arguments)(x, y)
     return found
+
+
+def __getattr__(name: str) -> Any:
+    if name == "EngineAttack":  # its module imports torchattacks
+        return importlib.import_module("ensemble_bench.adapters.torchattacks_attack").EngineAttack
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _PositiveLogits(AttackView):
+    """A view without negative logits, which CW, EADL1 and EADEN need: they take 0 for the logit of a masked class."""
+
+    def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
+        """Logits, shifted."""
+        logits = super().forward(x)
+        return logits - logits.detach().amin(dim=1, keepdim=True)
 
 
 def _attacks() -> dict[str, Any]:
