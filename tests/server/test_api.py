@@ -1,0 +1,334 @@
+"""The HTTP rules, over real HTTP."""
+
+import asyncio
+import errno
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from bundles import edited, files_of, honest, tree, zipped
+from services import Answer, ask, submit, uvicorn
+
+from ensemble_bench.leaderboard.limits import Limits
+from ensemble_bench.leaderboard.site import build_site
+from ensemble_bench.server import uploads
+from ensemble_bench.server.app import create_app
+from ensemble_bench.server.ratelimit import MANY, RateLimit
+from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    settings: Settings
+    store: Store
+    port: int
+    token: str
+
+    def kept(self) -> list[str]:
+        """Files of uploads, and ids in the queue."""
+        folders = (self.settings.incoming, self.settings.uploads)
+        return [*(str(path) for folder in folders for path in folder.rglob("*")), *self.store.pending()]
+
+
+class Services:
+    """Starts services in threads, and stops them all in the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.running: list[tuple[object, threading.Thread]] = []
+
+    def start(self, **changes: object) -> Service:
+        settings = replace(Settings(data=self.folder / str(len(self.running))), **changes)
+        settings.make_folders()
+        build_site(settings.root, settings.site)
+        store = Store(settings.store)
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(create_app(settings, store), log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        self.running.append((server, thread))
+        port = listener.getsockname()[1]
+        return Service(settings=settings, store=store, port=port, token=store.create_token("alice"))
+
+    def stop(self) -> None:
+        for server, thread in self.running:
+            server.should_exit = True  # type: ignore[attr-defined]
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    services = Services(tmp_path_factory.mktemp("services"))
+    yield services
+    services.stop()
+
+
+@pytest.fixture(scope="module")
+def service(services: Services) -> Service:
+    return services.start()
+
+
+@pytest.fixture(scope="module")
+def small(services: Services) -> Service:
+    """A service that takes little."""
+    return services.start(limits=Limits(max_bytes=1000))
+
+
+def refused(answer: Answer, status: int, text: str = "") -> None:
+    """Check that an answer is a refusal of one line of JSON, with the headers of all answers."""
+    assert answer.status == status
+    assert set(answer.json) == {"detail"}
+    assert text in answer.json["detail"]
+    assert "\n" not in answer.json["detail"]
+    assert "Traceback" not in answer.body.decode()
+    protected(answer)
+
+
+def protected(answer: Answer) -> None:
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "server" not in answer.headers or answer.headers["server"] == "uvicorn"
+
+
+def test_a_submission_is_accepted_and_told_to_its_owner(services: Services) -> None:
+    service, body = services.start(), honest().read_bytes()
+    answer = submit(service.port, service.token, body)
+    assert answer.status == 202
+    told = answer.json
+    assert (told["name"], told["status"]) == ("mine", "queued")
+    assert service.settings.upload(told["id"]).read_bytes() == body
+    assert service.store.pending() == {told["id"]}
+    assert not list(service.settings.incoming.iterdir())
+    where = f"/api/submissions/{told['id']}"
+    now = ask(service.port, "GET", where, token=service.token)
+    assert now.status == 200
+    assert {key: now.json[key] for key in ("id", "name", "status", "reasons")} == told | {"reasons": []}
+    service.store.finish(told["id"], "refused", ["because"])
+    assert ask(service.port, "GET", where, token=service.token).json["reasons"] == ["because"]
+    # Another's, nobody's, and those without a token.
+    other = service.store.create_token("bob")
+    refused(ask(service.port, "GET", where, token=other), 403, "another's")
+    refused(ask(service.port, "GET", where), 401)
+    refused(ask(service.port, "GET", f"/api/submissions/{'0' * 32}", token=service.token), 404)
+    refused(ask(service.port, "GET", "/api/submissions/..%2f..", token=service.token), 404)
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic {}", "{}", "Bearer {}x", "Token {}"]
+)
+def test_no_token_no_upload(service: Service, header: str) -> None:
+    sent = {"Authorization": header.format(service.token)} if header else {}
+    answer = submit(service.port, None, honest().read_bytes(), headers=sent)
+    refused(answer, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert not service.kept()
+
+
+def test_a_revoked_token_is_forbidden(services: Services) -> None:
+    service = services.start()
+    service.store.revoke_token("alice")
+    refused(submit(service.port, service.token, honest().read_bytes()), 403, "revoked")
+    refused(ask(service.port, "GET", "/api/submissions/x", token=service.token), 403, "revoked")
+    assert not service.kept()
+
+
+def test_tokens_are_on_the_disk_as_hashes_only(service: Service) -> None:
+    held = b"".join(content or b"" for content in tree(service.settings.data).values())
+    assert hashlib.sha256(service.token.encode()).hexdigest().encode() in held
+    assert service.token.encode() not in held
+
+
+@pytest.mark.parametrize("kind", ["", "application/json", "multipart/form-data; boundary=x", "application/zipx"])
+def test_another_type_is_refused(service: Service, kind: str) -> None:
+    refused(submit(service.port, service.token, b"x", headers={"Content-Type": kind}), 415, "application/zip")
+    assert not service.kept()
+
+
+def test_a_length_is_required(service: Service) -> None:
+    refused(submit(service.port, service.token, iter([b"x", b"y"])), 411, "Content-Length")
+    assert not service.kept()
+
+
+def test_too_many_bytes_are_refused(small: Service) -> None:
+    refused(submit(small.port, small.token, bytes(1001)), 413, "1000")
+    refused(submit(small.port, small.token, bytes(1000)), 422)
+    # One that only says that it is large, and waits to be told to go on, is told at once.
+    head = {"Content-Length": str(2**40), "Expect": "100-continue"}
+    refused(submit(small.port, small.token, b"", headers=head), 413)
+    assert not small.kept()
+
+
+def test_bytes_are_counted_whatever_was_announced(tmp_path: Path) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(300)
+
+    with pytest.raises(uploads.TooLargeError):
+        asyncio.run(uploads.receive(endless(), tmp_path / "upload", 1000))
+    assert (tmp_path / "upload").stat().st_size <= 1000
+
+
+def test_a_large_upload_hears_why_it_is_refused(service: Service) -> None:
+    """A client that reads no answer before it has sent everything, as most."""
+    refused(submit(service.port, "wrong", bytes(20 * 2**20)), 401)
+
+
+def test_an_upload_cut_short_leaves_nothing(service: Service) -> None:
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        head = f"POST /api/submissions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.token}\r\n"
+        connection.sendall(f"{head}Content-Type: application/zip\r\nContent-Length: 1000\r\n\r\nPK".encode())
+        until = time.monotonic() + 10
+        while not list(service.settings.incoming.iterdir()) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert list(service.settings.incoming.iterdir())
+    while service.kept() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not service.kept()
+
+
+def test_no_bundle_is_refused_at_once_with_its_reason(service: Service, tmp_path: Path) -> None:
+    files = files_of(honest())
+    missing = {name: content for name, content in files.items() if name != "README.md"}
+    climbing = files | {"../evil": b""}
+    scripted = edited(files, "claims.json", lambda claims: claims.update(name="<script>alert(1)</script>"))
+    pickled = files | {"model.safetensors": b"\x80\x04\x95" + files["model.safetensors"]}
+    for content, reason in (
+        (missing, "README.md"),
+        (climbing, "evil"),
+        (scripted, "which no text may"),
+        (pickled, "pickle"),
+    ):
+        body = zipped(content, tmp_path / "bad.zip").read_bytes()
+        answer = submit(service.port, service.token, body)
+        refused(answer, 422, reason)
+        assert str(service.settings.data) not in answer.json["detail"]
+    for body in (b"", b"PK", b"\x80\x04\x95", honest().read_bytes()[:-30]):
+        refused(submit(service.port, service.token, body), 422)
+    assert not service.kept()
+    assert not (service.settings.data.parent / "evil").exists()
+
+
+def test_limits_of_the_model_are_settable(services: Services, tmp_path: Path) -> None:
+    service = services.start(limits=Limits(max_parameters=10))
+    refused(submit(service.port, service.token, honest().read_bytes()), 422, "10")
+    assert not service.kept()
+
+
+def test_an_upload_that_cannot_be_queued_leaves_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = services.start()
+    monkeypatch.setattr(Store, "add", lambda *_, **__: 1 / 0)
+    answer = submit(service.port, service.token, honest().read_bytes())
+    refused(answer, 500, "internal error")
+    assert not service.kept()
+
+
+def test_a_full_disk_is_told(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    service = services.start()
+    monkeypatch.setattr(uploads.os, "fsync", full)
+    refused(submit(service.port, service.token, honest().read_bytes()), 507)
+    assert not service.kept()
+
+
+def test_the_site_and_its_files(service: Service) -> None:
+    index = ask(service.port, "GET", "/")
+    assert (index.status, index.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert index.body == (service.settings.site / "index.html").read_bytes()
+    protected(index)
+    assert "script-src 'sha256-" in index.headers["content-security-policy"]
+    for form, kind in (("csv", "text/csv; charset=utf-8"), ("json", "application/json")):
+        for path in (f"/api/leaderboard.{form}", f"/leaderboard.{form}"):
+            answer = ask(service.port, "GET", path)
+            assert (answer.status, answer.headers["content-type"]) == (200, kind)
+            assert answer.body == (service.settings.site / f"leaderboard.{form}").read_bytes()
+            protected(answer)
+    assert ask(service.port, "HEAD", "/leaderboard.csv").status == 200
+
+
+def test_folders_have_an_index_or_nothing(service: Service) -> None:
+    page, empty = service.settings.site / "models" / "m", service.settings.site / "empty"
+    page.mkdir(parents=True)
+    empty.mkdir()
+    (page / "index.html").write_text("a model")
+    (page / "best.safetensors").write_bytes(b"weights")
+    moved = ask(service.port, "GET", "/models/m")
+    assert (moved.status, moved.headers["location"]) == (307, "./m/")
+    assert ask(service.port, "GET", "/models/m/").body == b"a model"
+    weights = ask(service.port, "GET", "/models/m/best.safetensors")
+    assert (weights.body, weights.headers["content-type"]) == (b"weights", "application/octet-stream")
+    refused(ask(service.port, "GET", "/models/"), 404)
+    refused(ask(service.port, "GET", "/empty/"), 404)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../service.sqlite",
+        "/%2e%2e/service.sqlite",
+        "/..%2fservice.sqlite",
+        "/..%5cservice.sqlite",
+        "/models/../../service.sqlite",
+        "//etc/passwd",
+        "/%2fetc/passwd",
+        "/.hidden",
+        "/a%00b",
+        "/index.html/x",
+        "/index.html/",
+        "/docs",
+        "/openapi.json",
+        "/api",
+        "/api/",
+        "/api/nothing",
+        "/api/leaderboard.html",
+        "/api/leaderboard.%2e%2e",
+        f"/{'a' * 5000}",
+        "/%ff",
+    ],
+)
+def test_nothing_else_is_served(service: Service, path: str) -> None:
+    (service.settings.site / ".hidden").write_text("hidden")
+    refused(ask(service.port, "GET", path), 404)
+
+
+def test_other_methods_are_refused(service: Service) -> None:
+    for method, path in (("DELETE", "/"), ("PUT", "/api/submissions"), ("POST", "/api/leaderboard.csv")):
+        refused(ask(service.port, method, path, token=service.token), 405)
+
+
+def test_who_asks_too_often_waits(services: Services) -> None:
+    service = services.start(requests_per_minute=3)
+    for _ in range(3):
+        assert ask(service.port, "GET", "/api/leaderboard.csv").status == 200
+    answer = ask(service.port, "GET", "/api/leaderboard.csv")
+    refused(answer, 429, "wait")
+    assert 0 < int(answer.headers["retry-after"]) <= 60
+    refused(submit(service.port, "wrong", b"x"), 429)
+    # One with a token has its own count, and pages are not counted.
+    for _ in range(3):
+        refused(ask(service.port, "GET", "/api/submissions/x", token=service.token), 404)
+    refused(submit(service.port, service.token, honest().read_bytes()), 429)
+    assert ask(service.port, "GET", "/").status == 200
+    assert not service.kept()
+
+
+def test_rates_are_by_caller_and_minute() -> None:
+    now = 0.0
+    rate = RateLimit(2, clock=lambda: now)
+    assert [rate.wait("a"), rate.wait("a"), rate.wait("b")] == [0, 0, 0]
+    now = 20.0
+    assert [rate.wait("a"), rate.wait("b")] == [40, 0]
+    now = 60.0
+    assert [rate.wait("a"), rate.wait("a"), rate.wait("a")] == [0, 0, 60]
+    for i in range(3 * MANY):
+        now += 1.0
+        rate.wait(f"address {i}")
+    assert len(rate._minutes) <= MANY + 1

@@ -1,0 +1,121 @@
+"""Judging submissions with the true verifier, publisher and site."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from bundles import edited, files_of, honest, tree, zipped
+
+from ensemble_bench.errors import DataError
+from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.store import Store, Submission
+from ensemble_bench.server.worker import judge
+from ensemble_bench.submissions import publishing, verification
+
+N = 20
+
+
+class Desk:
+    """A service's folder and its queue, without the service."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(data=folder, n=N)
+        self.settings.make_folders()
+        self.store = Store(self.settings.store)
+        self.count = 0
+
+    def queue(self, bundle: Path, *, owner: str = "alice") -> Submission:
+        self.count += 1
+        identifier = f"submission{self.count}"
+        self.settings.upload(identifier).write_bytes(bundle.read_bytes())
+        read = verification.unpack(bundle, self.settings.data / "read" / identifier)
+        self.store.add(identifier, owner=owner, name=read.name, weights_hash=read.config["weights_hash"])
+        taken = self.store.take()
+        assert taken is not None
+        return taken
+
+    def judge(self, bundle: Path, *, owner: str = "alice") -> tuple[str, tuple[str, ...]]:
+        return judge(self.queue(bundle, owner=owner), self.settings, self.store)
+
+    def rows(self) -> list[str]:
+        """Models on the site."""
+        with open(self.settings.site / "leaderboard.csv", newline="") as file:
+            return [row["model"] for row in csv.DictReader(file)]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "data")
+
+
+def test_what_holds_is_published_once(desk: Desk) -> None:
+    submission = desk.queue(honest())
+    assert judge(submission, desk.settings, desk.store) == ("verified", ())
+    assert len(desk.rows()) == 1
+    assert "mine" in (desk.settings.site / "index.html").read_text()
+    before = tree(desk.settings.root)
+    # Again, as after a kill between its publication and its verdict.
+    assert judge(submission, desk.settings, desk.store) == ("verified", ())
+    after = tree(desk.settings.root)
+    assert {path for path in after if after[path] != before.get(path)} <= {
+        str(path.relative_to(desk.settings.root)) for path in desk.settings.root.glob("*/*/verified/mine.json")
+    }
+    assert before.keys() == after.keys()
+    assert len(desk.rows()) == 1
+
+
+def test_what_does_not_hold_is_not_published(desk: Desk, tmp_path: Path) -> None:
+    def inflate(claims: "dict[str, list[dict[str, dict[str, float]]]]") -> None:
+        for claim in claims["claims"]:
+            claim["robust"] = claim["clean"] | {"robust": claim["clean"]["correct"]}
+            del claim["robust"]["correct"]
+
+    bundle = zipped(edited(files_of(honest()), "claims.json", inflate), tmp_path / "inflated.zip")
+    status, reasons = desk.judge(bundle)
+    assert status == "not reproduced"
+    assert "robust accuracy" in reasons[0]
+    assert not tree(desk.settings.root)
+    assert desk.store.owner_of("mine") is None
+
+
+def test_a_name_is_its_owners(desk: Desk) -> None:
+    assert desk.judge(honest())[0] == "verified"
+    before = tree(desk.settings.root)
+    status, reasons = desk.judge(honest(), owner="bob")
+    assert (status, reasons) == ("refused", ("name 'mine' belongs to another submitter: choose another --name",))
+    assert tree(desk.settings.root) == before
+    assert desk.store.owner_of("mine") == "alice"
+
+
+def test_a_name_that_the_operator_published_is_nobody_elses(desk: Desk, tmp_path: Path) -> None:
+    result = verification.verify(honest(), work=tmp_path / "work", n=N)
+    publishing.publish(result, tmp_path / "work" / verification.BUNDLE, desk.settings.root)
+    assert desk.judge(honest())[0] == "refused"
+
+
+def test_another_model_of_a_taken_name_is_refused_before_it_is_run(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert desk.judge(honest())[0] == "verified"
+    files = edited(files_of(honest()), "config.json", lambda config: config.update(weights_hash=f"sha256:{'0' * 64}"))
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: 1 / 0)
+    status, reasons = desk.judge(zipped(files, tmp_path / "other.zip"))
+    assert status == "refused"
+    assert "another model" in reasons[0]
+    assert str(desk.settings.data) not in reasons[0]
+
+
+def test_data_that_are_not_here_are_no_crash(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise DataError("/secret/place: no data")
+
+    monkeypatch.setattr(verification, "verify", absent)
+    assert desk.judge(honest()) == ("refused", ("cannot be checked here: the service does not have its data set",))
+
+
+def test_a_site_that_cannot_be_built_takes_back_no_verdict(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.settings.site.mkdir()
+    (desk.settings.site / "mine.txt").write_text("the operator's own")
+    assert desk.judge(honest()) == ("verified", ())
+    assert "not up to date" in capsys.readouterr().err
+    assert [path.name for path in desk.settings.site.iterdir()] == ["mine.txt"]
