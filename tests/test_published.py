@@ -33,7 +33,7 @@ def test_leaderboard_renders_again(board: Path) -> None:
 def test_weights_are_those_of_the_record(record: Record) -> None:
     assert record.path is not None
     board = record.path.parents[4]
-    weights = board / "weights" / f"{record.model}.safetensors"
+    weights = board / "weights" / f"{record.model.partition('#')[0]}.safetensors"
     assert sha256_file(weights) == record.weights_hash
     info = checkpoint.load(weights).info
     assert info is not None

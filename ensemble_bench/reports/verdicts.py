@@ -95,9 +95,10 @@ def missing(records: Iterable[Record]) -> list[str]:
 
 
 def _comparable(records: Iterable[Record]) -> list[list[Record]]:
-    """Collect best checkpoints that were attacked alike on the same images.
+    """Collect best checkpoints that were attacked alike on the same images, each once.
 
-    A black-box set is part of the attack, and so is a smaller eps that was tried before.
+    A black-box set is part of the attack, and so is a smaller eps that was tried before. Of several evaluations of one
+    model (with other seeds, or in another precision) the lowest stands: each of them bounds its accuracy from above.
     """
 
     def key(record: Record) -> tuple[object, ...]:
@@ -112,7 +113,14 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
             carried_eps(record) or 0.0,
         )
 
-    return list(grouped(best_models(records), key).values())
+    return [
+        [min(same, key=lambda record: (record.robust.robust, record.id)) for same in grouped(alike, _model).values()]
+        for alike in grouped(best_models(records), key).values()
+    ]
+
+
+def _model(record: Record) -> tuple[str, str]:
+    return record.model, record.weights_hash
 
 
 def _scored(record: Record) -> Scored:
