@@ -25,7 +25,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def sha256_file(path: Path) -> str:
@@ -39,7 +39,7 @@ def sha256_bytes(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a rename survive a power cut; file systems that cannot sync a directory go without."""
     with contextlib.suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli import blackbox, bundle, demo, doctor, evaluate, leaderboard, names, report, train
+from ensemble_bench.cli import blackbox, bundle, demo, doctor, evaluate, leaderboard, names, report, serve, train
 from ensemble_bench.errors import EnsembleBenchError
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ for command in (
     app.command()(command)
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
+app.add_typer(serve.app, name="serve")  # a group that runs on its own: it starts the service
 app.command("list")(names.list_names)
 app.command()(demo.demo)
 app.command()(doctor.doctor)

@@ -9,8 +9,9 @@ from ensemble_bench.leaderboard import archive, card, model_info
 from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
+from ensemble_bench.submissions import VERIFIED
 from ensemble_bench.submissions.bundling import credit_of
-from ensemble_bench.submissions.verification import VERIFIED, Verification
+from ensemble_bench.submissions.verification import Verification
 from ensemble_bench.threat import ThreatModel
 
 

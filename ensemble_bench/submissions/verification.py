@@ -32,11 +32,11 @@ from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Record
+from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 from ensemble_bench.training.provenance import versions
 
-VERIFIED, NOT_REPRODUCED, REFUSED = STATUSES = ("verified", "not reproduced", "refused")
 CHEAPEST = "tiny"
 BUNDLE, MODELS = "bundle", "evaluated"
 """Folders below a verification's `work`: the unpacked bundle, and its model as a checkpoint with our records of it."""
@@ -53,7 +53,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What became of a submission: `status` is one of STATUSES, `reasons` say why it is not verified.
+    """What became of a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
 
     `records` are the verifier's own, views of an ensemble included. `name`, `weights_hash` and `info` are None for a
     bundle that could not be read; `date` is in UTC.

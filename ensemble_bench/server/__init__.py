@@ -1,0 +1,1 @@
+"""The upload service: takes bundles over HTTP, verifies them one by one and publishes those that hold."""

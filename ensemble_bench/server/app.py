@@ -1,0 +1,145 @@
+"""The HTTP interface: submissions in, their status and the leaderboards out. Errors are JSON: {"detail": …}."""
+
+import asyncio
+import errno
+import math
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from ensemble_bench.errors import BundleError
+from ensemble_bench.server import uploads
+from ensemble_bench.server.middleware import HeardRefusals, SecurityHeaders
+from ensemble_bench.server.pages import page
+from ensemble_bench.server.ratelimit import RateLimit
+from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.store import QUEUED, Store, Submission, Token
+
+ZIP = "application/zip"
+# Seconds that an upload may take, and bundles that are checked at the same time.
+UPLOAD_SECONDS = 3600
+CHECKS = 2
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(settings: Settings, store: Store, *, lifespan: Lifespan | None = None) -> ASGIApp:
+    """The service on `store` as an ASGI application; `lifespan` is what runs beside it."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    rate = RateLimit(settings.requests_per_minute)
+    checks = CapacityLimiter(CHECKS)
+
+    def caller(request: Request) -> Token | None:
+        """Whose token was sent, None without a valid one; 429 for whoever asks too often."""
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        token = store.find_token(sent.strip()) if scheme.lower() == "bearer" else None
+        address = request.client.host if request.client else ""
+        if early := rate.wait(f"token {token.owner}" if token else f"address {address}"):
+            seconds = str(math.ceil(early))
+            raise HTTPException(429, f"too many requests: wait {seconds} s", headers={"Retry-After": seconds})
+        return token
+
+    def owner(token: Annotated[Token | None, Depends(caller)]) -> str:
+        """Who is asking; 401 without a valid token, 403 with one that was revoked."""
+        if token is None:
+            raise HTTPException(401, "no valid token", headers={"WWW-Authenticate": "Bearer"})
+        if token.revoked is not None:
+            raise HTTPException(403, "this token was revoked")
+        return token.owner
+
+    @app.post("/api/submissions", status_code=202)
+    async def submit(request: Request, owner: Annotated[str, Depends(owner)]) -> dict[str, Any]:
+        _check_headers(request, settings.limits.max_bytes)
+        identifier = secrets.token_hex(16)
+        path = settings.incoming / f"{identifier}.zip"
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                await uploads.receive(request.stream(), path, settings.limits.max_bytes)
+            bundle = await to_thread.run_sync(uploads.check, path, settings, limiter=checks)
+            await to_thread.run_sync(
+                lambda: uploads.accept(path, identifier, bundle, owner=owner, settings=settings, store=store)
+            )
+        except (uploads.TooLargeError, BundleError, TimeoutError, ClientDisconnect, OSError) as error:
+            raise _refusal(error, settings) from error
+        finally:
+            path.unlink(missing_ok=True)
+        return {"id": identifier, "name": bundle.name, "status": QUEUED}
+
+    @app.get("/api/submissions/{identifier}")
+    def status(identifier: str, owner: Annotated[str, Depends(owner)]) -> dict[str, Any]:
+        submission = store.get(identifier)
+        if submission is None:
+            raise HTTPException(404, "no such submission")
+        if submission.owner != owner:
+            raise HTTPException(403, "this is another's submission")
+        return _told(submission)
+
+    @app.get("/api/leaderboard.{form}", dependencies=[Depends(caller)])
+    def leaderboard(form: str) -> Response:
+        if form not in ("csv", "json"):
+            raise HTTPException(404, "no such page")
+        return page(settings.site, f"leaderboard.{form}")
+
+    @app.api_route("/api/{path:path}", methods=["GET", "HEAD"])
+    def nothing(path: str) -> Response:
+        raise HTTPException(404, "no such page")
+
+    @app.api_route("/{path:path}", methods=["GET", "HEAD"])
+    def site(path: str) -> Response:
+        return page(settings.site, path)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "internal error"}, status_code=500)
+
+    return SecurityHeaders(HeardRefusals(app, settings.limits.max_bytes))
+
+
+def _check_headers(request: Request, max_bytes: int) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != ZIP:
+        raise HTTPException(415, f"expected Content-Type: {ZIP}")
+    length = request.headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit()):
+        raise HTTPException(411, "expected a Content-Length")
+    if int(length) > max_bytes:
+        raise _too_large(max_bytes)
+
+
+def _refusal(error: Exception, settings: Settings) -> HTTPException:
+    """How an upload that failed is answered."""
+    match error:
+        case uploads.TooLargeError():
+            return _too_large(settings.limits.max_bytes)
+        case BundleError():
+            return HTTPException(422, str(error))
+        case TimeoutError():
+            return HTTPException(408, f"the upload took more than {UPLOAD_SECONDS} s")
+        case ClientDisconnect():
+            return HTTPException(400, "the upload was cut short")
+        case OSError(errno=errno.ENOSPC):
+            return HTTPException(507, "the service has no space left")
+    raise error
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"at most {max_bytes} bytes are taken")
+
+
+def _told(submission: Submission) -> dict[str, Any]:
+    """What the owner of a submission is told of it."""
+    return {
+        "id": submission.id,
+        "name": submission.name,
+        "status": submission.status,
+        "reasons": list(submission.reasons),
+        "submitted": submission.submitted,
+        "changed": submission.changed,
+    }

@@ -1,0 +1,101 @@
+"""The running service: an HTTP server, and beside it a worker that is started again whenever it ends."""
+
+import shutil
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from multiprocessing import get_context
+
+import uvicorn
+from anyio import to_thread
+from fastapi import FastAPI
+
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.server.app import Lifespan, create_app
+from ensemble_bench.server.lock import hold
+from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.store import Store
+from ensemble_bench.server.worker import FREED, LOCK, rebuild, work
+
+PAUSE = 1.0
+"""Seconds between two looks at the worker."""
+GRACE = 5
+"""Seconds that requests under way have to end when the service is stopped."""
+
+Worker = Callable[[Settings], None]
+
+
+def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, worker: Worker | None = work) -> None:
+    """Serve until interrupted; with no `worker`, submissions wait for a service that has one.
+
+    Raises InvalidValueError where it cannot listen, and when another service runs on the same data.
+    """
+    settings.make_folders()
+    with hold(settings.data / "service.lock", wait=0), _listening(host, port) as listener:
+        store = Store(settings.store)
+        with hold(settings.data / LOCK, wait=FREED):
+            recover(settings, store)
+            rebuild(settings)
+        app = create_app(settings, store, lifespan=_beside(worker, settings) if worker else None)
+        print(f"the leaderboard and its API are at http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
+        config = uvicorn.Config(app, ws="none", server_header=False, timeout_graceful_shutdown=GRACE)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def recover(settings: Settings, store: Store) -> None:
+    """Mend what a service that was killed left: its verification waits again, and files that nobody needs go."""
+    store.requeue()
+    pending = store.pending()
+    leftovers = [
+        *settings.incoming.iterdir(),
+        *(path for path in settings.uploads.iterdir() if path.stem not in pending),
+        *(path for path in settings.work.iterdir() if path.name not in pending),
+        *settings.data.glob(f".{settings.site.name}.*"),
+        *settings.root.rglob(".*.tmp"),
+    ]
+    for path in leftovers:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there; raises InvalidValueError where none can."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise InvalidValueError(f"cannot listen on {host}:{port}: {error}") from None
+
+
+def _beside(worker: Worker, settings: Settings) -> Lifespan:
+    """What keeps a worker running as long as the application does."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stopping = threading.Event()
+        keeper = threading.Thread(target=_keep, args=(worker, settings, stopping))
+        keeper.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            await to_thread.run_sync(keeper.join)
+
+    return lifespan
+
+
+def _keep(worker: Worker, settings: Settings, stopping: threading.Event) -> None:
+    """Run `worker` in a process of its own, again and again: it may crash, the service may not."""
+    while not stopping.is_set():
+        process = get_context("spawn").Process(target=worker, args=(settings,))
+        process.start()
+        while process.is_alive() and not stopping.is_set():
+            stopping.wait(PAUSE)
+        if not stopping.is_set():
+            print(f"the worker ended with status {process.exitcode}: starting another", file=sys.stderr, flush=True)
+        process.kill()  # safe at any moment
+        process.join()

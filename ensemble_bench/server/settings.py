@@ -1,0 +1,85 @@
+"""What a service is told at its start, and where it keeps its things."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ensemble_bench import registry
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.leaderboard.limits import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the service on the folder `data` takes submissions and verifies them.
+
+    `leaderboards` is where it publishes, by default in `data`. `suite`, `n`, `data_dir` and `device` are those of
+    submissions.verification.verify. A caller may ask the API `requests_per_minute` times. A submission at which the
+    verifier crashes `attempts` times, each of at most `hours`, is refused. Raises InvalidValueError for one out of
+    range, UnknownNameError for a suite.
+    """
+
+    data: Path
+    leaderboards: Path | None = None
+    suite: str | None = None
+    n: int | None = None
+    data_dir: Path | None = None
+    device: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    requests_per_minute: int = 600
+    attempts: int = 3
+    hours: float = 24.0
+
+    def __post_init__(self) -> None:
+        if self.suite is not None:
+            registry.split_suite(self.suite)
+        for name in ("n", "requests_per_minute", "attempts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidValueError(f"{name} is {value}: expected at least 1")
+        if not self.hours > 0:
+            raise InvalidValueError(f"hours is {self.hours}: expected more than 0")
+
+    @property
+    def store(self) -> Path:
+        """Tokens, submissions and the queue."""
+        return self.data / "service.sqlite"
+
+    @property
+    def incoming(self) -> Path:
+        """Uploads on their way in: nothing here outlives a restart."""
+        return self.data / "incoming"
+
+    @property
+    def uploads(self) -> Path:
+        """Accepted bundles that wait for their verdict."""
+        return self.data / "uploads"
+
+    @property
+    def work(self) -> Path:
+        """What verifications have done so far."""
+        return self.data / "work"
+
+    @property
+    def runs(self) -> Path:
+        """Black-box sets to verify with."""
+        return self.data / "runs"
+
+    @property
+    def root(self) -> Path:
+        """The published leaderboards."""
+        return self.leaderboards or self.data / "leaderboards"
+
+    @property
+    def site(self) -> Path:
+        """The static site of them."""
+        return self.data / "site"
+
+    def upload(self, identifier: str) -> Path:
+        """The accepted bundle of a submission."""
+        return self.uploads / f"{identifier}.zip"
+
+    def make_folders(self) -> None:
+        """Make them all; others' unpublished models lie in `data`, so only its user may look inside."""
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.incoming, self.uploads, self.work, self.root):
+            folder.mkdir(parents=True, exist_ok=True)

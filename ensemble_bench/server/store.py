@@ -1,0 +1,216 @@
+"""What the service remembers, in one SQLite file: tokens as hashes, submissions in their order, and owners of names."""
+
+import hashlib
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+
+QUEUED, VERIFYING = "queued", "verifying"
+TOKEN_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,79}"
+BUSY = 60.0
+"""Seconds to wait for another's transaction."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS tokens (
+    hash TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    created TEXT NOT NULL,
+    revoked TEXT
+);
+CREATE UNIQUE INDEX IF NOT EXISTS one_token_an_owner ON tokens (owner) WHERE revoked IS NULL;
+CREATE TABLE IF NOT EXISTS submissions (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    weights_hash TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'queued',
+    reasons TEXT NOT NULL DEFAULT '[]',
+    crashes INTEGER NOT NULL DEFAULT 0,
+    submitted TEXT NOT NULL,
+    changed TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS queue ON submissions (status, number);
+CREATE TABLE IF NOT EXISTS names (
+    name TEXT PRIMARY KEY,
+    owner TEXT NOT NULL
+);
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """Who may submit, since when (UTC), and until when if the token is revoked; the token itself is not kept."""
+
+    owner: str
+    created: str
+    revoked: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A bundle that was accepted; `status` goes from queued to verifying to one of submissions.STATUSES.
+
+    `reasons` say why it is not verified; `submitted` and `changed` are in UTC.
+    """
+
+    id: str
+    owner: str
+    name: str
+    weights_hash: str
+    status: str
+    reasons: tuple[str, ...]
+    submitted: str
+    changed: str
+
+
+class Store:
+    """The SQLite file at `path`, made where there is none; safe to use from many threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._connected() as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(SCHEMA)
+
+    # Tokens
+
+    def create_token(self, owner: str) -> str:
+        """Return a new token of `owner`, which cannot be read again.
+
+        Raises InvalidValueError for a name that is not TOKEN_NAME, and for an owner who has one.
+        """
+        if not re.fullmatch(TOKEN_NAME, owner):
+            raise InvalidValueError(f"token name is {owner!r}: expected {TOKEN_NAME}")
+        token = f"eb_{secrets.token_urlsafe(32)}"
+        with self._connected() as connection:
+            try:
+                connection.execute("INSERT INTO tokens VALUES (?, ?, ?, NULL)", (_hashed(token), owner, _now()))
+            except sqlite3.IntegrityError:
+                raise InvalidValueError(f"{owner!r} has a token: revoke it before you create another") from None
+        return token
+
+    def revoke_token(self, owner: str) -> None:
+        """Make the token of `owner` worthless; raises UnknownNameError where there is none."""
+        with self._connected() as connection:
+            done = connection.execute(
+                "UPDATE tokens SET revoked = ? WHERE owner = ? AND revoked IS NULL", (_now(), owner)
+            )
+        if not done.rowcount:
+            raise UnknownNameError("token", owner, [token.owner for token in self.tokens() if token.revoked is None])
+
+    def tokens(self) -> list[Token]:
+        """All tokens ever made, oldest first."""
+        with self._connected() as connection:
+            rows = connection.execute("SELECT owner, created, revoked FROM tokens ORDER BY created, rowid").fetchall()
+        return [Token(**dict(row)) for row in rows]
+
+    def find_token(self, token: str) -> Token | None:
+        """Whose token this is, revoked or not; None if nobody's."""
+        with self._connected() as connection:
+            row = connection.execute(
+                "SELECT owner, created, revoked FROM tokens WHERE hash = ?", (_hashed(token),)
+            ).fetchone()
+        return None if row is None else Token(**dict(row))
+
+    # Submissions
+
+    def add(self, identifier: str, *, owner: str, name: str, weights_hash: str) -> None:
+        """Put a submission at the end of the queue; it is there for good when this returns."""
+        now = _now()
+        with self._connected() as connection:
+            connection.execute(
+                "INSERT INTO submissions (id, owner, name, weights_hash, submitted, changed) VALUES (?, ?, ?, ?, ?, ?)",
+                (identifier, owner, name, weights_hash, now, now),
+            )
+
+    def get(self, identifier: str) -> Submission | None:
+        """The submission of that id, None if there is none."""
+        with self._connected() as connection:
+            row = connection.execute("SELECT * FROM submissions WHERE id = ?", (identifier,)).fetchone()
+        return None if row is None else _submission(row)
+
+    def pending(self) -> set[str]:
+        """Ids of the submissions without a verdict."""
+        with self._connected() as connection:
+            rows = connection.execute("SELECT id FROM submissions WHERE status IN (?, ?)", (QUEUED, VERIFYING))
+            return {row["id"] for row in rows}
+
+    def take(self) -> Submission | None:
+        """Begin with the oldest submission in the queue: it is verifying from now on; None when none waits."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "UPDATE submissions SET status = ?, changed = ? WHERE number = "
+                "(SELECT min(number) FROM submissions WHERE status = ?) RETURNING *",
+                (VERIFYING, _now(), QUEUED),
+            ).fetchall()
+        return _submission(rows[0]) if rows else None
+
+    def requeue(self, *, crashes: int = 0) -> None:
+        """Return what is verifying to the queue, in its old place, with `crashes` more to its account."""
+        with self._connected() as connection:
+            connection.execute(
+                "UPDATE submissions SET status = ?, crashes = crashes + ?, changed = ? WHERE status = ?",
+                (QUEUED, crashes, _now(), VERIFYING),
+            )
+
+    def crashed(self, attempts: int) -> list[Submission]:
+        """What waits in the queue though the verifier crashed at it `attempts` times."""
+        with self._connected() as connection:
+            rows = connection.execute(
+                "SELECT * FROM submissions WHERE status = ? AND crashes >= ?", (QUEUED, attempts)
+            ).fetchall()
+        return [_submission(row) for row in rows]
+
+    def finish(self, identifier: str, status: str, reasons: Sequence[str] = ()) -> None:
+        """Write the verdict on a submission."""
+        with self._connected() as connection:
+            connection.execute(
+                "UPDATE submissions SET status = ?, reasons = ?, changed = ? WHERE id = ?",
+                (status, json.dumps(list(reasons)), _now(), identifier),
+            )
+
+    # Names
+
+    def owner_of(self, name: str) -> str | None:
+        """Who publishes under a name; None where nobody did through this service."""
+        with self._connected() as connection:
+            row = connection.execute("SELECT owner FROM names WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row["owner"])
+
+    def give_name(self, name: str, owner: str) -> None:
+        """Let `owner` alone publish under a name that is nobody's."""
+        with self._connected() as connection:
+            connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, owner))
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection on which every statement is a transaction of its own."""
+        with closing(sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)) as connection:
+            connection.row_factory = sqlite3.Row
+            # On disk before it is answered, also if the power fails.
+            connection.execute("PRAGMA synchronous = FULL")
+            yield connection
+
+
+def _submission(row: sqlite3.Row) -> Submission:
+    values = {field.name: row[field.name] for field in fields(Submission)}
+    return Submission(**values | {"reasons": tuple(json.loads(row["reasons"]))})
+
+
+def _hashed(token: str) -> str:
+    # 256 random bits need no salt and no slow hash.
+    return hashlib.sha256(token.encode(errors="surrogateescape")).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
