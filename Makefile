@@ -1,5 +1,5 @@
 # make demo    train, evaluate and report a small factorial of models on embedded data
-# make test    the whole test suite
+# make test    the whole test suite, in two processes
 # make lint    formatting, lint, types and the order of imports
 # make install the set-up alone; the others call it, and it does nothing when nothing has changed
 #
@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(call timed,demo,trains$(comma) evaluates and reports five small models,$(RUN) -m ensemble_bench demo $(ARGS))
 
 test: $(VENV)/.installed
-	$(call timed,test,the whole test suite,$(RUN) -m pytest $(ARGS))
+	$(call timed,test,the whole test suite,$(RUN) -m pytest -n 2 --dist loadfile $(ARGS))
 
 lint: $(VENV)/.installed-dev
 	$(call timed,lint,ruff$(comma) mypy and lint-imports,\

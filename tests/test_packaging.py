@@ -141,7 +141,7 @@ def test_make_installs_once_and_again_when_setup_cfg_is_newer(fake_venv: Path) -
     assert make("install", venv).returncode == 0
     assert any("pip" in line and "install" in line and ".[test]" in line for line in calls(fake_venv))
     done = make("test", venv, "ARGS=-k nothing")
-    assert calls(fake_venv) == ["-m pytest -k nothing"]
+    assert calls(fake_venv) == ["-m pytest -n 2 --dist loadfile -k nothing"]
     assert re.search(r"test: done in \d+ s", done.stdout)
     assert make("demo", venv).returncode == 0
     assert calls(fake_venv) == ["-m ensemble_bench demo"]

@@ -350,6 +350,10 @@ def test_no_byte_that_is_flipped_raises_anything_else(
         assert [path.name for path in folder.iterdir()] == ["x.zip"]
 
 
+def test_a_count_whose_tail_is_exactly_a_fortieth_agrees() -> None:
+    assert agreeing_counts(*wilson(10, 16), 16, 14)[1] == 13
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_counts_that_agree(data: st.DataObject) -> None:
