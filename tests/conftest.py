@@ -1,8 +1,10 @@
 """Fixtures for all tests: the digits, the real CIFAR-10 copy where there is one, and a cache that is thrown away."""
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("ENSEMBLE_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("ENSEMBLE_BENCH_DATA", raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let no test depend on those that ran before it in the same process."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
