@@ -17,6 +17,8 @@ import ensemble_bench as eb
 from ensemble_bench.adapters.torchattacks import EngineAttack, module
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 
+# Of SparseFool, under NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 EPS, ALPHA = 0.2, 0.05
 LINF, L2 = eb.ThreatModel(eps=EPS), eb.ThreatModel(norm="l2", eps=1.5)
 BALL = {"eps": EPS}
