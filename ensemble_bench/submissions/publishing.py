@@ -43,8 +43,7 @@ def publish(verification: Verification, folder: str | Path, root: str | Path) ->
     about = card.render(name, config, ours, credit=credit_of(verification.info))
     _write(home / archive.CARD, about.encode())
     _publish_info(verification, ours, board)
-    verdict = json.dumps(verification.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(board / "verified" / f"{name}.json", verdict.encode())
+    _publish_verdict(verification, board / "verified" / f"{name}.json")
     _write(board / LEADERBOARD_FILE, leaderboard_csv(everything, root=board).encode())
     return board
 
@@ -84,6 +83,17 @@ def _publish_info(verification: Verification, records: list[Record], board: Path
         about = {"authors": told.authors, "link": told.link, "venue": told.venue, "name": told.name}
         entry = model_info.from_records(records, additional_data=told.additional_data, **about)
         model_info.write(entry, board / "model_info" / f"{verification.name}.json")
+
+
+def _publish_verdict(verification: Verification, path: Path) -> None:
+    """Write what was verified down, with the suites of these weights that were verified before."""
+    told = verification.as_dict()
+    if path.is_file():
+        before = json.loads(path.read_bytes())
+        if before["weights_hash"] == told["weights_hash"]:
+            told["suites"] = sorted({*before["suites"], *told["suites"]})
+            told["n"] = max(before["n"], told["n"])
+    _write(path, (json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _write(path: Path, content: bytes) -> None:

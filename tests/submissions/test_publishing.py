@@ -127,6 +127,19 @@ def test_more_evaluations_of_a_model_join_those_before(verified: tuple[Verificat
     assert all(f"| {SUITE} | {n} |" in card for n in (20, 60))
 
 
+def test_a_verdict_keeps_the_suites_verified_before(verified: tuple[Verification, Path], tmp_path: Path) -> None:
+    before = {**verified[0].as_dict(), "suites": ["strongest"], "n": 500}
+    path = tmp_path / BOARD / "verified" / "mine.json"
+    for weights_hash, suites, n in (
+        (before["weights_hash"], sorted(["strongest", SUITE]), 500),
+        ("sha256:" + 64 * "0", [SUITE], 60),
+    ):
+        files.write_atomic(path, json.dumps({**before, "weights_hash": weights_hash}))
+        publish(*verified, tmp_path)
+        verdict = json.loads(path.read_text())
+        assert (verdict["suites"], verdict["n"]) == (suites, n)
+
+
 def test_a_robustbench_entry_tells_our_figures(verified: tuple[Verification, Path], tmp_path: Path) -> None:
     result, folder = verified
     from ensemble_bench.leaderboard import model_info
