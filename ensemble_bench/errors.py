@@ -20,7 +20,8 @@ class UnknownNameError(InvalidValueError):
         lower = {choice.lower(): choice for choice in known}
         near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}choose from {', '.join(known)}")
+        offer = f"choose from {', '.join(known)}" if known else "there is none"
+        super().__init__(f"unknown {kind} {name!r}: {hint}{offer}")
         self.name = name
 
 

@@ -78,3 +78,7 @@ def test_nothing_heavy_is_imported() -> None:
         "registry.split_steps('pgd20'); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_unknown_name_among_none_says_so() -> None:
+    assert str(UnknownNameError("token", "bob", [])) == "unknown token 'bob': there is none"

@@ -86,9 +86,10 @@ def submit(
     from ensemble_bench.submissions import bundling, publishing, targets
     from ensemble_bench.submissions.verification import BUNDLE
 
+    online = targets.is_service(to)
     with tempfile.TemporaryDirectory() as scratch, _folder(work) as folder:
         found = bundling.as_bundle(path, Path(scratch))
-        if targets.is_service(to):
+        if online:
             raise typer.Exit(_upload(found, to, token, wait=wait))
         if to.startswith(targets.HUB):
             typer.echo(targets.push(found, to))

@@ -20,6 +20,7 @@ from ensemble_bench.leaderboard.bundle import unpack
 from ensemble_bench.leaderboard.untrusted import shown
 
 TOKEN = "ENSEMBLE_BENCH_TOKEN"
+SERVICES = ("http://", "https://")
 HUB = "hf://"
 PENDING = ("queued", "verifying")
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -38,8 +39,11 @@ class Receipt:
 
 
 def is_service(target: str) -> bool:
-    """Whether a target is the address of an upload service."""
-    return target.startswith(("http://", "https://"))
+    """Whether a target is the address of an upload service; raises InvalidValueError for an address of no target."""
+    scheme, found, _ = target.partition("://")
+    if found and f"{scheme}://" not in (*SERVICES, HUB):
+        raise InvalidValueError(f"target is {target!r}: expected a folder, {', '.join(SERVICES)} or {HUB}owner/name")
+    return target.startswith(SERVICES)
 
 
 def upload(bundle: Path, url: str, *, token: str | None = None) -> Receipt:

@@ -54,6 +54,14 @@ def service() -> Iterator[str]:
     server.server_close()
 
 
+def test_an_address_of_no_target_is_no_folder() -> None:
+    assert targets.is_service("https://example.org")
+    assert not targets.is_service("hf://owner/name")
+    assert not targets.is_service("leaderboards")
+    with pytest.raises(InvalidValueError, match=r"'ftp://x': expected a folder, http://, https:// or hf://owner/name"):
+        targets.is_service("ftp://x")
+
+
 def test_an_upload_arrives_as_it_is_and_is_waited_for(service: str) -> None:
     Service.answers = {
         "/api/submissions": [(202, {"id": "17", "name": "mine", "status": "queued"})],
