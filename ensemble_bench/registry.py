@@ -79,11 +79,11 @@ ATTACKS: Mapping[str, str] = {
 TOOLKITS = ("torchattacks", "art")
 # Who runs an attack whose name ends so, on the same settings: ifgsm20@engine, ifgsm20@torchattacks, ifgsm20@art.
 IMPLEMENTATIONS = ("engine", "torchattacks", "art")
-# Models from elsewhere, named source:NAME: functions of (name, folder of the weights, number of classes).
+# Models from elsewhere, named source:NAME: modules with meta(name) and load_model(name, *, folder, classes).
 MODEL_SOURCES: Mapping[str, str] = {
-    "robustbench": "ensemble_bench.adapters.robustbench_zoo:load_model",
-    "timm": "ensemble_bench.adapters.timm:load_model",
-    "zoo": "ensemble_bench.submissions.zoo:load_model",
+    "robustbench": "ensemble_bench.adapters.robustbench_zoo",
+    "timm": "ensemble_bench.adapters.timm",
+    "zoo": "ensemble_bench.submissions.zoo",
 }
 KINDS: Mapping[str, Mapping[str, str]] = {
     "recipe": RECIPES,

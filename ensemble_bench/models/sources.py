@@ -151,7 +151,7 @@ def _published(text: str, kind: str, name: str, folder: Path) -> Source:
 
 
 def _library(kind: str) -> Any:
-    return importlib.import_module(registry.MODEL_SOURCES[kind].partition(":")[0])
+    return importlib.import_module(registry.MODEL_SOURCES[kind])
 
 
 def _state_dict(path: Path, arch: str | None, normalise: str | None) -> Source:

@@ -10,7 +10,7 @@ from bundles import SUITE, honest, make_run, tree
 from small_models import images, trained
 
 import ensemble_bench as eb
-from ensemble_bench import files, registry
+from ensemble_bench import files
 from ensemble_bench.errors import BundleError, CheckpointError, UnknownNameError
 from ensemble_bench.files import sha256_file
 from ensemble_bench.leaderboard import leaderboard_csv
@@ -164,7 +164,6 @@ def test_the_zoo_loads_by_name(
     monkeypatch.setenv("ENSEMBLE_BENCH_ZOO", str(tmp_path))
     x, _ = images(5)
     assert torch.equal(zoo.load_model("mine", folder=Path("models"), classes=None)(x), trained()(x))
-    monkeypatch.setitem(registry.MODEL_SOURCES, "zoo", "ensemble_bench.submissions.zoo:load_model")  # type: ignore[arg-type]
     assert torch.equal(eb.load("zoo:mine")(x), trained()(x))
     assert zoo.find("mine") == zoo.find(f"{BOARD}/mine") == tmp_path / BOARD / "weights" / "mine" / "best.safetensors"
     assert zoo.meta("mine")["dataset"] == "digits"
