@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-import random
+import secrets
 import socket
 import subprocess
 import sys
@@ -61,9 +61,12 @@ def submit(port: int, token: str | None, body: bytes, **options: Any) -> Answer:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, below those of clients: one that knocks at its own would answer itself."""
+    """A port that nobody listens on now, below those of clients: one that knocks at its own would answer itself.
+
+    Not from the seeded generator: tests in other processes would choose the same.
+    """
     while True:
-        port = random.randrange(20000, 32000)
+        port = 20000 + secrets.randbelow(12000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 
