@@ -21,7 +21,7 @@ from rich.table import Table
 
 from ensemble_bench import plugins, registry
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.records import Record
+from ensemble_bench.records import CleanScore, Record, RobustScore
 
 if TYPE_CHECKING:
     from ensemble_bench.reports import Report
@@ -188,8 +188,12 @@ def _attacks(records: Sequence[Record]) -> list[str]:
 
 
 def _worst_case(record: Record) -> str:
-    robust = record.robust
-    return f"{_percent(robust.accuracy)} [{_percent(robust.ci_low)}, {_percent(robust.ci_high)}]"
+    return interval(record.robust)
+
+
+def interval(score: CleanScore | RobustScore) -> str:
+    """An accuracy with its 95 % interval, in percent: "21.6 [18.2, 25.4]"."""
+    return f"{_percent(score.accuracy)} [{_percent(score.ci_low)}, {_percent(score.ci_high)}]"
 
 
 def _left(record: Record, attacks: Sequence[str]) -> list[str]:

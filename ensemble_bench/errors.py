@@ -4,6 +4,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def shortened(text: str) -> str:
+    """Return `text`, which may quote anything of any length, on one line of at most 300 characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
 class EnsembleBenchError(Exception):
     """Base of every error that a user can mend; the command line prints it as one line and exits with 2."""
 

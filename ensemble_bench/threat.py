@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.records import Threat
 
 NORMS = ("linf", "l2")
 
@@ -92,10 +93,7 @@ class ThreatModel:
     @property
     def slug(self) -> str:
         """Norm and eps for names of files, without dots: "linf8of255", or "l2-0_5"."""
-        levels = self.eps * 255
-        if abs(levels - round(levels)) < 1e-6:
-            return f"{self.norm}{levels:.0f}of255"
-        return f"{self.norm}-{self.eps:.6g}".replace(".", "_")
+        return Threat(**self.as_dict()).slug
 
     def as_dict(self) -> dict[str, Any]:
         """Norm and eps, as records hold them."""

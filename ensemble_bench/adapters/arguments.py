@@ -6,10 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.threat import ThreatModel
 
 # What toolkits call the number of steps of an attack.
 STEPS = ("steps", "n_iter", "n_queries", "max_iter", "nb_iter", "num_iter_set", "n_steps", "max_iterations")
 NORMS = {"inf": "linf", "linf": "linf", "2": "l2", "2.0": "l2", "l2": "l2"}
+
+
+def threat_of(norm: Any, eps: float, *, choices: str) -> ThreatModel:
+    """Threat model of a norm in any of the toolkits' spellings; raises InvalidValueError, naming `choices`."""
+    if str(norm).lower() not in NORMS:
+        raise InvalidValueError(f"norm is {norm!r}: choose {choices}")
+    return ThreatModel(norm=NORMS[str(norm).lower()], eps=eps)
 
 
 def parameters(attack: type) -> dict[str, inspect.Parameter]:

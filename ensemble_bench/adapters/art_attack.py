@@ -7,18 +7,11 @@ from art.attacks import EvasionAttack
 from art.estimators.classification import PyTorchClassifier
 
 from ensemble_bench import attacks
-from ensemble_bench.adapters.arguments import NORMS
+from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of
 from ensemble_bench.attacks import engine
-from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.threat import ThreatModel
 
-
-def threat_of(norm: Any, eps: float) -> ThreatModel:
-    """Threat model of a norm as ART spells it (np.inf, "inf" or 2); raises InvalidValueError for another."""
-    if str(norm).lower() not in NORMS:
-        raise InvalidValueError(f"norm is {norm!r}: choose np.inf or 2")
-    return ThreatModel(norm=NORMS[str(norm).lower()], eps=eps)
+SPELLED = "np.inf or 2"  # how ART writes the norms
 
 
 class EngineAttack(EvasionAttack):  # type: ignore[misc]
@@ -68,5 +61,5 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
     def _check_params(self) -> None:
         network_of(self.estimator)
         engine.validate_settings(self.batch_size, "float32")
-        self._threat = threat_of(self.norm, self.eps)
+        self._threat = threat_of(self.norm, self.eps, choices=SPELLED)
         self._attack = attacks.get(self.attack) if isinstance(self.attack, str) else self.attack

@@ -7,7 +7,8 @@ import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
 
-from ensemble_bench.adapters.art_attack import threat_of
+from ensemble_bench.adapters.arguments import threat_of
+from ensemble_bench.adapters.art_attack import SPELLED
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of, optimizer_of
 from ensemble_bench.adapters.view import modes_kept
 from ensemble_bench.attacks import engine
@@ -47,7 +48,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         super().__init__(classifier)
         self._model = cast(Ensemble, network_of(classifier))
-        self._optimizer, self._threat = optimizer_of(classifier), threat_of(norm, eps)
+        self._optimizer, self._threat = optimizer_of(classifier), threat_of(norm, eps, choices=SPELLED)
         if attack_start not in STARTS:
             raise InvalidValueError(f"attack_start is {attack_start!r}: choose from {', '.join(STARTS)}")
         if objective not in OBJECTIVES:

@@ -75,7 +75,7 @@ def pyautoattack_standard(
     if len(x) == 0:
         return x, y.bool(), 0
     counted = Counted(model)
-    with engine.frozen(model), _undisturbed():
+    with engine.frozen(model), tracer_kept(), _quiet(), torch.enable_grad():
         with torch.no_grad():
             classes = engine.logits_of(model, x[:1]).shape[1]
         if classes < 4:
@@ -99,13 +99,21 @@ def _attacks() -> dict[str, type]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep its log quiet, and the tracer of a debugger or of coverage, which its check of the model takes away."""
-    log, tracer = logging.getLogger("auto-attack"), sys.gettrace()
+def tracer_kept() -> Iterator[None]:
+    """Keep the tracer of a debugger or of coverage, which AutoAttack's check of the model takes away."""
+    tracer = sys.gettrace()
+    try:
+        yield
+    finally:
+        sys.settrace(tracer)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep its log quiet."""
+    log = logging.getLogger("auto-attack")
     disabled, log.disabled = log.disabled, True
     try:
-        with torch.enable_grad():
-            yield
+        yield
     finally:
         log.disabled = disabled
-        sys.settrace(tracer)

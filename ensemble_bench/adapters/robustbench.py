@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench import data
+from ensemble_bench.adapters.autoattack import tracer_kept
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.leaderboard.model_info import NORMS
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
-NORMS = {"linf": "Linf", "l2": "L2"}
 # What of RobustBench's own arguments is left to the caller; the others are given, have no effect or (aa_state_path, in
 # 1.1.1) always fail.
 SETTINGS = ("model_name", "to_disk")
@@ -152,7 +153,8 @@ def benchmark(
     patched = partial(mock.patch.object, theirs)
     with (
         engine.frozen(model),
-        _undisturbed(),
+        tracer_kept(),
+        contextlib.redirect_stdout(sys.stderr),  # stdout is for results
         patched("load_clean_dataset", lambda *_: images.batch(slice(None))),
         patched("AutoAttack", partial(theirs.AutoAttack, seed=seed)),
     ):
@@ -172,14 +174,3 @@ def benchmark(
     scores = Scores(float(clean), float(robust))
     scores.data_name, scores.n = source.name, len(images)
     return scores
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep stdout for results, and the tracer of a debugger or of coverage, which AutoAttack's checks take away."""
-    tracer = sys.gettrace()
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.settrace(tracer)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchattacks.attack import Attack
 
 from ensemble_bench import attacks
-from ensemble_bench.adapters.arguments import NORMS
+from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
@@ -80,9 +80,7 @@ class EngineAttack(Attack):  # type: ignore[misc]
 
     def _threat(self) -> ThreatModel:
         """Made at every call, because users of torchattacks set `eps` on the attack."""
-        if str(self.norm).lower() not in NORMS:
-            raise InvalidValueError(f"norm is {self.norm!r}: choose Linf or L2")
-        return ThreatModel(norm=NORMS[str(self.norm).lower()], eps=self.eps)
+        return threat_of(self.norm, self.eps, choices="Linf or L2")
 
 
 def _behind(first: nn.Module, model: nn.Module) -> nn.Module:

@@ -12,7 +12,6 @@ from ensemble_bench.cli.options import DataDir, Device, Runs
 from ensemble_bench.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from ensemble_bench.records import CleanScore, RobustScore
     from ensemble_bench.submissions.targets import Receipt
     from ensemble_bench.submissions.verification import Comparison, Verification
 
@@ -132,14 +131,12 @@ def _verify(path: Path, **options: Any) -> "Verification":
 
 
 def _row(comparison: "Comparison") -> list[object]:
+    from ensemble_bench.console import interval
+
     claim, record = comparison.claim, comparison.record
     n = str(claim.n) if claim.n == record.n else f"{record.n} of {claim.n}"
     scores = (claim.clean, record.clean, claim.robust, record.robust)
-    return [claim.suite, claim.seed, n, *(_percent(score) for score in scores)]
-
-
-def _percent(score: "CleanScore | RobustScore") -> str:
-    return f"{100 * score.accuracy:.1f} [{100 * score.ci_low:.1f}, {100 * score.ci_high:.1f}]"
+    return [claim.suite, claim.seed, n, *(interval(score) for score in scores)]
 
 
 def _show_receipt(receipt: "Receipt") -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ensemble_bench.errors import shortened
+
 STATUSES = ("ok", "note", "problem")
 
 
@@ -21,5 +23,4 @@ class Finding:
 
 def one_line(error: BaseException) -> str:
     """Kind and message of an error, on one line of at most 300 characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    return shortened(f"{type(error).__name__}: {error}")

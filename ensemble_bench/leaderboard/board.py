@@ -10,7 +10,7 @@ is among them, `carried_eps` says at which smaller one images fell that count he
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,6 +77,11 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 def fraction(value: float | None) -> str:
     """Return an accuracy with 4 decimals, or an empty text for None."""
     return "" if value is None else f"{value:.4f}"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return a model's seeds: "0", or "0+1" where members of several seeds were joined."""
+    return "+".join(map(str, seeds))
 
 
 def _rank(record: Record) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench import registry
-from ensemble_bench.errors import BundleError, InvalidValueError, RecordError
+from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
 from ensemble_bench.leaderboard import archive, claims, tensors
 from ensemble_bench.leaderboard.archive import CARD, CLAIMS, CONFIG, MODEL_INFO, WEIGHTS
 from ensemble_bench.leaderboard.claims import Claim
@@ -124,7 +124,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
             # Files are named by it.
             raise ValueError(f"meta.checkpoint is {shown(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
     except ValueError as error:
-        raise BundleError(f"{CONFIG}: {claims.shortened(error)}") from None
+        raise BundleError(f"{CONFIG}: {shortened(str(error))}") from None
     return values
 
 
@@ -136,7 +136,7 @@ def _info(values: Any) -> ModelInfo:
         else:
             info = ModelInfo.from_dict(values)
     except (RecordError, InvalidValueError) as error:
-        raise BundleError(f"{MODEL_INFO}: {claims.shortened(error)}") from None
+        raise BundleError(f"{MODEL_INFO}: {shortened(str(error))}") from None
     if info.link and not re.fullmatch(LINK, info.link):
         raise BundleError(f"{MODEL_INFO}: link is {shown(info.link)}, expected an http address or nothing")
     return info

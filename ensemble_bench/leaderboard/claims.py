@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ensemble_bench import registry
-from ensemble_bench.errors import BundleError, InvalidValueError
+from ensemble_bench.errors import BundleError, InvalidValueError, shortened
 from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.leaderboard.limits import Limits
 from ensemble_bench.leaderboard.untrusted import shown
@@ -89,14 +89,8 @@ def parse(values: Any, limits: Limits) -> Claims:
         if len({(claim.suite, claim.n, claim.seed) for claim in found.claims}) < len(found.claims):
             raise ValueError("two claims are of the same suite, n and seed")
     except ValueError as error:
-        raise BundleError(f"claims.json: {shortened(error)}") from None
+        raise BundleError(f"claims.json: {shortened(str(error))}") from None
     return found
-
-
-def shortened(error: Exception) -> str:
-    """The message of an error that may quote a stranger's value of any length."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def check_name(name: str) -> str:

@@ -9,13 +9,15 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ensemble_bench.errors import RecordError
+from ensemble_bench.errors import RecordError, shortened
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record
-from ensemble_bench.records.decoding import decode
+from ensemble_bench.records.decoding import decode, no_constant
 
 # Published entries have at most 2 kB, tables of corruptions 15 kB.
 LARGEST = 1_000_000
+NORMS = {"linf": "Linf", "l2": "L2"}
+"""What RobustBench calls our norms, in its folders too."""
 OFFICIAL = ("cifar10", "test", 10_000)
 BACKBONES: Mapping[str, str] = {
     "preact_resnet18": "PreActResNet-18",
@@ -99,7 +101,7 @@ class ModelInfo:
             if not any(getattr(info, name) is not None for name in RESULTS):
                 raise ValueError(f"no result: expected one of {', '.join(RESULTS)}")
         except ValueError as error:
-            raise RecordError(f"{path or 'model_info'}: {_short(error)}") from None
+            raise RecordError(f"{path or 'model_info'}: {shortened(str(error))}") from None
         optional = {f.name for f in fields(cls) if f.default is None}
         return replace(info, null=tuple(sorted(name for name in optional & set(values) if values[name] is None)))
 
@@ -143,9 +145,9 @@ def read(path: Path) -> ModelInfo:
     """Read and check one entry; raises RecordError for a file that is missing, huge, no JSON or no entry."""
     path = Path(path)
     try:
-        values = json.loads(_text(path), parse_constant=_no_constant)
+        values = json.loads(_text(path), parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{path}: not a JSON entry ({_short(error)})") from None
+        raise RecordError(f"{path}: not a JSON entry ({shortened(str(error))})") from None
     return ModelInfo.from_dict(values, path=path)
 
 
@@ -184,7 +186,7 @@ def read_corruptions(path: Path) -> dict[str, dict[tuple[str, int], float]]:
         columns = [(name, int(level)) for name, level in zip(corruptions[1:], severities[1:], strict=True)]
         table = {row[0]: dict(zip(columns, map(_number, row[1:]), strict=True)) for row in rows if row}
     except (ValueError, csv.Error) as error:
-        raise RecordError(f"{path}: not a table of corruptions ({_short(error)})") from None
+        raise RecordError(f"{path}: not a table of corruptions ({shortened(str(error))})") from None
     for model, cells in table.items():
         for (corruption, severity), accuracy in cells.items():
             if not 0 <= accuracy <= 1:
@@ -299,13 +301,3 @@ def _text(path: Path) -> str:
     if len(content) > LARGEST:
         raise RecordError(f"{path}: expected a file of at most {LARGEST:,} bytes, it is larger")
     return content.decode()
-
-
-def _short(error: Exception) -> str:
-    """Its message on one line: a file may hold anything, also in what is quoted of it."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}…"
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")

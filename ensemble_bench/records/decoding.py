@@ -64,3 +64,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def no_constant(name: str) -> None:
+    """Refuse NaN and infinities, as `parse_constant` of json.loads: they are no JSON. Raises ValueError."""
+    raise ValueError(f"{name} is not a number")

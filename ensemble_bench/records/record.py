@@ -27,6 +27,14 @@ class Threat:
         return f"{self.norm} {self.shown_eps}"
 
     @property
+    def slug(self) -> str:
+        """Norm and eps for names of files, without dots: "linf8of255", or "l2-0_5"."""
+        levels = self.eps * 255
+        if abs(levels - round(levels)) < 1e-6:
+            return f"{self.norm}{levels:.0f}of255"
+        return f"{self.norm}-{self.eps:.6g}".replace(".", "_")
+
+    @property
     def shown_eps(self) -> str:
         """`eps` as people write it: in 255ths where it is a whole number of them."""
         levels = round(self.eps * 255)

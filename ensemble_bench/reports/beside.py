@@ -11,7 +11,6 @@ from ensemble_bench.leaderboard.model_info import architecture_text, data_note, 
 from ensemble_bench.records import Record, Threat
 from ensemble_bench.reports.tables import Cell, Table, Value
 
-FOLDERS = {"linf": "Linf", "l2": "L2"}
 # RobustBench counts eps = 0.031 among 8/255.
 NEAR = 0.5 / 255
 COLUMNS = {
@@ -65,9 +64,9 @@ def beside_robustbench(
     Raises UnknownNameError for a norm, and RecordError for a folder without such entries or with a broken one.
     """
     threat = threat or Threat(norm="linf", eps=8 / 255)
-    if threat.norm not in FOLDERS:
-        raise UnknownNameError("norm", threat.norm, FOLDERS)
-    entries = [*_theirs(Path(folder) / dataset / FOLDERS[threat.norm], threat)]
+    if threat.norm not in model_info.NORMS:
+        raise UnknownNameError("norm", threat.norm, model_info.NORMS)
+    entries = [*_theirs(Path(folder) / dataset / model_info.NORMS[threat.norm], threat)]
     entries += _ours(record for record in records if record.dataset == dataset and _near(record.threat, threat))
     entries.sort(key=lambda e: (-e.best_known.accuracy, -e.clean, e.source, e.model, e.notes))
     return Table(

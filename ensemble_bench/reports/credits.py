@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from ensemble_bench.leaderboard.board import carried_eps
+from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import CARRIED, Record
 from ensemble_bench.reports.groups import (
     Group,
@@ -13,7 +13,6 @@ from ensemble_bench.reports.groups import (
     facts,
     group_of,
     grouped,
-    seeds_text,
 )
 from ensemble_bench.reports.tables import Cell, Table, Value
 

@@ -1,9 +1,10 @@
 """What may stand in one table: runs of one data set, preset and threat, in the paper's order."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from ensemble_bench.leaderboard.board import seeds_text
 from ensemble_bench.records import Record, Threat
 
 # Table 1's order; the controls that the paper lacks stand beside those that they control for.
@@ -142,11 +143,6 @@ def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
             names = [run.run for run in members]
             labelled |= {run.run if names.count(run.run) == 1 else run.tag: [run] for run in members}
     return labelled
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """Return a model's seeds: "0", or "0+1" where members of several seeds were joined."""
-    return "+".join(map(str, seeds))
 
 
 def all_seeds(runs: Iterable[Run]) -> str:

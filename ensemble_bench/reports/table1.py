@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from ensemble_bench.evaluation.statistics import mean_sd
-from ensemble_bench.leaderboard.board import carried_eps
+from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import Record
 from ensemble_bench.reports.curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
 from ensemble_bench.reports.groups import (
@@ -18,7 +18,6 @@ from ensemble_bench.reports.groups import (
     facts,
     group_of,
     grouped,
-    seeds_text,
 )
 from ensemble_bench.reports.tables import Cell, Table, Value
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.evaluation.statistics import McNemar, mcnemar
-from ensemble_bench.leaderboard.board import carried_eps
+from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import Record, Threat, read_samples, worst_case
-from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped, seeds_text
+from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped
 
 ALPHA = 0.05
 COMPARISONS = (  # ensemble, its rival, and what the rival is

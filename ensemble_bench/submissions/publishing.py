@@ -12,7 +12,6 @@ from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_recor
 from ensemble_bench.submissions import VERIFIED
 from ensemble_bench.submissions.bundling import credit_of
 from ensemble_bench.submissions.verification import Verification
-from ensemble_bench.threat import ThreatModel
 
 
 def publish(verification: Verification, folder: str | Path, root: str | Path) -> Path:
@@ -63,8 +62,7 @@ def check_free(name: str, weights_hash: str, root: Path) -> None:
 
 def board_of(record: Record, root: Path) -> Path:
     """The folder of the leaderboard that a record belongs to."""
-    threat = ThreatModel(norm=record.threat.norm, eps=record.threat.eps)
-    return root / record.data_name / threat.slug
+    return root / record.data_name / record.threat.slug
 
 
 def _publish_record(record: Record, evaluations: Path) -> None:

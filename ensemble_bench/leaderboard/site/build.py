@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.leaderboard.board import seeds_text
 from ensemble_bench.leaderboard.site import charts
 from ensemble_bench.leaderboard.site.entries import (
     OURS,
@@ -22,7 +23,6 @@ from ensemble_bench.leaderboard.site.entries import (
     describe,
     entry_of,
     ranked,
-    seeds_text,
     to_csv,
     to_json,
     web_link,

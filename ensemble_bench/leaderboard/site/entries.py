@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ensemble_bench.leaderboard.board import fraction, natural
+from ensemble_bench.leaderboard.board import fraction, natural, seeds_text
 from ensemble_bench.leaderboard.model_info import architecture_text
 from ensemble_bench.leaderboard.site.models import Model
 from ensemble_bench.records import CARRIED, CleanScore, NamedWarning, Record, RobustScore, Threat
@@ -95,11 +95,6 @@ def score_of(score: CleanScore | RobustScore) -> Score:
 def web_link(text: str) -> str | None:
     """`text` if a reader may follow it, which is a stranger's: http(s) alone."""
     return text if text.startswith(("https://", "http://")) else None
-
-
-def seeds_text(seeds: Sequence[int]) -> str:
-    """A model's seeds: "0", or "0+1" where members of several seeds were joined."""
-    return "+".join(map(str, seeds))
 
 
 def members_of(record: Record) -> int:

@@ -11,7 +11,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
-from ensemble_bench.records import Record, Threat, find_records
+from ensemble_bench.records import Record, find_records
 
 SUITES = ("strongest", "autoattack", "quick", "appendix", "paper500", "paper")
 """Suites whose worst case a model is ranked by, the strongest first; any other comes last."""
@@ -86,7 +86,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:
         records=(*same, *(r for r in whole.values() if r.weights_hash != record.weights_hash)),
         views=tuple(sorted(parts, key=lambda r: (strength(r.suite), -r.n, r.view == "logit", r.view, r.id))),
         sweep=_sweep(record, everything),
-        folder="/".join(("models", _safe(record.data_name), _slug(record.threat), _safe(name))),
+        folder="/".join(("models", _safe(record.data_name), record.threat.slug, _safe(name))),
         **_published(record, name),
     )
 
@@ -159,12 +159,6 @@ def _texts(values: Sequence[object]) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise TypeError(f"expected a list of reasons, got {values!r}")
     return tuple(map(str, values))
-
-
-def _slug(threat: Threat) -> str:
-    """A threat as the folders of leaderboards name it: linf8of255, l2-0_5."""
-    eps = threat.shown_eps
-    return threat.norm + (eps.replace("/", "of") if "/" in eps else f"-{eps.replace('.', '_')}")
 
 
 def _safe(part: str) -> str:

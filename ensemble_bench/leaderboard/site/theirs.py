@@ -4,12 +4,12 @@ import itertools
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.leaderboard.model_info import ModelInfo, read_all
+from ensemble_bench.leaderboard.model_info import NORMS, ModelInfo, read_all
 from ensemble_bench.leaderboard.site.entries import Entry, Score, web_link
 from ensemble_bench.records import NamedWarning, Threat
 
 THEIRS = "RobustBench"
-NORMS = {"Linf": "linf", "L2": "l2"}
+FOLDERS = {folder: norm for norm, folder in NORMS.items()}
 IMAGES = {"cifar10": 10_000, "cifar100": 10_000, "imagenet": 5_000}
 
 
@@ -29,7 +29,7 @@ def read_entries(folder: Path) -> list[Entry]:
 def _entry(path: Path, info: ModelInfo) -> Entry:
     dataset, norm = _where(path)
     if norm is None or info.radius is None or info.best_known is None:
-        raise RecordError(f"{path}.json: cannot tell the threat; expected an eps and a folder {' or '.join(NORMS)}")
+        raise RecordError(f"{path}.json: cannot tell the threat; expected an eps and a folder {' or '.join(FOLDERS)}")
     # RobustBench counts eps = 0.031 among 8/255.
     near = round(255 * info.radius) / 255 if norm == "linf" else 0.0
     threat = Threat(norm=norm, eps=near or info.radius)
@@ -55,6 +55,6 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
 def _where(path: Path) -> tuple[str | None, str | None]:
     """Data set and norm that an entry's folders name: one published entry for CIFAR-100 says cifar10 itself."""
     for above, folder in itertools.pairwise(path.parts):
-        if folder in NORMS:
-            return above if above in IMAGES else None, NORMS[folder]
+        if folder in FOLDERS:
+            return above if above in IMAGES else None, FOLDERS[folder]
     return None, None
