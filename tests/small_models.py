@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from ensemble_bench import data
 from ensemble_bench.evaluation import blackbox
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 
 ARCHITECTURE = Architecture(
