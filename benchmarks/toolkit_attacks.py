@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ensemble_bench as eb
-from ensemble_bench.attacks.external import External
+from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.errors import AttackError
 from ensemble_bench.files import write_atomic
 

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ensemble_bench as eb
-from ensemble_bench.attacks.randomness import generator
 from ensemble_bench.attacks.training_attack import perturb
-from ensemble_bench.models.architecture import Architecture, build
-from ensemble_bench.training.objective import update
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
+from ensemble_bench.randomness import generator
+from ensemble_bench.training.objectives import update
 
 BATCH, STEPS, THREAT = 128, 7, eb.ThreatModel(eps=8 / 255)
 

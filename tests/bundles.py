@@ -12,10 +12,10 @@ from typing import Any
 from small_models import ARCHITECTURE, trained
 
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
-from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.files import sha256_bytes
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions.bundling import bundle
 
 SUITE, N = "ifgsm5+margin10", 60

@@ -45,7 +45,7 @@ def _rounded(layer: Callable[..., Tensor], seed: str) -> Callable[..., Tensor]:
     @functools.wraps(layer)
     def call(*args: Any, **kwargs: Any) -> Tensor:
         y = layer(*args, **kwargs)
-        return _Rounded.apply(y, seed) if y.dim() > 1 else y  # type: ignore[no-any-return]
+        return y if y.dim() < 2 or y.is_meta else _Rounded.apply(y, seed)  # type: ignore[no-any-return]
 
     return call
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble_bench import data
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 
 FIXTURES = Path(__file__).with_name("fixtures")

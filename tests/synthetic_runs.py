@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.records import (
     AttackResult,
     Blackbox,
@@ -24,6 +23,7 @@ from ensemble_bench.records import (
     samples_to_parquet,
     write_record,
 )
+from ensemble_bench.records.statistics import wilson
 
 # How robust each recipe is, clean and at the end of a long attack; roughly the paper's numbers.
 STRENGTH = {

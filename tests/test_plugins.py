@@ -16,13 +16,15 @@ from small_models import trained
 from synthetic_runs import build_runs
 from torch import nn
 
-from ensemble_bench import attacks, data, evaluate, plugins, registry
+from ensemble_bench import attacks, data, evaluate, registry
 from ensemble_bench.attacks.suites import suite_of
 from ensemble_bench.cli import run
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.leaderboard.board import write_leaderboard
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
 from ensemble_bench.records.samples import SAMPLE_COLUMNS
+from ensemble_bench.registry import plugins
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.presets import PRESETS
@@ -175,7 +177,10 @@ def test_our_own_attacks_keep_their_rules() -> None:
     [
         ("fixed5", "attack 'fixed' of jitters 1.5: too many positional arguments"),
         ("counted", "attack 'counted' of jitters 1.5: missing a required argument: 'steps'"),
-        ("nothing", "attack 'nothing' of jitters 1.5 gives 'nothing': expected ensemble_bench.attacks.attack.Attack"),
+        (
+            "nothing",
+            "attack 'nothing' of jitters 1.5 gives 'nothing': expected ensemble_bench.attacks.engine.attack.Attack",
+        ),
         ("absent5", "cannot be loaded from 'jitters:absent': AttributeError: module 'jitters' has no attribute"),
     ],
 )

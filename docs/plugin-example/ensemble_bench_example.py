@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.attack import Noise, State
+from ensemble_bench.attacks.engine.attack import Noise, State
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data.source import DataSource, Rows, fingerprint

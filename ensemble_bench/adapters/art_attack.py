@@ -10,6 +10,7 @@ from ensemble_bench import attacks
 from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of
 from ensemble_bench.attacks import engine
+from ensemble_bench.models import calling
 
 SPELLED = "np.inf or 2"  # how ART writes the norms
 
@@ -51,7 +52,7 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
         """
         model, images = network_of(self.estimator), images_of(self.estimator, x)
         if y is None:
-            with engine.frozen(model):
+            with calling.frozen(model):
                 labels = engine.Worker(model, self.batch_size).logits(images, images.new_zeros(0)).argmax(dim=1)
         else:
             labels = labels_of(self.estimator, y)

@@ -12,12 +12,12 @@ from ensemble_bench.adapters.art_attack import SPELLED
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of, optimizer_of
 from ensemble_bench.adapters.view import modes_kept
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.randomness import generator
 from ensemble_bench.attacks.training_attack import STARTS, check_name, perturb
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.randomness import generator
 from ensemble_bench.training.batches import Batches
-from ensemble_bench.training.objective import OBJECTIVES, update
+from ensemble_bench.training.objectives import OBJECTIVES, update
 from ensemble_bench.training.state import State
 
 

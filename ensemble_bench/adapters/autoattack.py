@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from ensemble_bench.adapters import arguments as args
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.calls import check as check_named
-from ensemble_bench.attacks.counting import Counted
+from ensemble_bench.attacks.engine import Counted
+from ensemble_bench.attacks.engine import check as check_named
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models import calling
 from ensemble_bench.threat import ThreatModel
 
 NORMS = {"linf": "Linf", "l2": "L2"}
@@ -75,9 +76,9 @@ def pyautoattack_standard(
     if len(x) == 0:
         return x, y.bool(), 0
     counted = Counted(model)
-    with engine.frozen(model), tracer_kept(), _quiet(), torch.enable_grad():
+    with calling.frozen(model), tracer_kept(), _quiet(), torch.enable_grad():
         with torch.no_grad():
-            classes = engine.logits_of(model, x[:1]).shape[1]
+            classes = calling.logits_of(model, x[:1]).shape[1]
         if classes < 4:
             raise InvalidValueError(f"the model has {classes} classes: AutoAttack's targeted DLR loss needs 4 or more")
         made = AutoAttack(

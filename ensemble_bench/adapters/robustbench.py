@@ -21,6 +21,7 @@ from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.leaderboard.model_info import NORMS
+from ensemble_bench.models import calling
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
@@ -152,7 +153,7 @@ def benchmark(
     theirs = import_robustbench().eval
     patched = partial(mock.patch.object, theirs)
     with (
-        engine.frozen(model),
+        calling.frozen(model),
         tracer_kept(),
         contextlib.redirect_stdout(sys.stderr),  # stdout is for results
         patched("load_clean_dataset", lambda *_: images.batch(slice(None))),

@@ -11,6 +11,7 @@ from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models import calling
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.normalise import Normalise
 from ensemble_bench.threat import ThreatModel
@@ -75,7 +76,7 @@ class EngineAttack(Attack):  # type: ignore[misc]
 
     def save(self, *args: Any, **settings: Any) -> Any:
         """As torchattacks, leaving the model as it was found."""
-        with engine.frozen(self.model):
+        with calling.frozen(self.model):
             return super().save(*args, **settings)
 
     def _threat(self) -> ThreatModel:

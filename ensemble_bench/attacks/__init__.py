@@ -3,7 +3,7 @@
 from typing import Any
 
 from ensemble_bench import registry
-from ensemble_bench.attacks.attack import Attack
+from ensemble_bench.attacks.engine import Attack
 from ensemble_bench.errors import InvalidValueError
 
 __all__ = ["Attack", "get"]
@@ -18,7 +18,7 @@ def get(name: str, **settings: Any) -> Attack:
     Example: `get("pgd20", stop_early=False)`.
     """
     if name.partition(":")[0] in registry.TOOLKITS:
-        from ensemble_bench.attacks.external import parse
+        from ensemble_bench.attacks.foreign.external import parse
 
         if settings:
             raise InvalidValueError(f"{name}: its arguments stand in its name, {', '.join(settings)} cannot be set")
@@ -26,7 +26,7 @@ def get(name: str, **settings: Any) -> Attack:
         return external
     ours, implementation = registry.split_implementation(name)
     if implementation is not None:
-        from ensemble_bench.attacks.crosscheck import crosscheck
+        from ensemble_bench.attacks.foreign.crosscheck import crosscheck
 
         if settings:
             raise InvalidValueError(f"{name}: all run it on the same settings, {', '.join(settings)} cannot be set")

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import GradientAttack, Noise, State, per_image, where
-from ensemble_bench.attacks.chain import Chain, targeted
+from ensemble_bench.attacks.engine import Chain, GradientAttack, Noise, State, per_image, targeted, where
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel
 

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ensemble_bench.attacks import engine, randomness
-from ensemble_bench.attacks.attack import Attack, State, per_image, where
-from ensemble_bench.attacks.calls import Worker, check, gradient, select
-from ensemble_bench.attacks.counting import Counted
+from ensemble_bench import randomness
+from ensemble_bench.attacks import engine
+from ensemble_bench.attacks.engine import Attack, Counted, State, Worker, check, per_image, select, where
 from ensemble_bench.attacks.members import members_of, weights_of
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models import calling
+from ensemble_bench.models.calling import gradient
 from ensemble_bench.threat import ThreatModel
 
 
@@ -47,7 +48,7 @@ class ARC(Attack):
         """Search, batch by batch, on what is right to begin with; bf16 is for gradients alone."""
         x, y, threat = task.x, task.y, task.threat
         x_adv, steps = x.clone(), torch.zeros_like(y)
-        with engine.frozen(task.model):
+        with calling.frozen(task.model):
             worker = Worker(task.model, task.batch_size)
             members = [Counted(member) for member in members_of(task.model)]
             search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=task.precision)
@@ -118,9 +119,9 @@ class _Search:
 
         def forward(rows: slice) -> tuple[Tensor, ...]:
             with torch.no_grad():
-                logits = engine.member_logits_of(model, x_adv[rows])
+                logits = calling.member_logits_of(model, x_adv[rows])
                 right = (logits.argmax(dim=2) == y[rows]) * weights_of(model, logits, x_adv[rows])
-                whole = engine.aggregated(self.worker.judge, logits, x_adv[rows])
+                whole = calling.aggregated(self.worker.judge, logits, x_adv[rows])
             return right.sum(dim=0), whole.argmax(dim=1) != y[rows]
 
         self.worker.passes += len(x_adv)
@@ -162,7 +163,7 @@ def nearest_boundary(
     """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        logits = engine.logits_of(model, x)
+        logits = calling.logits_of(model, x)
         wrong = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
         gaps = logits.gather(1, wrong[:, :classes][:, : logits.shape[1] - 1]) - logits.gather(1, y[:, None])
     direction, normal = torch.zeros_like(x), torch.zeros_like(x)

@@ -11,11 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble_bench import losses
-from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.apgd import APGD
-from ensemble_bench.attacks.attack import Attack, GradientAttack, Loss, Noise, State
-from ensemble_bench.attacks.chain import Chain, doubled
+from ensemble_bench.attacks.engine import Attack, Chain, GradientAttack, Loss, Noise, State, doubled
 from ensemble_bench.attacks.pgd import PGD
+from ensemble_bench.models import calling
 from ensemble_bench.threat import ThreatModel
 
 
@@ -30,7 +29,7 @@ def weights_of(
     """What every member counts on every image of `x`: a gate's weights or 1/k; they sum to 1 over the members."""
     if not hasattr(model, "log_weights"):
         return member_logits.new_full(member_logits.shape[:2], 1 / len(member_logits))
-    weights: Tensor = model.log_weights(engine.channels_last(x)).exp()[..., 0]
+    weights: Tensor = model.log_weights(calling.channels_last(x)).exp()[..., 0]
     return weights.to(member_logits.dtype).expand(member_logits.shape[:2])
 
 
@@ -48,9 +47,9 @@ class OnMembers(GradientAttack, ABC):
 
     def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble and the value, of one call of the members."""
-        logits = engine.member_logits_of(model, x_adv)
+        logits = calling.member_logits_of(model, x_adv)
         value = self.value(logits, weights_of(model, logits, x_adv), s)
-        return engine.aggregated(model, logits, x_adv), value
+        return calling.aggregated(model, logits, x_adv), value
 
     def loss_of(self, logits: Float[Tensor, "batch class"], s: State) -> Float[Tensor, "batch"]:
         """The attack's loss."""

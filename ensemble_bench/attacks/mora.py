@@ -8,11 +8,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ensemble_bench import losses
-from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.attack import GradientAttack, Noise, State, cosine, per_image
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Chain, GradientAttack, Noise, State, cosine, per_image
 from ensemble_bench.attacks.members import weights_of
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models import calling
 from ensemble_bench.threat import ThreatModel
 
 BETA = 0.2
@@ -47,11 +46,11 @@ class MORA(GradientAttack):
     def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble, and the loss of the reweighed ones."""
         aggregation = getattr(model, "aggregation", "prob")
-        logits = engine.member_logits_of(model, x_adv)
-        whole = engine.aggregated(model, logits, x_adv)
+        logits = calling.member_logits_of(model, x_adv)
+        whole = calling.aggregated(model, logits, x_adv)
         # What draws or counts votes has no gradient to ascend: its members' mean probability stands in.
         hard = aggregation in ("draw", "vote")
-        log_mean = engine.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole  # type: ignore[operator]
+        log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole  # type: ignore[operator]
 
         beta = self.beta if self.beta is not None else 0.0 if aggregation == "logit" else BETA
         wrong = log_mean.scatter(1, s["y"][:, None], -torch.inf).argmax(dim=1) if self.target is None else s["target"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import Loss, Noise, State, per_image
+from ensemble_bench.attacks.engine import Loss, Noise, State, per_image
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.threat import ThreatModel

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import GradientAttack, Noise, State, per_image
-from ensemble_bench.attacks.chain import Chain, doubled, targeted
+from ensemble_bench.attacks.engine import Chain, GradientAttack, Noise, State, doubled, per_image, targeted
 from ensemble_bench.threat import ThreatModel
 
 

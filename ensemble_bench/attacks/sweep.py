@@ -6,8 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ensemble_bench import losses
-from ensemble_bench.attacks.attack import State, cosine, per_image
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Chain, State, cosine, per_image
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.threat import ThreatModel
 

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ensemble_bench import losses, registry
-from ensemble_bench.attacks.attack import Loss
-from ensemble_bench.attacks.engine import channels_last, frozen
+from ensemble_bench.attacks.engine import Loss
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.calling import channels_last, frozen
 from ensemble_bench.threat import ThreatModel
 
 STARTS = ("gaussian", "uniform", "none")

@@ -26,7 +26,7 @@ def build(
     for kind, name in (("data set", dataset), ("preset", preset)):
         registry.check(kind, name)
     size = parse_eps(eps) if eps is not None else None
-    from ensemble_bench.console import Bars
+    from ensemble_bench.cli.console import Bars
     from ensemble_bench.evaluation.blackbox import build as build_set
 
     with Bars() as bars:

@@ -81,8 +81,8 @@ def submit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided."""
-    from ensemble_bench.leaderboard.bundle import unpack
     from ensemble_bench.submissions import bundling, publishing, targets
+    from ensemble_bench.submissions.format.bundle import unpack
     from ensemble_bench.submissions.verification import BUNDLE
 
     online = targets.is_service(to)
@@ -115,8 +115,8 @@ def _upload(bundle: Path, to: str, token: str | None, *, wait: bool) -> int:
 
 def _verify(path: Path, **options: Any) -> "Verification":
     """Verify a bundle, and print what was claimed beside what came out, the verdict and its reasons."""
-    from ensemble_bench.console import Bars, table
-    from ensemble_bench.leaderboard.untrusted import printable
+    from ensemble_bench.cli.console import Bars, table
+    from ensemble_bench.submissions.format.untrusted import printable
     from ensemble_bench.submissions.verification import verify as verify_bundle
 
     with Bars() as bars:
@@ -131,7 +131,7 @@ def _verify(path: Path, **options: Any) -> "Verification":
 
 
 def _row(comparison: "Comparison") -> list[object]:
-    from ensemble_bench.console import interval
+    from ensemble_bench.cli.console import interval
 
     claim, record = comparison.claim, comparison.record
     n = str(claim.n) if claim.n == record.n else f"{record.n} of {claim.n}"
@@ -140,7 +140,7 @@ def _row(comparison: "Comparison") -> list[object]:
 
 
 def _show_receipt(receipt: "Receipt") -> None:
-    from ensemble_bench.leaderboard.untrusted import printable
+    from ensemble_bench.submissions.format.untrusted import printable
 
     typer.echo(printable(f"submission {receipt.id}: {receipt.status}"))
     for reason in receipt.reasons:

@@ -17,7 +17,7 @@ def demo(
     device: Device = None,
 ) -> None:
     """Train five small models on the digits, evaluate them all and render Table 1; a second call goes on."""
-    from ensemble_bench.console import Bars, show_report
+    from ensemble_bench.cli.console import Bars, show_report
     from ensemble_bench.demo import run_demo
 
     with Bars() as bars:

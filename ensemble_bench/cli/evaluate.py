@@ -72,7 +72,7 @@ def evaluate(
     if dataset is not None:
         registry.check("data set", dataset)
     sizes = parse_sizes(eps) if eps is not None else None
-    from ensemble_bench.console import Bars, show_records
+    from ensemble_bench.cli.console import Bars, show_records
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
 

@@ -37,11 +37,11 @@ def compare(
 ) -> None:
     """Rank RobustBench's CIFAR-10 entries and our records in one table."""
     size = parse_eps(eps)
-    from ensemble_bench import console
+    from ensemble_bench.cli import console
     from ensemble_bench.files import write_atomic
     from ensemble_bench.records import Threat, find_records
-    from ensemble_bench.reports.beside import beside_robustbench
-    from ensemble_bench.reports.tables import to_csv, to_markdown
+    from ensemble_bench.reports.tables.beside import beside_robustbench
+    from ensemble_bench.reports.tables.table import to_csv, to_markdown
 
     table = beside_robustbench(robustbench, find_records(root), threat=Threat(norm=norm, eps=size))
     if out is None:

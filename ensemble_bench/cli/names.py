@@ -24,7 +24,7 @@ def list_names(
     """List the names that the other commands take."""
     if kind is not None and kind not in KINDS:
         raise UnknownNameError("kind", kind, KINDS)
-    from ensemble_bench.console import show_names
+    from ensemble_bench.cli.console import show_names
 
     for shown in KINDS if kind is None else (kind,):
         show_names(shown, KINDS[shown])

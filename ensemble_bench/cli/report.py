@@ -21,7 +21,7 @@ def report(
     ] = None,
 ) -> None:
     """Render the paper's tables and figures from the records under --runs."""
-    from ensemble_bench.console import show_report
+    from ensemble_bench.cli.console import show_report
     from ensemble_bench.reports import parts_of, write_report
 
     parts = parts_of(tables or (), figures or ())
@@ -50,7 +50,7 @@ def diagnose(
     if dataset is not None:
         registry.check("data set", dataset)
     size = parse_eps(eps) if eps is not None else None
-    from ensemble_bench.console import Bars, show_tables
+    from ensemble_bench.cli.console import Bars, show_tables
     from ensemble_bench.evaluation.diagnostics import diagnose as find
     from ensemble_bench.models.checkpoint import read_info
     from ensemble_bench.reports.diagnosis import tables, write_diagnosis

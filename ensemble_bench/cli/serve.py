@@ -7,9 +7,9 @@ import typer
 
 from ensemble_bench.cli.options import DataDir, Device
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.leaderboard.limits import Limits
 from ensemble_bench.server.settings import Settings
 from ensemble_bench.server.store import Store
+from ensemble_bench.submissions.format.limits import Limits
 
 app = typer.Typer(help="Take submissions over HTTP, verify them and publish those that hold.", subcommand_metavar="")
 token = typer.Typer(help="Tokens that allow to submit.")
@@ -88,7 +88,7 @@ def revoke(owner: Owner, data: Data = DATA) -> None:
 @token.command("list")
 def list_tokens(data: Data = DATA) -> None:
     """Name all tokens, with when they were made and revoked (UTC)."""
-    from ensemble_bench.console import table
+    from ensemble_bench.cli.console import table
 
     rows = [(token.owner, token.created, token.revoked or "") for token in _store(data).tokens()]
     table(f"tokens of {data}", ["name", "created", "revoked"], rows)

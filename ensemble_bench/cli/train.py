@@ -43,7 +43,7 @@ def train(
     for kind, name in (("recipe", recipe), ("data set", dataset), ("preset", preset)):
         registry.check(kind, name)
     size = parse_eps(eps) if eps is not None else None
-    from ensemble_bench.console import Bars
+    from ensemble_bench.cli.console import Bars
     from ensemble_bench.training.trainer import train as train_recipe
 
     with Bars() as bars:

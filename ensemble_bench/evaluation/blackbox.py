@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import attacks, data, registry
-from ensemble_bench.attacks.blackbox_set import read_blackbox_info, save_blackbox
+from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info, save_blackbox
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.architecture import build as build_model
+from ensemble_bench.models.build import build as build_model
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
-from ensemble_bench.training.objective import update
+from ensemble_bench.training.objectives import update
 from ensemble_bench.training.plan import architecture_of, differences
 from ensemble_bench.training.presets import PRESETS, Settings
 from ensemble_bench.training.provenance import commit, versions

@@ -12,12 +12,13 @@ from torch.nn import functional as F
 
 from ensemble_bench import attacks, data
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.attack import GradientAttack
+from ensemble_bench.attacks.engine import GradientAttack
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.plan import source_of, threat_of
-from ensemble_bench.models import checkpoint
+from ensemble_bench.models import calling, checkpoint
+from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Threat
@@ -72,7 +73,7 @@ def diagnose(
         batch_size=batch_size or (512 if where.type == "cuda" else 128),
         progress=progress,
     )
-    with engine.frozen(model.to(where)):
+    with calling.frozen(model.to(where)):
         findings = tuple(_findings(bench, model))
     return Diagnosis(
         model=subject.name,
@@ -88,7 +89,7 @@ def diagnose(
     )
 
 
-def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, checkpoint.CheckpointInfo | None]:
+def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, CheckpointInfo | None]:
     """The ensemble and what its checkpoint says; raises InvalidValueError for one member."""
     if isinstance(path_or_model, nn.Module):
         model, shown = path_or_model, type(path_or_model).__name__
@@ -99,7 +100,7 @@ def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, checkpoi
     return model, model.info
 
 
-def _source(info: checkpoint.CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
+def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
     """The data set as told, else that of the training."""
     if info is not None:
         return source_of(info, dataset, data_dir)
@@ -108,9 +109,7 @@ def _source(info: checkpoint.CheckpointInfo | None, dataset: str | None, data_di
     return data.open_source(dataset, data_dir)
 
 
-def _threat_model(
-    info: checkpoint.CheckpointInfo | None, source: DataSource, norm: str | None, eps: float | None
-) -> ThreatModel:
+def _threat_model(info: CheckpointInfo | None, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
     """As told, else as in training, else the data set's own."""
     if info is not None:
         return threat_of(info, source, norm, eps)
@@ -187,10 +186,10 @@ def _verdicts(
     def forward(rows: slice) -> tuple[Tensor, ...]:
         at, y = x[rows], bench.y[rows]
         with torch.no_grad():
-            logits = engine.member_logits_of(model, at)
-            everyone = torch.cat([logits, engine.aggregated(worker.judge, logits, at)[None]])
+            logits = calling.member_logits_of(model, at)
+            everyone = torch.cat([logits, calling.aggregated(worker.judge, logits, at)[None]])
             log_p = -F.cross_entropy(logits.movedim(0, 2), y[:, None].expand(-1, len(logits)), reduction="none")
-            log_weights = model.log_weights(engine.channels_last(at))[..., 0].T
+            log_weights = model.log_weights(calling.channels_last(at))[..., 0].T
             # In logs, so that members that all but exclude the class still have a part each.
             share = (log_p + log_weights).double().softmax(dim=1)
         return (everyone.argmax(dim=2) == y).T, share
@@ -235,7 +234,7 @@ def _direction(network: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, "batch
     """Unit input gradient of −log p_y in float64; zero where the network is flat."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        logits = engine.logits_of(network, x)
+        logits = calling.logits_of(network, x)
         wrong = logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
         # −log p_y is the softplus of this gap: the same direction, but it does not vanish where p_y rounds to 1.
         gap = wrong - logits.gather(1, y[:, None])[:, 0]

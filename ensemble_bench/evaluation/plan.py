@@ -9,14 +9,14 @@ import torch
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack, engine, get
-from ensemble_bench.attacks.blackbox_set import read_blackbox_info
+from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
 from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
 from ensemble_bench.evaluation.scoring import Carried
 from ensemble_bench.evaluation.subject import Subject
-from ensemble_bench.models import checkpoint
+from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.sources import Source
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
@@ -123,7 +123,7 @@ class Plan:
 
 
 def source_of(
-    model: checkpoint.CheckpointInfo | Source,
+    model: CheckpointInfo | Source,
     dataset: str | None,
     data_dir: str | Path | None,
     *,
@@ -146,9 +146,7 @@ def source_of(
     return source
 
 
-def threat_of(
-    model: checkpoint.CheckpointInfo | Source, source: DataSource, norm: str | None, eps: float | None
-) -> ThreatModel:
+def threat_of(model: CheckpointInfo | Source, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
     """Threat model as told, else as in training; an eps of one norm is none of another.
 
     Raises InvalidValueError where too little is told.
@@ -163,5 +161,5 @@ def threat_of(
     return threat
 
 
-def _shown(model: checkpoint.CheckpointInfo | Source) -> str:
+def _shown(model: CheckpointInfo | Source) -> str:
     return model.text if isinstance(model, Source) else str(model.path)

@@ -7,13 +7,12 @@ import pandas as pd
 import torch
 
 from ensemble_bench.attacks import Attack
-from ensemble_bench.attacks.transfer import Transfer
+from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.data import DataSource
-from ensemble_bench.evaluation.masking import warnings_of
-from ensemble_bench.evaluation.probe import Probe
 from ensemble_bench.evaluation.scoring import Carried, Job, Scores, StageScore
-from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.evaluation.subject import Subject
+from ensemble_bench.evaluation.trust.masking import warnings_of
+from ensemble_bench.evaluation.trust.probe import Probe
 from ensemble_bench.models import cost
 from ensemble_bench.records import (
     AttackResult,
@@ -25,6 +24,7 @@ from ensemble_bench.records import (
     Surrogate,
     Threat,
 )
+from ensemble_bench.records.statistics import wilson
 from ensemble_bench.training.provenance import commit, versions
 
 

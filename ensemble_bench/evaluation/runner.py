@@ -16,9 +16,9 @@ from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.plan import BLACKBOX, Plan, source_of, threat_of
-from ensemble_bench.evaluation.probe import probe
 from ensemble_bench.evaluation.recording import make_record
 from ensemble_bench.evaluation.scoring import Carried, Job, score
+from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import sources
 from ensemble_bench.progress import Progress, silent

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_bench.attacks import Attack, engine
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.models import calling
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
 from ensemble_bench.threat import ThreatModel
@@ -173,7 +174,7 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
         return known
     start = time.perf_counter()
     x, y, _ = job.load(block)
-    with engine.frozen(job.model):
+    with calling.frozen(job.model):
         worker = engine.Worker(job.model, job.batch_size)
         logits = worker.logits(x, y)
         first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)

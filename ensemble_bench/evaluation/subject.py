@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ensemble_bench.attacks import engine
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
-from ensemble_bench.models import checkpoint
+from ensemble_bench.models import calling, checkpoint
+from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.sources import Source
 from ensemble_bench.models.state_dict import reason
@@ -31,7 +31,7 @@ class Subject:
     name: str
     weights_hash: str
     model: nn.Module | None = None
-    info: checkpoint.CheckpointInfo | None = None
+    info: CheckpointInfo | None = None
     home: Path | None = None
     view: str | None = None
 
@@ -77,7 +77,7 @@ class Subject:
         return self.info.architecture.gated or self.info.architecture.aggregation == "draw"
 
 
-def of_checkpoint(info: checkpoint.CheckpointInfo) -> Subject:
+def of_checkpoint(info: CheckpointInfo) -> Subject:
     """The model of a checkpoint, to be loaded when it is needed."""
     return Subject(name=name_of(info.path), weights_hash=info.weights_hash, info=info, home=info.path.parent)
 
@@ -127,9 +127,9 @@ def _answers(model: nn.Module, image_shape: tuple[int, ...]) -> Tensor:
     """Logits of some noise, always the same, so that neither the number of images nor their order changes a hash."""
     x = torch.rand(8, *image_shape, generator=torch.Generator().manual_seed(0))
     like = next(model.parameters(), x)
-    with engine.frozen(model), torch.no_grad():
+    with calling.frozen(model), torch.no_grad():
         torch.manual_seed(0)  # for models that draw; `frozen` puts the generator back
-        return engine.logits_of(model, x.to(like.device))
+        return calling.logits_of(model, x.to(like.device))
 
 
 def _hash(model: nn.Module, logits: Tensor) -> str:

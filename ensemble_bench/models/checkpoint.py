@@ -6,7 +6,6 @@ crash between the two it is still clear which description belongs to the weights
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,14 @@ from torch import Tensor
 
 from ensemble_bench.errors import CheckpointError
 from ensemble_bench.files import sha256_bytes, sha256_file, write_atomic
-from ensemble_bench.models.architecture import Architecture, skeleton
+from ensemble_bench.models.architecture import Architecture, CheckpointInfo
+from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
 KEYS = ("schema", "architecture", "meta", "weights_hash")
 MAX_JSON_BYTES = 16 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """What a checkpoint says about itself: its weights' file and the hash of it, architecture, the trainer's `meta`."""
-
-    path: Path
-    architecture: Architecture
-    meta: dict[str, Any]
-    weights_hash: str
 
 
 def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[str, Any]) -> None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.models.architecture import Architecture, skeleton
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import skeleton
 
 # The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
 PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -10,11 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-
-if TYPE_CHECKING:
-    from ensemble_bench.models.checkpoint import CheckpointInfo
-
-AGGREGATIONS = ("prob", "logit", "draw", "vote")
+from ensemble_bench.models.architecture import AGGREGATIONS, CheckpointInfo
 
 
 class Ensemble(nn.Module):
@@ -27,7 +22,7 @@ class Ensemble(nn.Module):
     unknown aggregation.
     """
 
-    info: "CheckpointInfo | None" = None
+    info: CheckpointInfo | None = None
     """What `checkpoint.load` read beside the weights; None for a model that came from no checkpoint."""
 
     members: nn.ModuleList

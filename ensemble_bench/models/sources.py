@@ -18,7 +18,8 @@ from ensemble_bench import data, registry
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError, UnknownNameError
 from ensemble_bench.models import checkpoint, state_dict
-from ensemble_bench.models.architecture import Architecture, skeleton
+from ensemble_bench.models.architecture import Architecture, CheckpointInfo
+from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.normalise import Normalise
 
@@ -41,7 +42,7 @@ class Source:
 
     text: str
     meta: Mapping[str, Any] = field(default_factory=dict)
-    info: checkpoint.CheckpointInfo | None = None
+    info: CheckpointInfo | None = None
     read: Callable[[DataSource | None], nn.Module] = field(repr=False)
     takes: tuple[str, ...] = ()
     """Which of the options "arch" and "normalise" mean anything to it."""

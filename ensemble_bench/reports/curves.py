@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.records import curves as files
 from ensemble_bench.reports.groups import Group
-from ensemble_bench.training import curves as files
 
 METRICS = ("clean", *files.ATTACKS)
 CURVES_FILE = "curves.csv"

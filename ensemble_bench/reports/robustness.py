@@ -8,9 +8,9 @@ import numpy as np
 
 from ensemble_bench.leaderboard.board import seeds_text
 from ensemble_bench.records import CleanScore, Record, RobustScore, Threat
-from ensemble_bench.reports.figures import Line, Panel
+from ensemble_bench.reports.figures.lines import Line, Panel
 from ensemble_bench.reports.groups import Scored, best_models, by_recipe, grouped
-from ensemble_bench.reports.tables import Table, Value
+from ensemble_bench.reports.tables.table import Table, Value
 
 MARKERS = "os^Dv"  # tell seeds of one recipe apart
 

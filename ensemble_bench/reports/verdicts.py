@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.evaluation.statistics import McNemar, mcnemar
 from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import Record, Threat, read_samples, worst_case
+from ensemble_bench.records.statistics import McNemar, mcnemar
 from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped
 
 ALPHA = 0.05

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.leaderboard.limits import Limits
+from ensemble_bench.submissions.format.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.files import sync_directory
-from ensemble_bench.leaderboard.bundle import Bundle, unpack
 from ensemble_bench.server.settings import Settings
 from ensemble_bench.server.store import Store
+from ensemble_bench.submissions.format.bundle import Bundle, unpack
 
 
 class TooLargeError(Exception):

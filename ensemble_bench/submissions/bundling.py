@@ -11,13 +11,14 @@ from typing import Any
 
 from ensemble_bench.errors import BundleError, RecordError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.leaderboard import archive, card, claims, model_info
-from ensemble_bench.leaderboard.bundle import read
-from ensemble_bench.leaderboard.limits import Limits
+from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.checkpoint import CheckpointInfo
+from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.records import Record, find_records
+from ensemble_bench.submissions.format import archive, card, claims
+from ensemble_bench.submissions.format.bundle import read
+from ensemble_bench.submissions.format.limits import Limits
 
 ZIP = ".zip"
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.files import sha256_file, write_atomic
-from ensemble_bench.leaderboard import archive, card, model_info
+from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
 from ensemble_bench.submissions import VERIFIED
 from ensemble_bench.submissions.bundling import credit_of
+from ensemble_bench.submissions.format import archive, card
 from ensemble_bench.submissions.verification import Verification
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ensemble_bench.errors import BundleError, InvalidValueError
-from ensemble_bench.leaderboard import archive
-from ensemble_bench.leaderboard.bundle import unpack
-from ensemble_bench.leaderboard.untrusted import shown
+from ensemble_bench.submissions.format import archive
+from ensemble_bench.submissions.format.bundle import unpack
+from ensemble_bench.submissions.format.untrusted import shown
 
 TOKEN = "ENSEMBLE_BENCH_TOKEN"
 SERVICES = ("http://", "https://")

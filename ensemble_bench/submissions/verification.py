@@ -24,15 +24,15 @@ from ensemble_bench.evaluation import blackbox
 from ensemble_bench.evaluation.plan import BLACKBOX
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.files import sha256_file, write_atomic
-from ensemble_bench.leaderboard.bundle import Bundle, unpack
-from ensemble_bench.leaderboard.claims import SPLIT, Claim, agreeing_counts
-from ensemble_bench.leaderboard.limits import Limits
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Record
 from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED
+from ensemble_bench.submissions.format.bundle import Bundle, unpack
+from ensemble_bench.submissions.format.claims import SPLIT, Claim, agreeing_counts
+from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 from ensemble_bench.training.provenance import versions

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int64, Num
 from torch import Tensor
 from torch.nn import functional as F
 
-from ensemble_bench.attacks.randomness import generator
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.randomness import generator
 
 
 @functools.lru_cache(maxsize=4)

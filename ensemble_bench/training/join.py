@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.checkpoint import CheckpointInfo
+from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress
 from ensemble_bench.training import interrupts, rundir

@@ -14,7 +14,7 @@ from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_precision
-from ensemble_bench.training.objective import OBJECTIVES
+from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.presets import PRESETS, Network, Settings
 from ensemble_bench.training.recipes import Recipe
 

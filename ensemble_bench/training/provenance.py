@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ensemble_bench import plugins
+from ensemble_bench.registry import plugins
 
 PACKAGES = ("torch", "numpy", "ensemble-bench")
 

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import data, registry
-from ensemble_bench.attacks.randomness import generator
 from ensemble_bench.attacks.training_attack import perturb
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import AttackError
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.architecture import build
+from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
-from ensemble_bench.training import curves, interrupts, join, rundir, state
+from ensemble_bench.randomness import generator
+from ensemble_bench.records import curves
+from ensemble_bench.training import interrupts, join, rundir, state
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.batches import Batches
 from ensemble_bench.training.hardware import resolve_device
-from ensemble_bench.training.objective import OBJECTIVES, update
+from ensemble_bench.training.objectives import OBJECTIVES, update
 from ensemble_bench.training.plan import Plan
 from ensemble_bench.training.presets import Settings
 from ensemble_bench.training.provenance import commit, versions

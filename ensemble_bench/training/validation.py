@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench import attacks
-from ensemble_bench.attacks.engine import channels_last, frozen
 from ensemble_bench.data import ImageSet
+from ensemble_bench.models.calling import channels_last, frozen
+from ensemble_bench.records.curves import ATTACKS
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.curves import ATTACKS
 
 BATCH_SIZE = 500
 

@@ -63,7 +63,7 @@ def test_the_shape_is_known_of_checkpoints_and_asked_for_otherwise(tmp_path: Pat
     from small_models import ARCHITECTURE
 
     from ensemble_bench.models import checkpoint
-    from ensemble_bench.models.architecture import build
+    from ensemble_bench.models.build import build
 
     checkpoint.save(tmp_path / "m.safetensors", build(ARCHITECTURE, seed=0), ARCHITECTURE, {})
     made = eb.adapters.art.classifier(eb.load(tmp_path / "m.safetensors"))

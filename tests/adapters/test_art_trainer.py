@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import ensemble_bench as eb
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import AttackError, InvalidValueError, UnknownNameError
-from ensemble_bench.models.architecture import build
+from ensemble_bench.models.build import build
 from ensemble_bench.training import schedule
 from ensemble_bench.training.batches import order
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel
 from ensemble_bench.adapters import arguments, art, autoattack, torchattacks
-from ensemble_bench.attacks.external import External, fab_t, parse, square
+from ensemble_bench.attacks.foreign.external import External, fab_t, parse, square
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 
 LINF, L2 = ThreatModel(eps=0.1), ThreatModel(norm="l2", eps=0.5)

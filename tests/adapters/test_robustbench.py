@@ -23,8 +23,8 @@ from ensemble_bench.adapters import robustbench
 from ensemble_bench.adapters.robustbench import benchmark, import_robustbench
 from ensemble_bench.data.layouts import CLASSES
 from ensemble_bench.errors import DataError, InvalidValueError
-from ensemble_bench.evaluation.statistics import mcnemar
 from ensemble_bench.records import worst_case
+from ensemble_bench.records.statistics import mcnemar
 from ensemble_bench.threat import ThreatModel
 
 Predictions = list[NDArray[np.bool_]]

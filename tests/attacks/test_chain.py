@@ -5,7 +5,7 @@ import torch
 from small_models import images, recorded, trained
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.chain import Chain, doubled
+from ensemble_bench.attacks.engine import Chain, doubled
 from ensemble_bench.attacks.pgd import margin_pgd
 from ensemble_bench.errors import InvalidValueError
 

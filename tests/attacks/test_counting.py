@@ -4,7 +4,7 @@ import torch
 from small_models import Linear, images, recorded, trained
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.counting import Counted
+from ensemble_bench.attacks.engine import Counted
 
 
 def test_every_forward_and_every_backward_counts_its_images() -> None:

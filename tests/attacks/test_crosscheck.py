@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble_bench import ThreatModel, attacks, losses
-from ensemble_bench.attacks.crosscheck import Counterpart, MarginView
+from ensemble_bench.attacks.foreign.crosscheck import Counterpart, MarginView
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.registry import IMPLEMENTATIONS

@@ -10,10 +10,10 @@ from small_models import Linear, Wrapped, images, recorded, trained
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.attack import GradientAttack
+from ensemble_bench.attacks.engine import GradientAttack
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.models import calling
 
 GRADIENT = (
     "ifgsm5",
@@ -241,7 +241,7 @@ def test_model_state_is_as_before_also_after_an_exception(call: int) -> None:
 
 def test_frozen_puts_the_model_in_eval_mode_without_parameter_gradients() -> None:
     model = messy_model()
-    with engine.frozen(model):
+    with calling.frozen(model):
         assert not any(m.training for m in model.modules())
         assert not any(p.requires_grad for p in model.parameters())
 

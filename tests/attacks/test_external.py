@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, losses
 from ensemble_bench.adapters.view import AttackView
-from ensemble_bench.attacks import external
-from ensemble_bench.attacks.external import External, parse
+from ensemble_bench.attacks.foreign import external
+from ensemble_bench.attacks.foreign.external import External, parse
 from ensemble_bench.errors import AttackError, InvalidValueError, UnknownNameError
 
 THREAT = ThreatModel(eps=0.1)

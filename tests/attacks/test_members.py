@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks, losses
 from ensemble_bench.attacks.apgd import APGD
-from ensemble_bench.attacks.attack import Attack
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Attack, Chain
 from ensemble_bench.attacks.members import OnMembers, bypass, members_of, weights_of
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import InvalidValueError

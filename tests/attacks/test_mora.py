@@ -8,8 +8,7 @@ from small_models import images, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks
-from ensemble_bench.attacks.attack import GradientAttack
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.attacks.mora import MORA, member_weights, weights_of_the_right
 from ensemble_bench.errors import InvalidValueError
 

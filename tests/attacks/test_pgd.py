@@ -11,7 +11,7 @@ from small_models import Linear, images, trained
 from torch import Tensor
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.attack import GradientAttack
+from ensemble_bench.attacks.engine import GradientAttack
 from ensemble_bench.attacks.pgd import PGDAdam
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 

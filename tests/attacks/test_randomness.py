@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ensemble_bench.attacks.randomness import generator, uniform
+from ensemble_bench.randomness import generator, uniform
 
 IDS = torch.tensor([5, 0, 123_456, 7])
 

@@ -6,7 +6,7 @@ from small_models import Linear, images, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks, registry
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Chain
 
 # "blackbox" needs a file.
 FAMILIES = sorted(set(registry.ATTACKS) - {"blackbox"})

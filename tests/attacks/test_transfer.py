@@ -9,7 +9,7 @@ from small_models import blackbox_set, images, recorded, trained
 from torch import Tensor
 
 from ensemble_bench import ThreatModel, attacks, data
-from ensemble_bench.attacks.blackbox_set import BlackboxSet, load_blackbox, save_blackbox
+from ensemble_bench.attacks.blackbox.blackbox_set import BlackboxSet, load_blackbox, save_blackbox
 from ensemble_bench.errors import AttackError, DataError, InvalidValueError
 from ensemble_bench.evaluation.blackbox import surrogate_folder
 from ensemble_bench.models import checkpoint

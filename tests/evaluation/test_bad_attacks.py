@@ -11,7 +11,7 @@ from small_models import images, trained
 from torch import Tensor
 
 from ensemble_bench import attacks, evaluate, registry
-from ensemble_bench.attacks.attack import State
+from ensemble_bench.attacks.engine import State
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError
 from ensemble_bench.threat import ThreatModel

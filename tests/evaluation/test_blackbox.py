@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ensemble_bench as eb
-from ensemble_bench.attacks.blackbox_set import load_blackbox
+from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import DataError, InvalidValueError
 from ensemble_bench.evaluation.blackbox import build, default_out, surrogate_folder

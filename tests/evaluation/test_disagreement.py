@@ -10,8 +10,8 @@ from small_models import Wrapped, trained
 import ensemble_bench as eb
 from ensemble_bench import ThreatModel
 from ensemble_bench.attacks.suites import SUITES
-from ensemble_bench.evaluation.masking import is_white_box, warnings_of
 from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.trust.masking import is_white_box, warnings_of
 from ensemble_bench.records import AttackResult, NamedWarning
 
 

@@ -14,12 +14,12 @@ import ensemble_bench as eb
 from ensemble_bench import registry
 from ensemble_bench.attacks import suites
 from ensemble_bench.attacks.suites import Suite, suite_of
-from ensemble_bench.console import show_records
-from ensemble_bench.evaluation import masking
-from ensemble_bench.evaluation.masking import gradient_free, is_white_box, warnings_of
-from ensemble_bench.evaluation.probe import Probe, Tried
+from ensemble_bench.cli.console import show_records
 from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.evaluation.scoring import Scores, StageScore
+from ensemble_bench.evaluation.trust import masking
+from ensemble_bench.evaluation.trust.masking import gradient_free, is_white_box, warnings_of
+from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.records import AttackResult, NamedWarning
 

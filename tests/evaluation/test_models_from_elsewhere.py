@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_models import ARCHITECTURE, trained
 
-from ensemble_bench.console import show_records
+from ensemble_bench.cli.console import show_records
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.evaluation.runner import evaluate, evaluate_checkpoints
 from ensemble_bench.leaderboard.board import write_leaderboard

@@ -15,14 +15,14 @@ from torch import Tensor
 import ensemble_bench as eb
 from ensemble_bench import ThreatModel, attacks, data, registry
 from ensemble_bench.attacks import suites
-from ensemble_bench.attacks.chain import Chain
+from ensemble_bench.attacks.engine import Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError
-from ensemble_bench.evaluation import probe as probes
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.probe import Probe, probe
 from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.evaluation.scoring import Job, Scores, score
+from ensemble_bench.evaluation.trust import probe as probes
+from ensemble_bench.evaluation.trust.probe import Probe, probe
 
 THREAT = ThreatModel(eps=0.1)
 

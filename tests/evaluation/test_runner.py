@@ -25,9 +25,9 @@ from ensemble_bench.attacks.suites import SUITES, Suite
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
 from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_checkpoints
-from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import Record, find_records, read_record, read_samples, worst_case
+from ensemble_bench.records.statistics import wilson
 
 N = 48
 PAPER = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")
@@ -486,7 +486,7 @@ def test_a_black_box_set_of_another_threat_data_or_split_is_refused(
 
 def test_a_model_of_other_images_is_refused(tmp_path: Path) -> None:
     architecture = replace(ARCHITECTURE, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.2,) * 3)
-    from ensemble_bench.models.architecture import build
+    from ensemble_bench.models.build import build
 
     checkpoint.save(tmp_path / "best.safetensors", build(architecture), architecture, {"dataset": "digits"})
     with pytest.raises(InvalidValueError, match=r"takes images of shape \(3, 32, 32\), digits has \(1, 8, 8\)"):

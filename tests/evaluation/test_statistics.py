@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.evaluation.statistics import Spread, mcnemar, mean_sd, wilson
+from ensemble_bench.records.statistics import Spread, mcnemar, mean_sd, wilson
 
 Bools = NDArray[np.bool_]
 
@@ -88,5 +88,5 @@ def test_mean_sd_over_seeds() -> None:
 
 
 def test_statistics_load_without_torch() -> None:
-    code = "import sys, ensemble_bench.evaluation.statistics; sys.exit('torch' in sys.modules)"
+    code = "import sys, ensemble_bench.records.statistics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
 from ensemble_bench.errors import BundleError, InvalidValueError
-from ensemble_bench.evaluation.statistics import wilson
-from ensemble_bench.leaderboard.archive import FILES, packed
-from ensemble_bench.leaderboard.bundle import unpack
-from ensemble_bench.leaderboard.claims import agreeing_counts
-from ensemble_bench.leaderboard.limits import Limits
+from ensemble_bench.records.statistics import wilson
+from ensemble_bench.submissions.format.archive import FILES, packed
+from ensemble_bench.submissions.format.bundle import unpack
+from ensemble_bench.submissions.format.claims import agreeing_counts
+from ensemble_bench.submissions.format.limits import Limits
 
 LIMITS = Limits(max_bytes=2**22, max_unpacked_bytes=2**22, max_text_bytes=2**20)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
 
 DIGITS = Architecture(backbone="small_cnn", classes=10, image_shape=(1, 8, 8), mean=(0.3,), std=(0.4,))
 CIFAR: dict[str, Any] = {"classes": 10, "image_shape": (3, 32, 32), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

@@ -13,7 +13,8 @@ from torch import Tensor
 from ensemble_bench.errors import CheckpointError
 from ensemble_bench.files import sha256_file
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 
 SMALL = Architecture(

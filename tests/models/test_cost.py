@@ -7,7 +7,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
 from ensemble_bench.models.cost import flops, match_width, parameters
 from ensemble_bench.models.ensemble import Ensemble
 

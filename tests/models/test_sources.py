@@ -17,7 +17,7 @@ import ensemble_bench as eb
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.architecture import build, skeleton
+from ensemble_bench.models.build import build, skeleton
 from ensemble_bench.models.sources import describe, split
 from ensemble_bench.models.state_dict import weights_only
 

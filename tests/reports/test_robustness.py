@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from synthetic_runs import build_appendix, build_sweep, path_of
 
-from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.records import Record, Threat, find_records, read_samples, worst_case
+from ensemble_bench.records.statistics import wilson
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables, sweeps
-from ensemble_bench.reports.tables import to_csv
+from ensemble_bench.reports.tables.table import to_csv
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import pytest
 from bundles import edited, files_of, honest, tree, zipped
 from services import Answer, ask, submit, uvicorn
 
-from ensemble_bench.leaderboard.limits import Limits
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.server import uploads
 from ensemble_bench.server.app import create_app
 from ensemble_bench.server.ratelimit import MANY, RateLimit
 from ensemble_bench.server.settings import Settings
 from ensemble_bench.server.store import Store
+from ensemble_bench.submissions.format.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,16 +13,16 @@ from bundles import SUITE, Files, claiming, edited, files_of, honest, make_run, 
 from safetensors.torch import load, save
 from small_models import ARCHITECTURE, trained
 
-from ensemble_bench.attacks.blackbox_set import read_blackbox_info
+from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
 from ensemble_bench.errors import BundleError, DataError, InvalidValueError
-from ensemble_bench.evaluation.statistics import wilson
 from ensemble_bench.files import sha256_file
-from ensemble_bench.leaderboard.limits import Limits
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.architecture import build
+from ensemble_bench.models.build import build
 from ensemble_bench.records import read_record, write_record
+from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions import verification
 from ensemble_bench.submissions.bundling import bundle
+from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.verification import verify
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.architecture import build
+from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.training import plan as plans
-from ensemble_bench.training.objective import JITTER, OBJECTIVES, adp_loss, log_diversity, update
+from ensemble_bench.training.objectives import JITTER, OBJECTIVES, adp_loss, log_diversity, update
 from ensemble_bench.training.recipes import RECIPES
 from ensemble_bench.training.trainer import train
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.randomness import generator
 from ensemble_bench.attacks.training_attack import perturb
 from ensemble_bench.data import DataSource
-from ensemble_bench.models.architecture import Architecture, build
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
+from ensemble_bench.randomness import generator
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.objective import OBJECTIVES, ensemble_loss, member_mean_loss, update
+from ensemble_bench.training.objectives import OBJECTIVES, ensemble_loss, member_mean_loss, update
 
 EPS, RATE, STEPS = 32 / 255, 0.1, 3
 

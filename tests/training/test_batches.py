@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ensemble_bench.attacks.randomness import generator
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.randomness import generator
 from ensemble_bench.training.batches import Batches, augment
 
 CPU = torch.device("cpu")

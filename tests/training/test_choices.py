@@ -10,7 +10,7 @@ import torch
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.models.architecture import build
+from ensemble_bench.models.build import build
 from ensemble_bench.models.cost import parameters
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.hardware import resolve_device, resolve_precision

@@ -17,7 +17,8 @@ import ensemble_bench as eb
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import AttackError, CheckpointError, InvalidValueError, RecordError, UnknownNameError
 from ensemble_bench.models import checkpoint
-from ensemble_bench.training import curves, interrupts, presets, rundir, state
+from ensemble_bench.records import curves
+from ensemble_bench.training import interrupts, presets, rundir, state
 from ensemble_bench.training.trainer import train
 from ensemble_bench.training.validation import validate
 

@@ -1,0 +1,90 @@
+"""What an attack is: anything that proposes adversarial images; the engine decides what counts."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ensemble_bench.attacks.engine.task import OnDone, Outcome, Task
+from ensemble_bench.threat import ThreatModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Anything that proposes adversarial images; call it as `attack(model, x, y, threat, seed=0)` to get x_adv.
+
+    An attack of another package that follows no gradient says so in `gradient_free`, so that a record warns of masked
+    gradients where it breaks what others missed.
+    """
+
+    gradient_free: ClassVar[bool] = False
+    name: str
+
+    @abstractmethod
+    def search(self, task: Task) -> Outcome:
+        """Look for adversarial images; what is misclassified to begin with is not attacked, and counts as broken."""
+
+    def run(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int64[Tensor, "batch"],
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        ids: Int64[Tensor, "batch"] | None = None,
+        batch_size: int = 128,
+        precision: str = "float32",
+        on_done: OnDone | None = None,
+    ) -> Outcome:
+        """As calling the attack, with the verdict on every image; `on_done` hears of its progress."""
+        task = Task(
+            model=model,
+            x=x,
+            y=y,
+            threat=threat,
+            seed=seed,
+            ids=torch.arange(len(x)) if ids is None else ids.cpu(),
+            batch_size=batch_size,
+            precision=precision,
+            on_done=on_done,
+        )
+        return self.search(task)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int64[Tensor, "batch"],
+        threat: ThreatModel,
+        *,
+        seed: int = 0,
+        ids: Int64[Tensor, "batch"] | None = None,
+        batch_size: int = 128,
+        precision: str = "float32",
+    ) -> Float[Tensor, "batch *image"]:
+        """Adversarial images for `x` in [0, 1] with labels `y`; the model's state is left as it was found.
+
+        `ids` names the images to the random generator (default 0, 1, …): the same id, seed and attack give the
+        same start in any batch. `precision` "bf16" searches in bfloat16; verdicts are always exact. Raises
+        AttackError for logits or gradients that are not finite, InvalidValueError for images or labels out of range.
+        """
+        return self.run(model, x, y, threat, seed=seed, ids=ids, batch_size=batch_size, precision=precision).x_adv
+
+    def covers(self, ids: Int64[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+        """Images, by id, that the attack can try: all, unless it holds candidates for some only."""
+        return torch.ones_like(ids, dtype=torch.bool)
+
+    def parts(self, model: nn.Module) -> "Sequence[Attack]":
+        """Stages that a suite runs and writes down one by one, each on the images that those before left standing."""
+        return (self,)
+
+    def settings(self) -> dict[str, Any]:
+        """Every field, as records hold them (functions by name), and `gradient_free` where it holds."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {"gradient_free": True} if self.gradient_free else {}
+        return {k: v.__name__ if callable(v) else v for k, v in values.items()}

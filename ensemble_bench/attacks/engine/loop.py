@@ -1,0 +1,221 @@
+"""The one loop that runs every attack: survivors only, full batches, cheap proposals, exact decisions.
+
+An image holds a slot of the batch until it is broken or has taken its steps; then the next image takes the slot.
+Nothing is spent on an image that is already broken, and results do not depend on batch size or order, because
+every image carries its own iteration counter, state and noise.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ensemble_bench import losses, randomness
+from ensemble_bench.attacks.engine.attack import Attack
+from ensemble_bench.attacks.engine.state import Noise, State, concatenate, select
+from ensemble_bench.attacks.engine.task import Outcome, Task, check
+from ensemble_bench.attacks.engine.worker import Worker
+from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.models.calling import frozen, logits_of, verdict
+from ensemble_bench.threat import ThreatModel
+
+Loss = Callable[..., Tensor]
+"""Of logits (batch, class), labels (batch), and target classes (batch) where the attack has them: a value an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientAttack(Attack):
+    """An iterative white-box attack: `steps` iterations from a start, `restarts` times on the images that survive.
+
+    The start is uniform in the ball (`random_start`) or x itself. `stop_early` scores: an image is done at its
+    first misclassified iterate, and one that is misclassified to begin with is not attacked. Without it every
+    image takes every step, as black-box sets and transfer need. Of the iterates of an image that was not broken,
+    the "last" or the "best" (by loss) is returned, as `keep` says. Raises InvalidValueError for other values.
+    """
+
+    steps: int
+    loss: Loss = losses.cross_entropy
+    restarts: int = 1
+    random_start: bool = True
+    stop_early: bool = True
+    keep: str = "last"
+    target: int | None = None
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        for what in ("steps", "restarts", "target", "draws"):
+            if (value := getattr(self, what)) is not None and value < 1:
+                raise InvalidValueError(f"{self.name}: {what} is {value}: expected at least 1")
+        if self.keep not in ("last", "best"):
+            raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: choose from last, best")
+
+    def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
+        """Add to the state of fresh images what the step rule remembers; they already stand at their start."""
+
+    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+        """Logits (batch, class) that decide, and the per-image value (batch) that the attack ascends."""
+        logits = logits_of(model, x_adv)
+        return logits, self.loss(logits, s["y"], *([] if self.target is None else [s["target"]]))
+
+    @abstractmethod
+    def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
+        """Move s["x_adv"], given the value and its gradient there."""
+
+    def search(self, task: Task) -> Outcome:
+        """Run the engine's loop; with `stop_early` off, what is misclassified to begin with is attacked too."""
+        return run(self, task)
+
+
+def run(attack: GradientAttack, task: Task) -> Outcome:
+    """Run `attack` on all images, with its restarts."""
+    x, y = task.x, task.y
+    with frozen(task.model):
+        worker = Worker(task.model, task.batch_size)
+        clean = worker.logits(x, y)
+        broken, margin = verdict(clean, y)
+        best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)
+        loop = _Loop(attack=attack, task=task, clean_logits=clean)
+        for restart in range(attack.restarts):
+            rows = (~best.broken | (not attack.stop_early)).nonzero()[:, 0]
+            if attack.target is not None and attack.target >= clean.shape[1]:
+                rows = rows[:0]
+            found = _search(loop, restart, worker, rows)
+            best.update(found, rows, always=restart == 0)
+        loop.check(best.x_adv, x)
+    return Outcome(
+        x_adv=best.x_adv,
+        broken=best.broken,
+        steps=best.steps,
+        margin=best.margin,
+        zero_gradients=best.zero_gradients,
+        passes=worker.passes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Loop:
+    """An attack with its task, and what the model says of the clean images."""
+
+    attack: GradientAttack
+    task: Task
+    clean_logits: Tensor
+
+    def fresh(self, rows: Tensor, restart: int) -> State:
+        """State of images that take a slot, standing at their start."""
+        attack, task = self.attack, self.task
+        x, ids = task.x[rows], task.ids[rows.cpu()]
+
+        def noise(shape: tuple[int, ...], label: str = "") -> Tensor:
+            stream = f"{attack.name}/{label}" if label else attack.name
+            return randomness.uniform(shape, ids, seed=task.seed, stream=stream, restart=restart).to(x)
+
+        s = {"row": rows, "x": x, "y": task.y[rows], "x_adv": x, "i": torch.zeros_like(rows)}
+        s["clean_logits"] = self.clean_logits[rows]
+        if attack.random_start:
+            s["x_adv"] = task.threat.random_start(x, noise(tuple(x.shape[1:])))
+        if attack.target is not None:
+            wrong = s["clean_logits"].scatter(1, s["y"][:, None], -torch.inf)
+            order = wrong.argsort(dim=1, descending=True, stable=True)
+            s["target"] = order[:, min(attack.target, order.shape[1]) - 1]
+        if attack.keep == "best":
+            s["best_x"] = s["x_adv"].clone()
+            s["best_loss"] = x.new_full((len(rows),), -torch.inf)
+            s["better"] = torch.zeros_like(rows, dtype=torch.bool)
+        attack.init(s, task.threat, noise)
+        return s
+
+    def check(self, x_adv: Tensor, x: Tensor) -> None:
+        """As `threat.check`, its error naming the attack."""
+        check(self.attack.name, self.task.threat, x_adv, x)
+
+
+@dataclass
+class _Progress:
+    """Working copy of an Outcome."""
+
+    x_adv: Tensor
+    broken: Tensor
+    steps: Tensor
+    margin: Tensor
+    zero_gradients: int = 0
+
+    def put(self, rows: Tensor, x_adv: Tensor, broken: Tensor, steps: Tensor, margin: Tensor) -> None:
+        self.x_adv[rows], self.broken[rows], self.steps[rows], self.margin[rows] = x_adv, broken, steps, margin
+
+    def update(self, other: "_Progress", rows: Tensor, *, always: bool) -> None:
+        """Take over the `rows` of `other` that it broke or brought nearer to it (or all of them)."""
+        r = rows if always else rows[other.broken[rows] | (other.margin[rows] > self.margin[rows])]
+        self.put(r, other.x_adv[r], other.broken[r], other.steps[r], other.margin[r])
+        self.zero_gradients += other.zero_gradients
+
+
+def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Progress:
+    """One restart of the attack on the rows `waiting`: the loop over slots."""
+    attack, task = loop.attack, loop.task
+    x, y = task.x, task.y
+    found = _Progress(
+        x_adv=x.clone(),
+        broken=torch.zeros_like(y, dtype=torch.bool),
+        steps=torch.zeros_like(y),
+        margin=x.new_zeros(len(x)),
+    )
+    spent: list[State] = []
+    total = len(waiting)
+    s = loop.fresh(waiting[:0], restart)
+    while len(waiting) + len(s["row"]):
+        room = max(worker.batch_size - len(s["row"]), 0)
+        if room and len(waiting):
+            s = concatenate([s, loop.fresh(waiting[:room], restart)])
+            waiting = waiting[room:]
+        if not s["x_adv"].isfinite().all():
+            raise AttackError(f"{attack.name}: x_adv holds NaN or infinite pixels")
+        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.precision, draws=attack.draws)
+        found.zero_gradients += int(((s["i"] == 0) & (grad.flatten(1) == 0).all(dim=1)).sum())
+
+        if attack.stop_early and looks_broken.any():
+            broken = _confirm(loop, worker, s, looks_broken, found)
+            s, value, grad = select(s, ~broken), value[~broken], grad[~broken]
+        if attack.keep == "best":
+            s["better"] = better = value > s["best_loss"]
+            s["best_x"][better] = s["x_adv"][better]
+            s["best_loss"] = torch.maximum(value, s["best_loss"])
+        attack.step(s, value, grad, task.threat)
+        s["i"] = s["i"] + 1
+        done = s["i"] >= attack.steps
+        if done.any():
+            spent.append(select(s, done))
+            s = select(s, ~done)
+            if sum(len(part["row"]) for part in spent) >= worker.batch_size:
+                _judge_spent(loop, worker, concatenate(spent), found)
+                spent.clear()
+        if task.on_done is not None:
+            task.on_done(total - len(waiting) - len(s["row"]), int(found.broken.sum()))
+    if spent:
+        _judge_spent(loop, worker, concatenate(spent), found)
+    return found
+
+
+def _confirm(loop: _Loop, worker: Worker, s: State, looks_broken: Tensor, found: _Progress) -> Tensor:
+    """Decide exactly which proposals are broken, write those down and return their mask."""
+    t = select(s, looks_broken)
+    loop.check(t["x_adv"], t["x"])
+    wrong, margin = worker.decide(t["x_adv"], t["y"])
+    found.put(t["row"][wrong], t["x_adv"][wrong], wrong[wrong], t["i"][wrong], margin[wrong])
+    broken = looks_broken.clone()
+    broken[looks_broken] = wrong
+    return broken
+
+
+def _judge_spent(loop: _Loop, worker: Worker, s: State, found: _Progress) -> None:
+    """Decide on the images that took all their steps: at the last iterate, or at the best one where that is further."""
+    loop.check(s["x_adv"], s["x"])
+    wrong, margin = worker.decide(s["x_adv"], s["y"])
+    if loop.attack.keep == "best":
+        back = s["best_loss"] > worker.value(loop.attack.evaluate, s, draws=loop.attack.draws)
+        if loop.attack.stop_early:  # any iterate counts, so a broken last one is final
+            back &= ~wrong
+        s["x_adv"] = torch.where(back.view(-1, *[1] * (s["x"].dim() - 1)), s["best_x"], s["x_adv"])
+        wrong[back], margin[back] = worker.decide(s["x_adv"][back], s["y"][back])
+    found.put(s["row"], s["x_adv"], wrong, s["i"], margin)

@@ -1,0 +1,89 @@
+"""What an attack is asked to do, and what it answers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.threat import ThreatModel
+
+PRECISIONS = ("float32", "bf16")
+OnDone = Callable[[int, int], None]
+"""Hears how many images are finished, and how many of these are broken."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """A model and the images to attack it on: all that an attack is told (see `Attack.__call__`); `ids` lie on the CPU.
+
+    Raises InvalidValueError, naming the value, for images, labels and settings that no attack can take.
+    """
+
+    model: nn.Module
+    x: Float[Tensor, "batch *image"]
+    y: Int64[Tensor, "batch"]
+    threat: ThreatModel
+    ids: Int64[Tensor, "batch"]
+    seed: int
+    batch_size: int
+    precision: str
+    on_done: OnDone | None
+
+    def __post_init__(self) -> None:
+        validate(self.x, self.y, self.ids, self.batch_size, self.precision)
+
+    def of(self, rows: Int64[Tensor, "row"]) -> "Task":
+        """The same, of some images only."""
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows.cpu()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an attack did to every image, rows as given."""
+
+    x_adv: Float[Tensor, "batch *image"]
+    broken: Bool[Tensor, "batch"]
+    """Misclassified at `x_adv` by the model in the images' own precision."""
+    steps: Int64[Tensor, "batch"]
+    """Iterations until broken (0: the clean image or its random start), or all of them."""
+    margin: Float[Tensor, "batch"]
+    """Largest wrong logit minus the right one at `x_adv`; positive when broken."""
+    zero_gradients: int = 0
+    """Images whose gradient at the start was exactly zero: a sign of masking."""
+    passes: int = 0
+    """Images pushed through the model, forward or backward, proposals and decisions together."""
+
+
+def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str) -> None:
+    """Raise InvalidValueError, naming the value, unless these are images, labels and settings an attack can take."""
+    if len(x) != len(y) or len(x) != len(ids):
+        raise InvalidValueError(f"{len(x)} images, {len(y)} labels and {len(ids)} ids: expected as many of each")
+    validate_settings(batch_size, precision)
+    if not x.is_floating_point():
+        raise InvalidValueError(f"images have dtype {x.dtype}: expected floating point in [0, 1]")
+    if y.dtype != torch.int64 or y.dim() != 1:
+        raise InvalidValueError(f"labels have dtype {y.dtype} and shape {tuple(y.shape)}: expected int64 of shape (n,)")
+    if len(x) == 0:
+        return
+    low, high = x.min().item(), x.max().item()
+    if not (low >= 0 and high <= 1):
+        raise InvalidValueError(f"images span [{low:.6g}, {high:.6g}]: expected values in [0, 1]")
+
+
+def validate_settings(batch_size: int, precision: str) -> None:
+    """Raise InvalidValueError unless an attack can run in these batches and this precision."""
+    if batch_size < 1:
+        raise InvalidValueError(f"batch_size is {batch_size}: expected at least 1")
+    if precision not in PRECISIONS:
+        raise InvalidValueError(f"precision is {precision!r}: choose from {', '.join(PRECISIONS)}")
+
+
+def check(attack: str, threat: ThreatModel, x_adv: Tensor, x: Tensor) -> None:
+    """As `threat.check`, its error naming the attack."""
+    try:
+        threat.check(x_adv, x)
+    except AttackError as error:
+        raise AttackError(f"{attack}: {error}") from None

@@ -1,0 +1,98 @@
+"""The worker: runs a model on images in batches that fit in memory, and counts what it runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ensemble_bench.attacks.engine.state import State, select
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models.calling import gradient, judge_of, logits_of, verdict
+
+Evaluate = Callable[[nn.Module, Tensor, State], tuple[Tensor, Tensor]]
+"""Of a model, x_adv and the state: logits (batch, class) that decide, and the per-image value (batch) to ascend."""
+
+
+@dataclass
+class Worker:
+    """Runs a model in batches that halve when memory runs out, and counts what it runs."""
+
+    model: nn.Module
+    batch_size: int
+    passes: int = 0
+
+    def __post_init__(self) -> None:
+        self.judge = judge_of(self.model)
+
+    def map(self, f: Callable[[slice], tuple[Tensor, ...]], rows: int) -> tuple[Tensor, ...]:
+        """Concatenate f over slices of `rows` rows that are no larger than the batch size."""
+        while True:
+            try:
+                starts = range(0, max(rows, 1), self.batch_size)
+                parts = [f(slice(a, min(a + self.batch_size, rows))) for a in starts]
+                return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+            # Outside the handler, whose traceback keeps the tensors of the failed batch alive.
+            self.batch_size = (self.batch_size + 1) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def logits(self, x: Tensor, y: Tensor) -> Float[Tensor, "batch class"]:
+        """Logits that decide; raises InvalidValueError for labels `y` that are none of the model's classes."""
+
+        def forward(rows: slice) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return (logits_of(self.judge, x[rows]),)
+
+        self.passes += len(x)
+        logits = self.map(forward, len(x))[0]
+        if len(y) and not 0 <= y.min() <= y.max() < logits.shape[1]:
+            span = f"{y.min().item()} to {y.max().item()}"
+            raise InvalidValueError(f"labels span {span}: the model has classes 0 to {logits.shape[1] - 1}")
+        return logits
+
+    def decide(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact verdict on every image: misclassified or not, and the margin."""
+        if len(x) == 0:
+            return y.bool(), x.new_zeros(0)
+        return verdict(self.logits(x, y), y)
+
+    def value(self, evaluate: Evaluate, s: State, *, draws: int = 1) -> Tensor:
+        """What `evaluate` gives to ascend, at s["x_adv"], in full precision."""
+
+        def forward(rows: slice) -> tuple[Tensor, ...]:
+            part = select(s, rows)
+            with torch.no_grad():
+                values = [evaluate(self.model, part["x_adv"], part)[1] for _ in range(draws)]
+            return (torch.stack(values).mean(dim=0),)
+
+        self.passes += draws * len(s["row"])
+        return self.map(forward, len(s["row"]))[0]
+
+    def propose(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether every image looks broken, its value and the value's gradient, in `precision`.
+
+        With several draws, value and gradient are means over as many calls of the model, and one call that looks
+        broken is enough.
+        """
+
+        def value_and_grad(rows: slice) -> tuple[Tensor, ...]:
+            part = select(s, rows)
+            x_adv = part["x_adv"].detach().requires_grad_()
+            with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits, value = evaluate(self.model, x_adv, part)
+                total = value.sum()
+            grad = gradient(total, x_adv)
+            return logits.detach().argmax(dim=1) != part["y"], value.detach(), grad
+
+        x = s["x_adv"]
+        self.passes += 2 * draws * len(x)
+        looks_broken, value, grad = self.map(value_and_grad, len(x))
+        for _ in range(draws - 1):
+            again, more_value, more_grad = self.map(value_and_grad, len(x))
+            looks_broken, value, grad = looks_broken | again, value + more_value, grad + more_grad
+        return looks_broken, value / draws, grad / draws

@@ -1,0 +1,1 @@
+"""Attacks of other toolkits, and ours as toolkits run them."""

@@ -1,0 +1,267 @@
+"""What the command line prints: progress bars, tables and the one line of an error."""
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ensemble_bench import registry
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.records import CleanScore, Record, RobustScore
+from ensemble_bench.registry import plugins
+
+if TYPE_CHECKING:
+    from ensemble_bench.reports import Report
+    from ensemble_bench.reports.tables.table import Table as ReportTable
+
+# Columns of a file or a pipe, which cannot say how wide they are: enough for every table.
+WIDE = 160
+# Models whose names fit beside each other.
+BESIDE = 4
+# Columns of a report's table that fit beside each other.
+COLUMNS = 10
+# What stands behind a name that has no description of its own.
+DESCRIPTIONS = {
+    "attack": {
+        "ifgsm": "N sign steps from a random start (Kurakin et al. 2017; what toolkits call PGD)",
+        "pgd": "N Adam steps on the raw gradient from a random start (Grefenstette et al. 2018)",
+        "bim": "N sign steps from the image itself",
+        "margin": "N sign steps on the margin loss (Carlini & Wagner 2017)",
+        "apgd": "Auto-PGD on the cross-entropy (Croce & Hein 2020)",
+        "apgd-dlr": "Auto-PGD on the difference of logits ratio (Croce & Hein 2020)",
+        "apgd-t": "Auto-PGD on the targeted ratio, 9 classes in turn (Croce & Hein 2020)",
+        "margin-t": "as marginN, at each of 9 classes in turn (multi-targeted; Gowal et al. 2019)",
+        "margin-doubled": "as marginN with 10, 20, 40, … up to N steps, until accuracy stops falling",
+        "margin-plateau": "as marginN with 100, 200, 400, … up to N steps, until two doublings break nothing",
+        "sweep": "N steps of falling size on the margin, then on that of each of 9 classes in turn",
+        "margin-odi": "as marginN, from output-diversified starts (Tashiro et al. 2020)",
+        "bypass": "aggregator bypass: attacks the mean of the members' logits, judged by the ensemble",
+        "mean-member": "margin loss, mean over the members (Grefenstette et al. 2018, appendix A.2)",
+        "max-member": "… the largest over the members",
+        "clipped-member": "… each member's clipped, then their mean",
+        "random-member": "… of a member drawn at every step (Athalye et al. 2018)",
+        "mean-member-doubled": "as mean-memberN, with 10, 20, 40, … up to N steps",
+        "max-member-doubled": "as max-memberN, likewise",
+        "clipped-member-doubled": "as clipped-memberN, likewise",
+        "random-member-doubled": "as random-memberN, likewise",
+        "member-transfer": "Auto-PGD against each member alone, judged by the ensemble",
+        "mora": "ensemble model-reweighing (Yu et al. 2022)",
+        "arc": "nearest linearised boundary of each member, for randomised ensembles (Dbouk & Shanbhag 2022)",
+        "eot": "as marginN, each step the mean over several calls of a randomised model (Athalye et al. 2018)",
+        "fab-t": "FAB at each of 9 classes, N iterations (Croce & Hein 2020; from pyautoattack)",
+        "square": "Square attack, N queries, no gradients (Andriushchenko et al. 2020; from pyautoattack)",
+        "blackbox": "images that fool two networks the model has not seen",
+    },
+    "data set": {
+        "digits": "1,797 handwritten digits of 8x8 pixels, embedded",
+        "cifar10": "60,000 colour images of 32x32 pixels in 10 classes, from --data-dir or a download",
+    },
+    "backbone": {
+        "wrn": "Wide ResNet of a depth and a width (Zagoruyko & Komodakis 2016)",
+        "preact_resnet18": "pre-activation ResNet-18 (He et al. 2016)",
+        "vgg16_bn": "VGG-16 with batch norm (Simonyan & Zisserman 2015)",
+        "small_cnn": "a small network for 8x8 images",
+    },
+}
+
+
+class Bars:
+    """A `Progress` that draws a bar for every label under way, and prints one line for each that is done."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[shown]}"),
+            console=self._console,
+            # Without a terminal there is nothing to redraw: the line a finished label prints is the log.
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, label: str, done: int, total: int, **fields: float | str) -> None:
+        """Move the bar of `label` to `done` of `total`, with `fields` beside it."""
+        shown = " ".join(
+            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
+        )
+        if label not in self._tasks:
+            self._tasks[label] = self._bars.add_task(label, total=total, shown=shown)
+            self._started[label] = time.monotonic()
+        self._bars.update(self._tasks[label], completed=done, total=total, shown=shown)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(label))
+            seconds = time.monotonic() - self._started.pop(label)
+            self._console.print(f"{label}: {done}/{total} in {seconds:.1f} s  {shown}".rstrip(), markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout; the first column is text, the others are aligned right."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    # On a line of its own: as the table's title it would wrap to the width of the table.
+    console.print(escape(title), style="bold", soft_wrap=True)
+    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(columns):
+        drawn.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(str(cell)) for cell in row))
+    console.print(drawn)
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def show_records(records: Sequence[Record]) -> None:
+    """Print a table for each suite and threat, the most robust model first, then the warnings and the paths."""
+    from ensemble_bench.reports.tables.credits import is_cascade
+
+    for suite, threat in dict.fromkeys((record.suite, record.threat) for record in records):
+        same = [record for record in records if (record.suite, record.threat) == (suite, threat)]
+        chosen = sorted(same, key=lambda r: (-r.robust.accuracy, r.model))
+        (_show_cascade if is_cascade(chosen) else _show_apart)(f"suite {suite}, {threat}", chosen)
+    for record in records:
+        for warning in record.warnings:
+            print(f"warning: {record.model}: {warning.name}: {warning.message}")
+    for record in records:
+        if record.path is not None:
+            print(record.path)
+
+
+def _show_apart(title: str, records: Sequence[Record]) -> None:
+    """Attacks that all met the same images: a row a model, a column an attack."""
+    attacks = _attacks(records)
+    rows = []
+    for record in records:
+        found = [record.attack(name) for name in attacks]
+        shown = [_percent(attack.accuracy if attack else None) for attack in found]
+        rows.append([record.model, str(record.n), _percent(record.clean.accuracy), *shown, _worst_case(record)])
+    title = f"{title}: accuracy in %, worst case over all attacks with its 95 % interval"
+    columns = ["model", "n", "clean", *attacks, "worst case"]
+    (table if len(columns) <= COLUMNS else _show_turned)(title, columns, rows)
+
+
+def _show_cascade(title: str, records: Sequence[Record]) -> None:
+    """Attacks that each met what those before left standing: a row an attack, a column a model."""
+    title = f"{title}: % left standing after each attack in turn (images it broke that all before it missed)"
+    for start in range(0, len(records), BESIDE):
+        shown = records[start : start + BESIDE]
+        attacks = _attacks(shown)
+        columns = [
+            [record.n, _percent(record.clean.accuracy), *_left(record, attacks), _worst_case(record)]
+            for record in shown
+        ]
+        rows = zip(["n", "clean", *attacks, "worst case"], *columns, strict=True)
+        table(title, ["", *(record.model for record in shown)], rows)
+
+
+def _attacks(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(attack.name for record in records for attack in record.attacks))
+
+
+def _worst_case(record: Record) -> str:
+    return interval(record.robust)
+
+
+def interval(score: CleanScore | RobustScore) -> str:
+    """An accuracy with its 95 % interval, in percent: "21.6 [18.2, 25.4]"."""
+    return f"{_percent(score.accuracy)} [{_percent(score.ci_low)}, {_percent(score.ci_high)}]"
+
+
+def _left(record: Record, attacks: Sequence[str]) -> list[str]:
+    """Accuracy after each attack of a cascade and all before it, and how many images it broke that they missed."""
+    left, cells = record.clean.correct, []
+    for attack in map(record.attack, attacks):
+        left -= attack.credit if attack else 0
+        cells.append(f"{_percent(left / record.n)} ({attack.credit})" if attack else _percent(None))
+    return cells
+
+
+def show_tables(tables: "Iterable[ReportTable]") -> None:
+    """Print tables of a report, each with its caption."""
+    for shown in tables:
+        if len(shown.columns) <= COLUMNS:
+            table(shown.title, shown.columns, shown.text_rows())
+        else:
+            _show_turned(shown.title, shown.columns, shown.text_rows())
+        print(f"{shown.caption}\n")
+
+
+def show_report(report: "Report") -> None:
+    """Print the tables and verdicts, then the paths of all that was written."""
+    show_tables(report.tables)
+    for where in dict.fromkeys(verdict.where for verdict in report.verdicts):
+        lines = [verdict for verdict in report.verdicts if verdict.where == where]
+        print(f"{where}:", *(f"  {verdict}" for verdict in lines), "", sep="\n")
+    for line in (*report.notes, *report.paths):
+        print(line)
+
+
+def _show_turned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table that is too wide with its rows as columns, few beside each other."""
+    for start in range(0, len(rows), BESIDE):
+        first, *others = zip(columns, *rows[start : start + BESIDE], strict=True)
+        table(title, first, others)
+
+
+def show_names(title: str, kind: str) -> None:
+    """Print the names of a kind, with what each stands for."""
+    print(f"{title}:")
+    shown = {_label(kind, name): name for name in registry.names(kind)}
+    width = max(map(len, shown))
+    for label, name in shown.items():
+        print(f"  {label.ljust(width)}  {_describe(kind, name)}")
+
+
+def _label(kind: str, name: str) -> str:
+    """The name, and an N where an attack takes a number of steps, in brackets where it may."""
+    if kind != "attack" or name == "blackbox":
+        return name
+    return f"{name}N" if name in registry.ATTACKS else f"{name}[N]"
+
+
+def _describe(kind: str, name: str) -> str:
+    """What a name stands for, and the package that adds it; what is wrong with it where it cannot be used."""
+    try:
+        registry.check(kind, name)
+        if name in DESCRIPTIONS.get(kind, ()):
+            return DESCRIPTIONS[kind][name]
+        found = registry.resolve(kind, name)
+    except InvalidValueError as error:
+        return f"broken: {error}"
+    if kind in ("recipe", "preset"):
+        about = str(found.description)
+    elif kind == "suite":
+        about = f"{found.description} ({', '.join(found.attacks)})"
+    else:
+        about = (found.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+    return f"{about} (from {plugins.origin(kind, name)})" if name in plugins.names(kind) else about

@@ -1,0 +1,1 @@
+"""Trust: the signs that a number is too good to be true."""

@@ -1,0 +1,274 @@
+"""Signs that a number is too good: gradients that are masked, attacks that contradict each other."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_bench import registry
+from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.records import AttackResult, NamedWarning
+from ensemble_bench.records.statistics import mcnemar
+
+if TYPE_CHECKING:
+    from ensemble_bench.evaluation.scoring import Scores, StageScore
+    from ensemble_bench.evaluation.trust.probe import Probe, Tried
+
+# Athalye et al. 2018a list the behaviours; a share of the images below this is taken for chance.
+SHARE = 0.01
+# Significance of a difference between two attacks on the same images.
+LEVEL = 0.01
+# Steps that any attack needs to cross the ball: with fewer, PGD's Adam loses to a single full step on honest models.
+MANY_STEPS = 20
+
+# Attacks that follow no gradient, and what it is called when they break what those that do have missed.
+GRADIENT_FREE: Mapping[str, str] = {
+    "blackbox": "blackbox-breaks-more",
+    "square": "square-breaks-more",
+    "torchattacks:Square": "square-breaks-more",
+    "art:SquareAttack": "square-breaks-more",
+    **dict.fromkeys(
+        (
+            "torchattacks:GN",
+            "torchattacks:OnePixel",
+            "torchattacks:Pixle",
+            "torchattacks:SPSA",
+            "art:BoundaryAttack",
+            "art:GRAPHITEBlackbox",
+            "art:GeoDA",
+            "art:HopSkipJump",
+            "art:LaserAttack",
+            "art:PixelAttack",
+            "art:SignOPTAttack",
+            "art:SimBA",
+            "art:SpatialTransformation",
+            "art:ThresholdAttack",
+            "art:ZooAttack",
+        ),
+        "gradient-free-breaks-more",
+    ),
+}
+# What AutoAttack's own attacks and the plain ones ascend: only where that agrees does one stand for the other.
+AUTOATTACK: Mapping[str, tuple[str, ...]] = {
+    "apgd": ("cross-entropy",),
+    "apgd-dlr": ("margin",),
+    "apgd-t": ("margin", "targeted margin"),
+}
+PLAIN: Mapping[str, str] = {
+    "ifgsm": "cross-entropy",
+    "bim": "cross-entropy",
+    "pgd": "cross-entropy",
+    "margin": "margin",
+    "margin-odi": "margin",
+    "margin-doubled": "margin",
+    "margin-plateau": "margin",
+    "margin-t": "targeted margin",
+}
+SINGLE_STEP = ("torchattacks:FGSM", "torchattacks:FFGSM", "art:FastGradientMethod")
+# Classes below which a difference of logits ratio is undefined.
+DLR_CLASSES: Mapping[str, int] = {"apgd-dlr": 3, "apgd-t": 4}
+
+Bools = NDArray[np.bool_]
+
+
+def warnings_of(
+    scores: "Scores", attacks: Sequence[AttackResult], *, cascade: bool, probe: "Probe | None" = None
+) -> tuple[NamedWarning, ...]:
+    """Named warnings, each with the numbers that raised it; none for an evaluation without such signs.
+
+    `attacks` are in the order they ran. In a `cascade` each met only what those before it left standing: their
+    accuracies do not compare, but what each breaks says what all before it missed.
+    """
+    n = len(scores.samples)
+    found = [*_unstable(scores.unstable, n), *_zero_gradients(scores, n), *_dlr_falls_back(scores.classes, attacks)]
+    if cascade:
+        found += [*_gradient_free_after(attacks, n), *_plain_after_autoattack(scores, attacks, n)]
+    else:
+        found += _fewer_steps_break_more(scores, attacks)
+        found += [*_gradient_free_beside(scores, attacks, n), *_plain_beside_autoattack(scores, attacks)]
+        found += _implementations_disagree(scores, attacks)
+    if probe is not None:
+        found += _probed(probe, attacks, n)
+    return tuple(found)
+
+
+def family_of(name: str) -> tuple[str, int | None]:
+    """Family and steps of one of our attacks, whoever runs it; of a toolkit's, its name without arguments, and None."""
+    try:
+        return registry.split_steps(registry.split_implementation(name)[0])
+    except UnknownNameError:
+        return name.partition("(")[0], None
+
+
+def gradient_free(name: str, settings: Mapping[str, Any]) -> str | None:
+    """The warning that the attack raises when it breaks what others miss; None for one that follows gradients.
+
+    Attacks of other packages say in their `settings` that they follow none.
+    """
+    told = "gradient-free-breaks-more" if settings.get("gradient_free") else None
+    return GRADIENT_FREE.get(family_of(name)[0], told)
+
+
+def is_white_box(name: str, settings: Mapping[str, Any]) -> bool:
+    """Whether this is an attack that follows gradients."""
+    family, _ = family_of(name)
+    is_attack = family in registry.names("attack") or family.partition(":")[0] in registry.TOOLKITS
+    return is_attack and gradient_free(name, settings) is None
+
+
+def _unstable(count: int, n: int) -> Iterator[NamedWarning]:
+    if count:
+        message = f"{count} of {n} clean predictions changed when the model was asked again"
+        yield NamedWarning(name="unstable-predictions", message=message)
+
+
+def _zero_gradients(scores: "Scores", n: int) -> Iterator[NamedWarning]:
+    for stages in scores.stages.values():
+        worst = max(stages, key=lambda stage: stage.zero_gradients, default=None)
+        if worst is not None and worst.zero_gradients > SHARE * n:
+            message = f"{worst.name}: the gradient is exactly zero at the start of {worst.zero_gradients} of {n} images"
+            yield NamedWarning(name="zero-gradients", message=message)
+
+
+def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+    for attack in attacks:
+        needed = DLR_CLASSES.get(family_of(attack.name)[0], 0)
+        if classes < needed:
+            message = f"{attack.name}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
+            yield NamedWarning(name="dlr-falls-back", message=message)
+
+
+def _fewer_steps_break_more(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+    """One step against several, and attacks of one family of which one has at least twice the other's steps."""
+    known = [(*_steps(a.name), a.name) for a in attacks if a.n]
+    for (family, k, few), (other, m, many) in itertools.permutations(known, 2):
+        single = k == 1 and (family in PLAIN or family in AUTOATTACK or family in SINGLE_STEP)
+        following = other in PLAIN or other in AUTOATTACK
+        if single and following and (m >= MANY_STEPS or (m > 1 and family == other)):
+            name = "single-step-beats-multi-step"
+        elif family == other and m >= 2 * k > 0:
+            name = "more-steps-weaker"
+        else:
+            continue
+        yield from _leaves_more(name, many, few, _standing(scores, [many]), _standing(scores, [few]))
+
+
+def _gradient_free_beside(scores: "Scores", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+    """Attacks that each met every image: what those without gradients break and no other does."""
+    white_box = [a.name for a in attacks if is_white_box(a.name, a.settings)]
+    if not white_box:
+        return
+    missed = _standing(scores, white_box)
+    for attack in attacks:
+        if name := gradient_free(attack.name, attack.settings):
+            yield from _breaks_more(name, attack.name, int((missed & ~_standing(scores, [attack.name])).sum()), n)
+
+
+def _gradient_free_after(attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+    """In a cascade credit says what was missed, but only by the attacks before."""
+    for before, attack in enumerate(attacks):
+        name = gradient_free(attack.name, attack.settings)
+        if name and any(is_white_box(a.name, a.settings) for a in attacks[:before]):
+            yield from _breaks_more(name, attack.name, attack.credit, n)
+
+
+def _plain_beside_autoattack(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+    """A plain attack that alone breaks more than AutoAttack's together, one of which ascends the same for as long."""
+    known = [(*_steps(a.name), a.name) for a in attacks if a.n]
+    auto = [name for family, _, name in known if family in (*AUTOATTACK, "fab-t", "square")]
+    for family, steps, name in known:
+        if any(PLAIN.get(family) in AUTOATTACK.get(f, ()) and k >= steps for f, k, _ in known):
+            standing = (_standing(scores, auto), _standing(scores, [name]))
+            yield from _leaves_more("autoattack-weaker-than-pgd", "+".join(auto), name, *standing)
+
+
+def _plain_after_autoattack(scores: "Scores", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+    """In a cascade: what a plain attack breaks after one of AutoAttack's that ascends the same for as long."""
+    longest: dict[str, int] = {}
+    for attack in attacks:
+        family, steps = _steps(attack.name)
+        limit = longest.get(PLAIN.get(family, ""), 0)
+        broken = _broken_within(attack, scores.stages.get(attack.name, ()), limit)
+        if broken > SHARE * n:
+            message = (
+                f"{attack.name} breaks {broken} of {n} images in no more than {limit} steps that AutoAttack's missed"
+            )
+            yield NamedWarning(name="autoattack-weaker-than-pgd", message=message)
+        for loss in AUTOATTACK.get(family, ()):
+            longest[loss] = max(longest.get(loss, 0), steps)
+
+
+def _implementations_disagree(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+    """Who runs an attack and finds less than another who does: at LEVEL over all pairs (Bonferroni)."""
+    split = [a.name.partition("@") for a in attacks if a.n]
+    known = [(attack, who) for attack, _, who in split if who in registry.IMPLEMENTATIONS]
+    pairs = [(attack, (a, b)) for (attack, a), (other, b) in itertools.combinations(known, 2) if attack == other]
+    for attack, both in pairs:
+        standing = {who: _standing(scores, [f"{attack}@{who}"]) for who in both}
+        less, more = sorted(both, key=lambda who: -standing[who].sum())
+        test = mcnemar(standing[less], standing[more])
+        if test.p_value < LEVEL / len(pairs):
+            message = (
+                f"{attack}: {less} leaves {standing[less].sum()} of {test.n} images standing, {more} "
+                f"{standing[more].sum()} (p = {test.p_value:.2g}): {less} found less"
+            )
+            yield NamedWarning(name="implementations-disagree", message=message)
+
+
+def _probed(probe: "Probe", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+    if probe.large.left > SHARE * len(probe.large.standing):
+        message = f"{_left(probe.large)} at {probe.norm} eps {probe.eps:g}, where every image can be made grey"
+        yield NamedWarning(name="large-eps-not-zero", message=message)
+    for name, many, few in (
+        ("single-step-beats-multi-step", probe.plain, probe.single_step),
+        ("autoattack-weaker-than-pgd", probe.autoattack, probe.plain),
+    ):
+        if many.standing:
+            yield from _leaves_more(name, many.attack, few.attack, np.array(many.standing), np.array(few.standing))
+    for attack in attacks:
+        warning, tried = gradient_free(attack.name, attack.settings), probe.blind.get(attack.name)
+        if warning and tried and tried.left * attack.credit > SHARE * n * len(tried.standing):
+            message = f"{attack.name} breaks {attack.credit} of {n} images, of which {_left(tried)}"
+            yield NamedWarning(name=warning, message=message)
+
+
+def _left(tried: "Tried") -> str:
+    return f"{tried.attack} leaves {tried.left} of {len(tried.standing)} images standing"
+
+
+def _leaves_more(name: str, many: str, few: str, standing: Bools, standing_few: Bools) -> Iterator[NamedWarning]:
+    """Warning where `many` leaves more images standing than `few`, beyond chance."""
+    test = mcnemar(standing, standing_few)
+    if test.only_a > test.only_b and test.p_value < LEVEL:
+        message = f"{many} leaves {standing.sum()} of {test.n} images standing, {few} only {standing_few.sum()}"
+        yield NamedWarning(name=name, message=f"{message} (p = {test.p_value:.2g})")
+
+
+def _breaks_more(name: str, attack: str, count: int, n: int) -> Iterator[NamedWarning]:
+    """Warning where an attack without gradients breaks more than chance of what the others missed."""
+    if count > SHARE * n:
+        what = "the black-box images break" if attack == "blackbox" else f"{attack} breaks"
+        yield NamedWarning(name=name, message=f"{what} {count} of {n} images that the white-box attacks missed")
+
+
+def _steps(name: str) -> tuple[str, int]:
+    """Family and steps of an attack; 0 where it has no number of them."""
+    family, steps = family_of(name)
+    return family, 1 if family in SINGLE_STEP else steps or 0
+
+
+def _standing(scores: "Scores", names: Iterable[str]) -> Bools:
+    """Images that all these attacks left standing; one that an attack does not cover stands."""
+    standing = np.ones(len(scores.samples), dtype=bool)
+    for name in names:
+        standing &= scores.samples[name].fillna(True).to_numpy(dtype=bool)
+    return standing
+
+
+def _broken_within(attack: AttackResult, stages: "Sequence[StageScore]", steps: int) -> int:
+    """Images that the attack broke, in its stages of no more than so many steps."""
+    made = attack.settings.get("stages") or (attack.settings,)
+    # A chain may have ended before its last stage.
+    return sum(stage.broken for stage, its in zip(stages, made, strict=False) if its.get("steps", np.inf) <= steps)

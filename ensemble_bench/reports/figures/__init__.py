@@ -1,0 +1,1 @@
+"""Figures of records: lines of accuracies, equal data, equal bytes."""

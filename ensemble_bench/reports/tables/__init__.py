@@ -1,0 +1,1 @@
+"""Tables of records: a table without looks, its renderings, and those of the paper."""

@@ -1,0 +1,77 @@
+"""Credits: which attack of a cascade broke how many images that all attacks before it had missed."""
+
+from collections.abc import Collection, Iterable
+
+from ensemble_bench.leaderboard.board import carried_eps, seeds_text
+from ensemble_bench.records import CARRIED, Record
+from ensemble_bench.reports.groups import (
+    Group,
+    Scored,
+    about,
+    best_models,
+    by_recipe,
+    facts,
+    group_of,
+    grouped,
+)
+from ensemble_bench.reports.tables.table import Cell, Table, Value
+
+HEADINGS = {CARRIED: "fell at a smaller eps"}
+
+
+def is_cascade(records: Collection[Record]) -> bool:
+    """Whether each attack ran on what those before it left standing, in all of these; False where none holds two."""
+    several = any(sum(attack.name != CARRIED for attack in record.attacks) > 1 for record in records)
+    return several and all(record.cascade for record in records)
+
+
+def credit_tables(records: Iterable[Record]) -> list[Table]:
+    """A table for every cascade on the same images, a row a best checkpoint."""
+    chosen = grouped((Scored(record=record) for record in best_models(records)), _measured)
+    return [_table(runs, *key) for key, runs in chosen.items() if is_cascade([scored.record for scored in runs])]
+
+
+def _measured(scored: Scored) -> tuple[Group, str, str, int, float]:
+    record = scored.record
+    return group_of(record), record.suite, record.split, record.n, carried_eps(record) or 0.0
+
+
+def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, carried: float) -> Table:
+    attacks = tuple(dict.fromkeys(attack.name for scored in runs for attack in scored.record.attacks))
+    rows = [
+        (label, seeds_text(scored.seeds), *_cells(scored.record, attacks))
+        for label, members in by_recipe(runs).items()
+        for scored in members
+    ]
+    caption = (
+        f"{facts(group, runs, split, n, carried or None)} Each attack ran on the images that all before it, from left "
+        "to right, left standing, and broke so many of them; accuracies in percent. Passes: images pushed through the "
+        "model, forward or backward."
+    )
+    return Table(
+        name="credits",
+        title=f"Credits: what each attack of the suite {suite} broke",
+        caption=caption,
+        columns=("model", "seeds", "clean", *(HEADINGS.get(a, a) for a in attacks), "worst case [95 %]", "passes"),
+        keys=("model", "seeds", "clean", *attacks, "worst_case", "passes"),
+        rows=tuple(rows),
+        about=about(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
+    )
+
+
+def _cells(record: Record, attacks: Iterable[str]) -> tuple[Cell, ...]:
+    robust = record.robust
+    found = [record.attack(name) for name in attacks]
+    return (
+        Value(accuracy=record.clean.accuracy),
+        *(None if attack is None else attack.credit for attack in found),
+        Value(accuracy=robust.accuracy, ci_low=robust.ci_low, ci_high=robust.ci_high),
+        passes(record),
+    )
+
+
+def passes(record: Record) -> int | None:
+    """Return how many images all attacks together pushed through the model, None where an attack did not count."""
+    counts = [attack.passes for attack in record.attacks]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

@@ -1,0 +1,1 @@
+"""The format of a bundle, and the checks that hold off bad input; without torch."""

@@ -1,0 +1,142 @@
+"""Submissions as bundles: one folder or .zip that holds a model and what is claimed of it, and nothing else.
+
+Whoever receives one knows nothing of who made it, so here every byte is checked before it is used, and no code of it
+ever runs. What only the model's skeleton can tell, `ensemble_bench.submissions.verification` checks.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ensemble_bench import registry
+from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
+from ensemble_bench.leaderboard.model_info import RESULTS, ModelInfo
+from ensemble_bench.records import Threat
+from ensemble_bench.records.decoding import decode
+from ensemble_bench.submissions.format import archive, claims, tensors
+from ensemble_bench.submissions.format.archive import CARD, CLAIMS, CONFIG, MODEL_INFO, WEIGHTS
+from ensemble_bench.submissions.format.claims import Claim
+from ensemble_bench.submissions.format.limits import Limits
+from ensemble_bench.submissions.format.untrusted import check_page, parse_json, shown
+
+CHECKPOINTS = ("best", "last")
+CONFIG_KEYS = {"schema", "architecture", "meta", "weights_hash"}
+LINK = r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s\"'<>\\]*)?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A checked bundle, unpacked in `folder`: the checkpoint's description and weights, and what is said of it."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    weights: Path
+    info: ModelInfo
+    claims: tuple[Claim, ...]
+    card: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What evaluation and leaderboards read of a training's description; there may be more, and all may be missing."""
+
+    recipe: str | None = None
+    preset: str | None = None
+    dataset: str | None = None
+    data_name: str | None = None
+    data_hash: str | None = None
+    seed: int | None = None
+    seeds: tuple[int, ...] | None = None
+    step: int | None = None
+    checkpoint: str | None = None
+    threat: Threat | None = None
+
+
+def unpack(path: Path, folder: Path, *, limits: Limits | None = None) -> Bundle:
+    """Check the bundle at `path`, a folder or a .zip, and put a copy of it into the new or empty `folder`.
+
+    Raises BundleError, whose one line names what is wrong, for anything that is not a bundle within `limits`; then
+    nothing is left in `folder`.
+    """
+    path, folder, limits = Path(path), Path(folder), limits or Limits()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BundleError(f"{folder}: exists and is not an empty folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        archive.extract(path, temporary, limits)
+        bundle = read(temporary, limits)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return replace(bundle, folder=folder, weights=folder / WEIGHTS)
+
+
+def read(folder: Path, limits: Limits) -> Bundle:
+    """Check the files of an unpacked bundle; raises BundleError."""
+    config = _config(_json(folder, CONFIG), limits)
+    found = claims.parse(_json(folder, CLAIMS), limits)
+    info = _info(_json(folder, MODEL_INFO))
+    card = check_page((folder / CARD).read_bytes(), CARD)
+    tensors.check_tensors(folder / WEIGHTS, limits)
+    return Bundle(
+        name=found.name,
+        folder=folder,
+        config=config,
+        weights=folder / WEIGHTS,
+        info=info,
+        claims=found.claims,
+        card=card,
+    )
+
+
+def _json(folder: Path, name: str) -> Any:
+    return parse_json((folder / name).read_bytes(), name)
+
+
+def _config(values: Any, limits: Limits) -> dict[str, Any]:
+    if not isinstance(values, dict) or set(values) != CONFIG_KEYS:
+        raise BundleError(f"{CONFIG}: expected the keys {', '.join(sorted(CONFIG_KEYS))}")
+    if values["schema"] != 1:
+        raise BundleError(f"{CONFIG}: schema is {shown(str(values['schema']))}, this version reads 1")
+    if not isinstance(values["weights_hash"], str) or not re.fullmatch(claims.HASH, values["weights_hash"]):
+        raise BundleError(f"{CONFIG}: weights_hash is no {claims.HASH}")
+    architecture, meta = values["architecture"], values["meta"]
+    if not isinstance(architecture, dict) or not isinstance(meta, dict):
+        raise BundleError(f"{CONFIG}: architecture and meta must be objects")
+    for name, most in (("classes", limits.max_classes), ("members", limits.max_members)):
+        value = architecture.get(name)
+        if type(value) is not int or not 1 <= value <= most:
+            raise BundleError(f"{CONFIG}: architecture.{name} is {shown(str(value))}, expected 1 to {most}")
+    try:
+        about: Meta = decode(Meta, {key: meta[key] for key in Meta.__annotations__ if key in meta}, "meta")
+        if about.preset is not None:
+            # Evaluation chooses the black-box set by it.
+            registry.check("preset", about.preset)
+        if about.checkpoint not in (None, *CHECKPOINTS):
+            # Files are named by it.
+            raise ValueError(f"meta.checkpoint is {shown(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
+    except ValueError as error:
+        raise BundleError(f"{CONFIG}: {shortened(str(error))}") from None
+    return values
+
+
+def _info(values: Any) -> ModelInfo:
+    """RobustBench's entry; unlike theirs, one may have no result where AutoAttack has not been run."""
+    try:
+        if isinstance(values, dict) and not any(key in values for key in RESULTS):
+            info = replace(ModelInfo.from_dict(values | {"autoattack_acc": "0"}), autoattack_acc=None)
+        else:
+            info = ModelInfo.from_dict(values)
+    except (RecordError, InvalidValueError) as error:
+        raise BundleError(f"{MODEL_INFO}: {shortened(str(error))}") from None
+    if info.link and not re.fullmatch(LINK, info.link):
+        raise BundleError(f"{MODEL_INFO}: link is {shown(info.link)}, expected an http address or nothing")
+    return info

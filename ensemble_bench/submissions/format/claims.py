@@ -1,0 +1,182 @@
+"""What a submission says it reaches, and which results of running it again agree with that."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ensemble_bench import registry
+from ensemble_bench.errors import BundleError, InvalidValueError, shortened
+from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore
+from ensemble_bench.records.decoding import decode, plain
+from ensemble_bench.records.statistics import wilson
+from ensemble_bench.submissions.format.limits import Limits
+from ensemble_bench.submissions.format.untrusted import shown
+
+SCHEMA = 1
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
+HASH = "sha256:[0-9a-f]{64}"
+SPLIT = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One record as a submission tells it: what was evaluated how, and what came out.
+
+    `id` is the record's; `weights_hash` and `data_hash` ("sha256:…") say of which weights and images. `eps` is in units
+    of the pixel range; scores are counts of images, fractions and 95 % Wilson intervals.
+    """
+
+    id: str
+    weights_hash: str
+    suite: str
+    dataset: str
+    data_name: str
+    data_hash: str
+    split: str
+    n: int
+    seed: int
+    norm: str
+    eps: float
+    clean: CleanScore
+    robust: RobustScore
+    versions: Mapping[str, str]
+    commit: str | None
+
+    @classmethod
+    def of(cls, record: Record) -> "Claim":
+        """The claim that a record backs."""
+        threat: dict[str, Any] = {"norm": record.threat.norm, "eps": record.threat.eps}
+        return cls(**threat, **{f.name: getattr(record, f.name) for f in fields(cls) if f.name not in threat})
+
+    def __str__(self) -> str:
+        return f"{self.suite} on {self.n} images"
+
+
+# What all claims of a bundle share: one model, one data set, one threat model.
+SHARED = ("weights_hash", "dataset", "data_name", "data_hash", "norm", "eps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claims:
+    """What claims.json holds."""
+
+    schema: int = SCHEMA
+    name: str
+    claims: tuple[Claim, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The claims as plain JSON values."""
+        values: dict[str, Any] = plain(self)
+        return values
+
+
+def parse(values: Any, limits: Limits) -> Claims:
+    """Check what a claims.json says; raises BundleError, naming the field, for whatever does not hold together."""
+    try:
+        found: Claims = decode(Claims, values, "claims")
+        if found.schema != SCHEMA:
+            raise ValueError(f"schema is {found.schema}, this version reads {SCHEMA}")
+        check_name(found.name)
+        if not 1 <= len(found.claims) <= limits.max_claims:
+            raise ValueError(f"{len(found.claims)} claims, expected 1 to {limits.max_claims}")
+        for index, claim in enumerate(found.claims):
+            _check(claim, f"claims[{index}]", limits)
+        for field in SHARED:
+            if len({getattr(claim, field) for claim in found.claims}) > 1:
+                raise ValueError(f"{field} differs between claims: a bundle is of one model, data set and threat model")
+        if len({(claim.suite, claim.n, claim.seed) for claim in found.claims}) < len(found.claims):
+            raise ValueError("two claims are of the same suite, n and seed")
+    except ValueError as error:
+        raise BundleError(f"claims.json: {shortened(str(error))}") from None
+    return found
+
+
+def check_name(name: str) -> str:
+    """Return a submission's name; raises InvalidValueError unless it can be that of files everywhere."""
+    if not re.fullmatch(NAME, name):
+        raise InvalidValueError(
+            f"name is {shown(name)}: expected 1 to 80 letters, digits, points, underscores and hyphens, the first a "
+            "letter or digit"
+        )
+    return name
+
+
+def can_claim(record: Record, limits: Limits) -> bool:
+    """Whether others can repeat a record: of a whole model, on test images, by attacks that run from their name."""
+    if record.view is not None or record.split != SPLIT or record.attack(CARRIED) is not None:
+        return False
+    try:
+        _check_suite(record.suite, limits)
+    except InvalidValueError:
+        return False
+    return True
+
+
+def agreeing_counts(low: float, high: float, n: int, m: int) -> tuple[int, int]:
+    """Smallest and largest count of `m` images that agrees with a claim of `low` to `high` on `n` images, m ≤ n.
+
+    `low` and `high` are the claim's 95 % interval, as fractions. On the same images (m = n) the count has to lie inside
+    it: what it leaves is room for other hardware and other black-box sets. On the first m of them, chance adds to this:
+    the counts between the 2.5 % and the 97.5 % quantile of m images drawn from n, of which as many are right as the
+    ends of the interval say (hypergeometric, so exact). Splits are in random order, so the first m are such a draw.
+    """
+    from scipy.stats import hypergeom
+
+    least, most = math.ceil(low * n - 1e-9), math.floor(high * n + 1e-9)
+    # A tail of 2.5 % exactly still agrees, whichever way its sum is rounded.
+    return int(hypergeom.ppf(0.025 - 1e-12, n, least, m)), int(hypergeom.ppf(0.975 + 1e-12, n, most, m))
+
+
+def _check(claim: Claim, where: str, limits: Limits) -> None:
+    """Raise ValueError unless a claim can be true and can be checked."""
+    for field, form in (("id", "[0-9a-f]{64}"), ("weights_hash", HASH), ("data_hash", HASH), ("data_name", NAME)):
+        if not re.fullmatch(form, getattr(claim, field)):
+            raise ValueError(f"{where}.{field} is {shown(getattr(claim, field))}: expected {form}")
+    if claim.commit is not None and not re.fullmatch(r"[0-9a-f]{7,64}(-dirty)?", claim.commit):
+        raise ValueError(f"{where}.commit is {shown(claim.commit)}: expected a commit's hash or null")
+    registry.check("data set", claim.dataset)
+    _check_suite(claim.suite, limits)
+    if claim.split != SPLIT:
+        raise ValueError(f"{where}.split is {shown(claim.split)}: expected {SPLIT}")
+    if not 1 <= claim.n <= limits.max_images:
+        raise ValueError(f"{where}.n is {claim.n}: expected 1 to {limits.max_images} images")
+    if not 0 <= claim.seed < 2**31:
+        raise ValueError(f"{where}.seed is {claim.seed}: expected 0 to 2147483647")
+    # Any image of [0, 1] is within linf 1 of any other; l2 radii of use are far smaller than 100.
+    if claim.norm not in ("linf", "l2") or not 1e-6 <= claim.eps <= (1 if claim.norm == "linf" else 100):
+        raise ValueError(f"{where}: norm {shown(claim.norm)} and eps {claim.eps:g} are no threat model")
+    if not claim.clean.n == claim.robust.n == claim.n:
+        raise ValueError(f"{where}: n is {claim.n}, its scores are of {claim.clean.n} and {claim.robust.n} images")
+    _check_score(f"{where}.clean", claim.clean.correct, claim.clean, claim.n)
+    _check_score(f"{where}.robust", claim.robust.robust, claim.robust, claim.clean.correct)
+
+
+def _check_suite(suite: str, limits: Limits) -> None:
+    """Raise InvalidValueError unless a suite is known here and ends in bounded time.
+
+    Attacks of toolkits take arguments without bounds, so no stranger chooses them.
+    """
+    if len(suite) > 200 or len(parts := registry.split_suite(suite)) > limits.max_attacks:
+        raise InvalidValueError(f"suite {shown(suite)} is longer than {limits.max_attacks} suites and attacks")
+    for part in parts:
+        if part.partition(":")[0] in registry.TOOLKITS:
+            raise InvalidValueError(
+                f"suite {shown(suite)} holds {shown(part)}, and a toolkit's attacks are not claimed"
+            )
+        if part not in registry.names("suite"):
+            _, steps = registry.split_steps(registry.split_implementation(part)[0])
+            if steps is not None and steps > limits.max_steps:
+                raise InvalidValueError(f"suite {shown(suite)} takes {steps} steps, at most {limits.max_steps} are run")
+
+
+def _check_score(where: str, count: int, score: CleanScore | RobustScore, most: int) -> None:
+    """Raise ValueError unless at most `most` images are counted, and fraction and interval are those of the count."""
+    if not 0 <= count <= most:
+        raise ValueError(f"{where}: {count} images, expected 0 to {most}")
+    low, high = wilson(count, score.n)
+    for name, expected in (("accuracy", count / score.n), ("ci_low", low), ("ci_high", high)):
+        value = getattr(score, name)
+        if not math.isclose(value, expected, abs_tol=1e-6):
+            raise ValueError(f"{where}.{name} is {value:g}: {count} of {score.n} images make {expected:.6f}")
