@@ -1,11 +1,14 @@
 """Fixtures for all tests: the digits, the real CIFAR-10 copy where there is one, and a cache that is thrown away."""
 
+import contextlib
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rounding
 import torch
 
 from ensemble_bench.data import DataSource, open_source
@@ -13,7 +16,8 @@ from ensemble_bench.data import DataSource, open_source
 ROOT = Path(__file__).resolve().parents[1]
 
 # The models under test are tiny: more threads only wait for each other (on a busy machine, minutes for seconds).
-torch.set_num_threads(1)
+# OMP_NUM_THREADS asks for more: a test must pass under any number.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +35,13 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _processor() -> Iterator[None]:
+    """Round in another way where TEST_ROUNDING says so (see rounding.py)."""
+    with rounding.another_processor(rounding.SEED) if rounding.SEED else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture(scope="session")

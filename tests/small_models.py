@@ -1,21 +1,24 @@
-"""Models for tests: digits networks trained for a second, linear ones with closed forms, and ones that misbehave."""
+"""Models for tests: digits networks of fixed weights, linear ones with closed forms, and ones that misbehave."""
 
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble_bench import data
-from ensemble_bench.evaluation import blackbox
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 
+FIXTURES = Path(__file__).with_name("fixtures")
 ARCHITECTURE = Architecture(
     backbone="small_cnn", width=0.5, classes=10, image_shape=(1, 8, 8), mean=(0.3058,), std=(0.3764,)
 )
@@ -27,34 +30,47 @@ def images(n: int) -> tuple[Tensor, Tensor]:
     return data.open_source("digits").split("test").batch(slice(n))
 
 
-def trained(*, members: int = 1, seed: int = 0, eps: float = 0.1, steps: int = 120) -> Ensemble:
-    """A digits network with some robustness, from plain noisy FGSM training; every call returns its own copy."""
-    model = _untrained(members, seed)
-    model.load_state_dict(_weights(members, seed, eps, steps))
+@dataclass(frozen=True)
+class Fixed:
+    """A digits network whose weights lie in fixtures/: its members, the seed and the eps that it was trained with."""
+
+    members: int = 1
+    seed: int = 0
+    eps: float = 0.1
+
+    @property
+    def file(self) -> str:
+        return f"members{self.members}-seed{self.seed}-eps{self.eps:g}.safetensors"
+
+
+NETWORKS = (
+    Fixed(),
+    Fixed(seed=1),
+    Fixed(members=2),
+    Fixed(members=3),
+    # Nearly and quite standard training.
+    Fixed(seed=1, eps=0.01),
+    Fixed(eps=0.0),
+    Fixed(seed=1, eps=0.0),
+    Fixed(members=2, eps=0.0),
+)
+
+
+def trained(*, members: int = 1, seed: int = 0, eps: float = 0.1) -> Ensemble:
+    """One of NETWORKS, with weights from fixtures/: the same on every machine; every call returns its own copy."""
+    model = untrained(members, seed)
+    model.load_state_dict(_weights(Fixed(members, seed, eps).file))
     return model.eval()
 
 
-def _untrained(members: int, seed: int) -> Ensemble:
-    from dataclasses import replace
-
+def untrained(members: int, seed: int) -> Ensemble:
+    """A digits network as it is before training."""
     return build(replace(ARCHITECTURE, members=members), seed=seed)
 
 
 @functools.lru_cache
-def _weights(members: int, seed: int, eps: float, steps: int) -> dict[str, Tensor]:
-    model = _untrained(members, seed).train()
-    train = data.open_source("digits").split("train")
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    noise = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        x, y = train.batch(torch.randint(len(train), (128,), generator=noise))
-        x_adv = (x + eps * (2 * torch.rand(x.shape, generator=noise) - 1)).requires_grad_()
-        (grad,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y), x_adv)
-        x_adv = (x_adv + eps * grad.sign()).detach().clamp(0, 1)
-        optimizer.zero_grad()
-        F.cross_entropy(model(torch.cat([x, x_adv])), torch.cat([y, y])).backward()
-        optimizer.step()
-    return model.state_dict()
+def _weights(file: str) -> dict[str, Tensor]:
+    return load_file(FIXTURES / "networks" / file)
 
 
 class Linear(nn.Module):
@@ -97,11 +113,5 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
 
 @functools.lru_cache
 def blackbox_set() -> Path:
-    """A black-box set of 60 digits, against surrogates of a few epochs."""
-    from dataclasses import replace
-    from unittest import mock
-
-    tiny = blackbox.PRESETS["tiny"]
-    brief = replace(tiny, settings={"digits": replace(tiny.on("digits"), surrogate_epochs=3)})
-    with mock.patch.object(blackbox, "PRESETS", {"tiny": brief}):
-        return blackbox.build("digits", n=60, out=Path(_scratch().name) / "set")
+    """A copy of the black-box set in fixtures/: of 60 digits, with its surrogates."""
+    return Path(shutil.copytree(FIXTURES / "blackbox", Path(_scratch().name) / "blackbox")) / "set.safetensors"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from art_models import SHAPE, FailsAt, classifier, one_hot, sgd, traces, untidy, with_numpy_seeded
-from small_models import Linear, images, trained
+from small_models import Linear, images, trained, untrained
 from torch import Tensor, nn
 
 import ensemble_bench as eb
@@ -80,7 +80,7 @@ def test_saved_weights_are_those_of_the_model(tmp_path: Path) -> None:
     made.save("weights", str(tmp_path))
     saved = torch.load(tmp_path / "weights.model", weights_only=True)
     assert saved.keys() == model.state_dict().keys()
-    other = trained(members=2, steps=1)
+    other = untrained(2, seed=1)
     classifier(other).model.load_state_dict(saved)
     assert torch.equal(other(images(5)[0]), model(images(5)[0]))
 

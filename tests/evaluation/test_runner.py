@@ -55,7 +55,7 @@ def make_run(folder: Path, *, seed: int = 0, names: tuple[str, ...] = ("best", "
         "threat": {"norm": "linf", "eps": 32 / 255},
     }
     for i, name in enumerate(names):
-        model = trained(seed=seed, steps=120 if i == 0 else 90)
+        model = trained(seed=seed, eps=0.1 if i == 0 else 0.0)
         checkpoint.save(folder / f"{name}.safetensors", model, ARCHITECTURE, {**meta, "checkpoint": name})
     (folder / "run.json").write_text("{}")
     return folder
