@@ -4,6 +4,7 @@ import asyncio
 import errno
 import math
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -64,12 +65,13 @@ def create_app(settings: Settings, store: Store, *, lifespan: Lifespan | None = 
                 await uploads.receive(request.stream(), path, settings.limits.max_bytes)
             bundle = await to_thread.run_sync(uploads.check, path, settings, limiter=checks)
             await to_thread.run_sync(
-                lambda: uploads.accept(path, identifier, bundle, owner=owner, settings=settings, store=store)
+                lambda: uploads.accept(bundle, identifier, owner=owner, settings=settings, store=store)
             )
         except (uploads.TooLargeError, BundleError, TimeoutError, ClientDisconnect, OSError) as error:
             raise _refusal(error, settings) from error
         finally:
             path.unlink(missing_ok=True)
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         return {"id": identifier, "name": bundle.name, "status": QUEUED}
 
     @app.get("/api/submissions/{identifier}")

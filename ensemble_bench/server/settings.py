@@ -51,7 +51,7 @@ class Settings:
 
     @property
     def uploads(self) -> Path:
-        """Accepted bundles that wait for their verdict."""
+        """Accepted bundles, unpacked, that wait for their verdict."""
         return self.data / "uploads"
 
     @property
@@ -75,8 +75,8 @@ class Settings:
         return self.data / "site"
 
     def upload(self, identifier: str) -> Path:
-        """The accepted bundle of a submission."""
-        return self.uploads / f"{identifier}.zip"
+        """The folder of a submission's accepted bundle."""
+        return self.uploads / identifier
 
     def make_folders(self) -> None:
         """Make them all; others' unpublished models lie in `data`, so only its user may look inside."""

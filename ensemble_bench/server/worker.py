@@ -21,6 +21,7 @@ from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import Settings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.submissions import REFUSED, VERIFIED
+from ensemble_bench.submissions.format.bundle import read
 
 LOCK = "worker.lock"
 FREED = 60.0
@@ -67,27 +68,27 @@ def run(settings: Settings, judge: Judge) -> None:
 def judge(submission: Submission, settings: Settings, store: Store) -> Verdict:
     """Verify a submission, and publish it if it holds."""
     from ensemble_bench.submissions.publishing import check_free, publish
-    from ensemble_bench.submissions.verification import BUNDLE, verify
+    from ensemble_bench.submissions.verification import verify
 
-    work = settings.work / submission.id
     try:
         # Before hours of attacks, not after.
         check_free(submission.name, submission.weights_hash, settings.root)
         _check_owner(submission, settings.root, store)
+        bundle = read(settings.upload(submission.id), settings.limits)
         result = verify(
-            settings.upload(submission.id),
+            bundle,
             suite=settings.suite,
             n=settings.n,
             data_dir=settings.data_dir,
             device=settings.device,
             limits=settings.limits,
-            work=work,
+            work=settings.work / submission.id,
             runs=settings.runs,
         )
         if result.status == VERIFIED:
             # Whose it is stands first: a publication that was cut short is then still the owner's.
             store.give_name(submission.name, submission.owner)
-            publish(result, work / BUNDLE, settings.root)
+            publish(result, bundle.folder, settings.root)
             rebuild(settings)
     except BundleError as error:
         return REFUSED, (str(error).replace(f"{settings.root}/", ""),)
@@ -116,8 +117,8 @@ def _settle(submission: Submission, verdict: Verdict, settings: Settings, store:
     """Write the verdict, then remove what only its search needed."""
     store.finish(submission.id, *verdict)
     print(f"submission {submission.id} ({submission.name}): {verdict[0]}", file=sys.stderr, flush=True)
-    settings.upload(submission.id).unlink(missing_ok=True)
-    shutil.rmtree(settings.work / submission.id, ignore_errors=True)
+    for folder in (settings.upload(submission.id), settings.work / submission.id):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """From a run to a bundle: the checkpoint, and what its records back."""
 
 import json
-import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench.errors import BundleError, RecordError
-from ensemble_bench.files import write_atomic
+from ensemble_bench.files import new_folder, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.records import Record, find_records
 from ensemble_bench.submissions.format import archive, card, claims
-from ensemble_bench.submissions.format.bundle import read
+from ensemble_bench.submissions.format.bundle import Bundle, check
 from ensemble_bench.submissions.format.limits import Limits
 
 ZIP = ".zip"
@@ -40,35 +39,30 @@ def bundle(
     record of the whole model under the threat model of its training, on test images. Raises BundleError, or
     CheckpointError, for a run without a checkpoint or such records, and texts that no bundle may hold.
     """
-    run = Path(run)
-    info = checkpoint.read_info(run / f"{checkpoint_name}{checkpoint.SUFFIX}" if run.is_dir() else run)
-    name = claims.check_name(name or info.path.resolve().parent.name)
+    info = _checkpoint(run, checkpoint_name)
+    name = _name(info, name)
     target = Path(f"{name}{ZIP}") if out is None else Path(out)
-    if target.exists():
-        raise BundleError(f"{target} exists already: choose another --out")
-    records = claimable(info)
-    entry = entry_of(records, name=name, authors=authors, link=link, venue=venue)
+    if target.suffix != ZIP:
+        return _make(info, target, name=name, authors=authors, link=link, venue=venue).folder
+    _check_absent(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir()
-        _fill(temporary, name, info, records, entry)
-        read(temporary, Limits())
-        if target.suffix == ZIP:
-            write_atomic(target, archive.packed(temporary))
-        else:
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        made = _make(info, Path(folder) / "bundle", name=name, authors=authors, link=link, venue=venue)
+        write_atomic(target, archive.packed(made.folder))
     return target
 
 
-def as_bundle(source: Path, folder: Path) -> Path:
-    """A bundle as it is, or that of a run, made in `folder`; raises as `bundle`."""
-    is_folder = any((source / name).exists() for name in archive.FILES)
-    if is_folder or (source.is_file() and source.suffix != checkpoint.SUFFIX):
-        return source
-    return bundle(source, out=Path(tempfile.mkdtemp(dir=folder)) / "bundle")
+def make(run: str | Path, folder: Path) -> Bundle:
+    """Write the bundle of a run's best checkpoint as the new `folder`; raises as `bundle`."""
+    info = _checkpoint(run, "best")
+    return _make(info, folder, name=_name(info, None))
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is to be read as a bundle, whatever it holds, and not as a run or its checkpoint."""
+    if path.is_dir():
+        return any((path / name).exists() for name in archive.FILES)
+    return path.is_file() and path.suffix != checkpoint.SUFFIX
 
 
 def claimable(info: CheckpointInfo) -> list[Record]:
@@ -108,6 +102,31 @@ def entry_of(records: Sequence[Record], **about: Any) -> ModelInfo:
     entry = model_info.from_records([replace(record, suite="autoattack")], **about)
     note = f"Not run against AutoAttack, only {', '.join(sorted({r.suite for r in records}))}: see claims.json."
     return replace(entry, autoattack_acc=None, footnote=" ".join(filter(None, (entry.footnote, note))))
+
+
+def _checkpoint(run: str | Path, name: str) -> CheckpointInfo:
+    run = Path(run)
+    return checkpoint.read_info(run / f"{name}{checkpoint.SUFFIX}" if run.is_dir() else run)
+
+
+def _name(info: CheckpointInfo, name: str | None) -> str:
+    return claims.check_name(name or info.path.resolve().parent.name)
+
+
+def _make(info: CheckpointInfo, folder: Path, *, name: str, **about: str) -> Bundle:
+    """Write a checked bundle as the new `folder`, whole or not at all."""
+    _check_absent(folder)
+    records = claimable(info)
+    entry = entry_of(records, name=name, **about)
+    with new_folder(folder) as filled:
+        _fill(filled, name, info, records, entry)
+        made = check(filled, Limits())
+    return replace(made, folder=folder)
+
+
+def _check_absent(target: Path) -> None:
+    if target.exists():
+        raise BundleError(f"{target} exists already: choose another --out")
 
 
 def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Record], entry: ModelInfo) -> None:

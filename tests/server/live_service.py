@@ -19,14 +19,14 @@ def work(settings: Any) -> None:
 
     (settings.data / WORKER).write_text(str(os.getpid()))
 
-    def verify(path: Path, *, work: Path, **_: Any) -> SimpleNamespace:
-        (work / "bundle").mkdir(parents=True, exist_ok=True)
-        (work / "bundle" / "upload").write_bytes(path.read_bytes())
+    def verify(bundle: Any, *, work: Path, **_: Any) -> SimpleNamespace:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "weights").write_bytes(bundle.weights.read_bytes())
         time.sleep(0.03)
-        return SimpleNamespace(status="verified", reasons=(), name=settings.upload(work.name).stem)
+        return SimpleNamespace(status="verified", reasons=(), name=work.name)
 
     def publish(verification: SimpleNamespace, folder: Path, root: Path) -> None:
-        assert (folder / "upload").is_file()
+        assert (folder / "model.safetensors").is_file()
         with open(settings.data / CALLS, "a") as calls:
             calls.write(f"{verification.name}\n")
         board = root / BOARD
@@ -36,7 +36,7 @@ def work(settings: Any) -> None:
 
     verification = ModuleType("ensemble_bench.submissions.verification")
     publishing = ModuleType("ensemble_bench.submissions.publishing")
-    vars(verification).update(BUNDLE="bundle", verify=verify)
+    vars(verification).update(verify=verify)
     vars(publishing).update(publish=publish, check_free=lambda *_: None)
     sys.modules |= {module.__name__: module for module in (verification, publishing)}
     run(settings, judge)

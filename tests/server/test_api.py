@@ -102,7 +102,8 @@ def test_a_submission_is_accepted_and_told_to_its_owner(services: Services) -> N
     assert answer.status == 202
     told = answer.json
     assert (told["name"], told["status"]) == ("mine", "queued")
-    assert service.settings.upload(told["id"]).read_bytes() == body
+    kept = service.settings.upload(told["id"])
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == files_of(honest())
     assert service.store.pending() == {told["id"]}
     assert not list(service.settings.incoming.iterdir())
     where = f"/api/submissions/{told['id']}"

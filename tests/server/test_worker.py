@@ -11,6 +11,7 @@ from ensemble_bench.server.settings import Settings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.server.worker import judge
 from ensemble_bench.submissions import publishing, verification
+from ensemble_bench.submissions.format.bundle import unpack
 
 N = 20
 
@@ -27,9 +28,8 @@ class Desk:
     def queue(self, bundle: Path, *, owner: str = "alice") -> Submission:
         self.count += 1
         identifier = f"submission{self.count}"
-        self.settings.upload(identifier).write_bytes(bundle.read_bytes())
-        read = verification.unpack(bundle, self.settings.data / "read" / identifier)
-        self.store.add(identifier, owner=owner, name=read.name, weights_hash=read.config["weights_hash"])
+        kept = unpack(bundle, self.settings.upload(identifier))
+        self.store.add(identifier, owner=owner, name=kept.name, weights_hash=kept.weights_hash)
         taken = self.store.take()
         assert taken is not None
         return taken

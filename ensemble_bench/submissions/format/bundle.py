@@ -5,8 +5,6 @@ ever runs. What only the model's skeleton can tell, `ensemble_bench.submissions.
 """
 
 import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
+from ensemble_bench.files import new_folder
 from ensemble_bench.leaderboard.model_info import RESULTS, ModelInfo
 from ensemble_bench.records import Threat
 from ensemble_bench.records.decoding import decode
@@ -30,15 +29,24 @@ LINK = r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s\"'<>\\]*)?"
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle, unpacked in `folder`: the checkpoint's description and weights, and what is said of it."""
+    """A checked bundle, unpacked in `folder`: config.json, RobustBench's entry, the claims and the card."""
 
     name: str
     folder: Path
     config: Mapping[str, Any]
-    weights: Path
     info: ModelInfo
     claims: tuple[Claim, ...]
     card: str
+
+    @property
+    def weights(self) -> Path:
+        """The file of the weights."""
+        return self.folder / WEIGHTS
+
+    @property
+    def weights_hash(self) -> str:
+        """The hash that config.json gives for the weights ("sha256:…"); whether it is theirs is not checked here."""
+        return str(self.config["weights_hash"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,39 +74,44 @@ def unpack(path: Path, folder: Path, *, limits: Limits | None = None) -> Bundle:
     path, folder, limits = Path(path), Path(folder), limits or Limits()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BundleError(f"{folder}: exists and is not an empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        archive.extract(path, temporary, limits)
-        bundle = read(temporary, limits)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return replace(bundle, folder=folder, weights=folder / WEIGHTS)
+    with new_folder(folder) as filled:
+        archive.extract(path, filled, limits)
+        bundle = check(filled, limits)
+    return replace(bundle, folder=folder)
+
+
+def check(folder: Path, limits: Limits) -> Bundle:
+    """The bundle whose FILES are in `folder`, every byte of them checked; raises BundleError."""
+    bundle = read(folder, limits)
+    tensors.check_tensors(bundle.weights, limits)
+    return bundle
 
 
 def read(folder: Path, limits: Limits) -> Bundle:
-    """Check the files of an unpacked bundle; raises BundleError."""
+    """The bundle that `unpack` put into `folder` before: its texts, parsed again; raises BundleError."""
     config = _config(_json(folder, CONFIG), limits)
-    found = claims.parse(_json(folder, CLAIMS), limits)
+    parsed = claims.parse(_json(folder, CLAIMS), limits)
     info = _info(_json(folder, MODEL_INFO))
-    card = check_page((folder / CARD).read_bytes(), CARD)
-    tensors.check_tensors(folder / WEIGHTS, limits)
+    card = check_page(_bytes(folder, CARD), CARD)
     return Bundle(
-        name=found.name,
+        name=parsed.name,
         folder=folder,
         config=config,
-        weights=folder / WEIGHTS,
         info=info,
-        claims=found.claims,
+        claims=parsed.claims,
         card=card,
     )
 
 
+def _bytes(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{name}: cannot be read: {error.strerror}") from None
+
+
 def _json(folder: Path, name: str) -> Any:
-    return parse_json((folder / name).read_bytes(), name)
+    return parse_json(_bytes(folder, name), name)
 
 
 def _config(values: Any, limits: Limits) -> dict[str, Any]:
