@@ -1,7 +1,7 @@
 """Auto-PGD: momentum, and a step size that halves when progress stalls (Croce & Hein 2020, arXiv 2003.01690)."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,16 +79,15 @@ class APGD(GradientAttack):
 
 def apgd_ce(steps: int, **settings: Any) -> APGD:
     """Auto-PGD with `steps` steps on the cross-entropy."""
-    return APGD(**{"name": f"apgd{steps}", "steps": steps, **settings})
+    return replace(APGD(name=f"apgd{steps}", steps=steps), **settings)
 
 
 def apgd_dlr(steps: int, **settings: Any) -> APGD:
     """Auto-PGD with `steps` steps on the difference of logits ratio."""
-    return APGD(**{"name": f"apgd-dlr{steps}", "steps": steps, "loss": losses.dlr, **settings})
+    return replace(APGD(name=f"apgd-dlr{steps}", steps=steps, loss=losses.dlr), **settings)
 
 
 def apgd_t(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
     """Targeted Auto-PGD: `steps` steps on the targeted difference of logits ratio, at each of the strongest classes."""
-    return targeted(
-        APGD(**{"name": f"apgd-t{steps}", "steps": steps, "loss": losses.dlr_targeted, **settings}), classes=classes
-    )
+    attack = APGD(name=f"apgd-t{steps}", steps=steps, loss=losses.dlr_targeted)
+    return targeted(replace(attack, **settings), classes=classes)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -181,4 +181,4 @@ def nearest_boundary(
 
 def arc(steps: int, **settings: Any) -> ARC:
     """ARC with `steps` rounds."""
-    return ARC(**{"name": f"arc{steps}", "steps": steps, **settings})
+    return replace(ARC(name=f"arc{steps}", steps=steps), **settings)

@@ -61,7 +61,7 @@ class MORA(GradientAttack):
         scale = (top_gap(logits).amax(dim=0) / 10).clamp_min(1)
         reweighed = (weights[..., None] * logits).sum(dim=0) / scale[:, None]
         combined = (1 - self.alpha) * log_mean / top_gap(log_mean)[:, None] + self.alpha * reweighed
-        return whole, self.loss(combined, s["y"], *([] if self.target is None else [s["target"]]))
+        return whole, self.loss_of(combined, s)
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)), η = eps·(1 + cos(πt/T)); x ← Π(x + μ(z − x) + (1−μ)(x − x_prev))."""
@@ -121,12 +121,11 @@ def mora(steps: int, *, alphas: tuple[float, ...] = ALPHAS, classes: int = 9, **
 
     Targets are the `classes` strongest wrong classes, one after the other.
     """
-    made = {"name": f"mora{steps}", "steps": steps, **settings}
-    name = made["name"]
-    first = MORA(**{**made, "name": f"{name}/alpha{alphas[0]:g}", "alpha": alphas[0]})
-    untargeted = [replace(first, name=f"{name}/alpha{alpha:g}", alpha=alpha) for alpha in alphas]
+    attack = replace(MORA(name=f"mora{steps}", steps=steps), **settings)
+    name = attack.name
+    untargeted = [replace(attack, name=f"{name}/alpha{alpha:g}", alpha=alpha) for alpha in alphas]
     targeted = [
-        replace(first, name=f"{name}/target{rank}", alpha=0.5, target=rank, loss=losses.margin_targeted)
+        replace(attack, name=f"{name}/target{rank}", alpha=0.5, target=rank, loss=losses.margin_targeted)
         for rank in range(1, classes + 1)
     ]
     return Chain(name=name, stages=(*untargeted, *targeted))

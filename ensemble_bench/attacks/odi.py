@@ -1,6 +1,6 @@
 """Output-diversified initialisation: starts that differ in what the model says, not only in pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,5 +50,5 @@ class ODI(PGD):
 
 def margin_odi(steps: int, *, odi_steps: int = 2, **settings: Any) -> ODI:
     """PGD with `steps` steepest steps of 2.5·eps/steps on the margin, after `odi_steps` steps that diversify."""
-    made = {"name": f"margin-odi{steps}", "steps": odi_steps + steps, "step_size": 2.5 / steps}
-    return ODI(**{**made, "odi_steps": odi_steps, **settings})
+    attack = ODI(name=f"margin-odi{steps}", steps=odi_steps + steps, step_size=2.5 / steps, odi_steps=odi_steps)
+    return replace(attack, **settings)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble_bench import losses, randomness
@@ -57,7 +58,11 @@ class GradientAttack(Attack):
     def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits (batch, class) that decide, and the per-image value (batch) that the attack ascends."""
         logits = logits_of(model, x_adv)
-        return logits, self.loss(logits, s["y"], *([] if self.target is None else [s["target"]]))
+        return logits, self.loss_of(logits, s)
+
+    def loss_of(self, logits: Float[Tensor, "batch class"], s: State) -> Float[Tensor, "batch"]:
+        """The attack's loss, towards the target where it has one."""
+        return self.loss(logits, s["y"]) if self.target is None else self.loss(logits, s["y"], s["target"])
 
     @abstractmethod
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
