@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from ensemble_bench import registry
-from ensemble_bench.attacks.training_attack import check_name
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.attack import check_name
 from ensemble_bench.training.hardware import resolve_precision
 from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.presets import PRESETS, Network, Settings
@@ -87,12 +87,13 @@ def resolve(
     device: torch.device,
     max_steps: int | None = None,
     match: str = "params",
-    objective: str = "ensemble",
+    objective: str | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
 ) -> Plan:
     """Make every choice of a run, or raise InvalidValueError (UnknownNameError for a name) for one that cannot be."""
     settings = _settings(recipe, PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset))
+    objective = recipe.objective if objective is None else objective
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
     if train_attack is not None:
         settings = replace(settings, train_attack=check_name(train_attack))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import data, registry
-from ensemble_bench.attacks.training_attack import perturb
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import AttackError
 from ensemble_bench.models import checkpoint
@@ -20,9 +19,11 @@ from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
 from ensemble_bench.training import interrupts, join, rundir, state
 from ensemble_bench.training import plan as plans
+from ensemble_bench.training.algorithm1 import algorithm1
+from ensemble_bench.training.attack import perturb
 from ensemble_bench.training.batches import Batches
 from ensemble_bench.training.hardware import resolve_device
-from ensemble_bench.training.objectives import OBJECTIVES, update
+from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.plan import Plan
 from ensemble_bench.training.presets import Settings
 from ensemble_bench.training.provenance import commit, versions
@@ -43,7 +44,7 @@ def train(
     resume: bool = False,
     max_steps: int | None = None,
     match: str = "params",
-    objective: str = "ensemble",
+    objective: str | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
     device: str | torch.device | None = None,
@@ -54,7 +55,8 @@ def train(
     The folder holds run.json, curves.csv and the checkpoints best (by validation accuracy under ifgsm5) and last,
     which exists only once training is finished; a finished run is returned at once. `max_steps` shortens the run
     and its schedule; `eps` (in units of the pixel range) defaults to the data set's; `match` says what a widened
-    single model gets as much of as the ensemble: "params", "paper" (1.5 or 2 times the width) or "flops".
+    single model gets as much of as the ensemble: "params", "paper" (1.5 or 2 times the width) or "flops"; `objective`
+    is "ensemble", "member-mean" or "adp", by default the recipe's.
 
     Raises UnknownNameError and InvalidValueError for a choice that is not one, a folder that holds another run,
     or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being finite.
@@ -180,26 +182,31 @@ def _continue(run: _Run) -> State:
 
 
 def _learn(run: _Run, reached: State) -> None:
-    """Algorithm 1, from the step reached to the last."""
-    plan, settings = run.plan, run.plan.settings
-    shown: dict[str, float] = {}
-    while True:
-        if _evaluation_due(run, reached):
-            shown = _evaluate(run, reached)
-        run.progress(run.label, reached.step, plan.steps, **shown)
-        if reached.step == plan.steps:
-            return
-        x, y = run.batches.at(reached.step)
-        inputs = [x, _attack(run, x, y, reached.step)] if plan.recipe.adversarial else [x]
-        set_rate(run.optimizer, _rate(plan, reached.step))
-        with interrupts.deferred():
-            loss = update(
-                run.model, run.optimizer, inputs, y, objective=OBJECTIVES[plan.objective], precision=plan.precision
-            )
-            reached.took_step(loss)
-        if reached.step % settings.checkpoint_every == 0:
+    """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
+    plan = run.plan
+    accuracies = _report(run, reached, {})
+    for step in algorithm1(
+        run.model,
+        run.optimizer,
+        reached,
+        steps=plan.steps,
+        sample=run.batches.at,
+        attack=partial(_attack, run) if plan.recipe.adversarial else None,
+        objective=OBJECTIVES[plan.objective],
+        rate=partial(_rate, plan),
+        precision=plan.precision,
+    ):
+        if step % plan.settings.checkpoint_every == 0:
             with interrupts.deferred():
                 state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
+        accuracies = _report(run, reached, accuracies)
+
+
+def _report(run: _Run, reached: State, last: dict[str, float]) -> dict[str, float]:
+    """Evaluate if it is due, and report progress; returns the accuracies shown, those of `last` if none are newer."""
+    accuracies = _evaluate(run, reached) if _evaluation_due(run, reached) else last
+    run.progress(run.label, reached.step, run.plan.steps, **accuracies)
+    return accuracies
 
 
 def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -222,12 +229,6 @@ def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
 
 def _rate(plan: Plan, step: int) -> float:
     return plan.settings.learning_rate * SCHEDULES[plan.settings.schedule](step, plan.steps)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Learning rate of the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
 
 
 def _evaluation_due(run: _Run, reached: State) -> bool:
