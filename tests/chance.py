@@ -1,4 +1,4 @@
-"""Comparisons of attacks that start at random, with a false-alarm rate and a power that are computed, not chosen by eye.
+"""Comparisons of attacks that start at random, at a stated false-alarm rate and of a computed power.
 
 Two attacks run on the same images. Where both leave an image standing, or neither does, it says nothing. If they are
 equally strong, that is if each image falls to one as often as to the other, an image that only one leaves standing is
@@ -37,7 +37,7 @@ def weaker(first: Tensor, second: Tensor, *, comparisons: int = 1) -> bool:
 
 
 def power(first: Tensor, second: Tensor, *, comparisons: int = 1) -> float:
-    """Least probability, with `CONFIDENCE`, that `weaker` would find the first attack weaker on fresh images like these.
+    """Least probability, with `CONFIDENCE`, that `weaker` finds the first attack weaker on other images like these.
 
     The coin's bias is only known from these images: it is taken at its lower Clopper-Pearson limit.
     """

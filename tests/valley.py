@@ -1,4 +1,4 @@
-"""A model on which the quality of an attack shows: a long, narrow valley across the pixels, with its bottom in the ball."""
+"""A model on which the quality of an attack shows: a long, narrow valley whose bottom lies in the ball."""
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,6 @@ def valley(norm: str, n: int) -> tuple[Valley, Tensor, Tensor, ThreatModel]:
     """
     threat = THREATS[norm]
     noise = torch.randn(n, 1, 1, PIXELS, generator=torch.Generator().manual_seed(2003_01690))
-    if norm == "l2":
-        away = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    else:
-        away = torch.erf(noise / 2**0.5)  # uniform in [-1, 1]
+    on_the_sphere, in_the_cube = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1), torch.erf(noise / 2**0.5)
+    away = on_the_sphere if norm == "l2" else in_the_cube
     return Valley(DEPTH[norm]).eval(), CENTRE + 0.9 * threat.eps * away, torch.zeros(n, dtype=torch.int64), threat

@@ -85,7 +85,7 @@ def test_a_weaker_attack_fails_that_comparison(norm: str, loss: str, weakened: s
 def test_checkpoints_are_the_published_ones() -> None:
     """p_j of the paper for 100 steps: 0, 0.22, 0.41, 0.57, 0.70, 0.80, 0.87, 0.93, 0.99."""
     assert attacks.get("apgd100").checkpoints() == [0, 22, 41, 57, 70, 80, 87, 93, 99]
-    # Rounded up, as the paper says; the authors' code, which rounds gaps down, has 4, 7, 9, 10, … and 11, 21, 30, 38, ….
+    # Rounded up, as in the paper; the authors' code rounds gaps down: 4, 7, 9, 10, … and 11, 21, 30, 38, ….
     assert attacks.get("apgd20").checkpoints() == [0, 5, 9, 12, 14, 16, 18, 19, 20]
     assert attacks.get("apgd50").checkpoints() == [0, 11, 21, 29, 35, 40, 44, 47, 50]
     for steps in (1, 2, 5, 20, 1000):
