@@ -27,7 +27,11 @@ class APGD(GradientAttack):
             raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: Auto-PGD works from its best iterate")
 
     def checkpoints(self) -> list[int]:
-        """Iterations at which a step size may halve: 0 and then ⌈p_j·steps⌉ with p_1 = 0.22 and shrinking gaps."""
+        """Iterations at which a step size may halve: 0 and then ⌈p_j·steps⌉ with p_1 = 0.22 and shrinking gaps.
+
+        The paper's formula. The authors' code rounds the gaps down instead: the same marks at 100 steps, earlier ones
+        at 20 and later ones at 50.
+        """
         percent = [0, 22]
         while percent[-1] < 100:
             percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
