@@ -17,6 +17,8 @@ from ensemble_bench import data
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.presets import PRESETS, Network
 
 FIXTURES = Path(__file__).with_name("fixtures")
 ARCHITECTURE = Architecture(
@@ -68,6 +70,24 @@ def untrained(members: int, seed: int) -> Ensemble:
     return build(replace(ARCHITECTURE, members=members), seed=seed)
 
 
+PERCEPTRONS = (0, 1)
+"""Seeds of the networks of one hidden layer."""
+
+
+def perceptron(seed: int) -> nn.Module:
+    """A network of one hidden layer with some robustness, of fixed weights: fast enough for AutoAttack."""
+    network = untrained_perceptron(seed)
+    network.load_state_dict(_weights(f"perceptron-seed{seed}.safetensors"))
+    return network
+
+
+def untrained_perceptron(seed: int) -> nn.Module:
+    """A network of one hidden layer as it is before training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+
+
 @functools.lru_cache
 def _weights(file: str) -> dict[str, Tensor]:
     return load_file(FIXTURES / "networks" / file)
@@ -82,6 +102,27 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x.flatten(1), self.weight, self.bias)
+
+
+def linear_images(threat: ThreatModel) -> tuple[Linear, Tensor, Tensor, Tensor]:
+    """A linear model of three classes, and images at known radii, in units of eps, from the boundary of 0 and 1.
+
+    A linear boundary lies |gap|/‖w‖ away, ‖·‖ the dual norm; images are moved along w to where that is 0.2 to 1.3.
+    Class 2 is there, and too far away for anyone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, 64, generator=generator)
+    w = weight[1] - weight[0]
+    radius = torch.cat([torch.linspace(0.2, 0.97, 20), torch.linspace(1.03, 1.3, 12)])
+    y = torch.arange(len(radius)) % 2
+    x = 0.4 + 0.2 * torch.rand(len(radius), 64, generator=generator)
+    bias = torch.tensor([0.0, -(x @ w).mean().item(), 0.0])
+    bias[2] = (x @ weight.T + bias).min() - 20
+    gap = (2 * y - 1) * radius * threat.eps * torch.linalg.vector_norm(w, ord=1 if threat.norm == "linf" else 2)
+    x = x + ((gap - x @ w - bias[1]) / w.square().sum())[:, None] * w
+    assert x.min() > threat.eps  # the box [0, 1] binds nowhere
+    assert x.max() < 1 - threat.eps
+    return Linear(weight, bias), x.view(-1, 1, 8, 8), y, radius
 
 
 class Wrapped(nn.Module):
@@ -109,6 +150,20 @@ def recorded(model: nn.Module) -> Iterator[list[tuple[int, bool]]]:
 @functools.lru_cache
 def _scratch() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory()  # kept in the cache, and so until the tests end
+
+
+_TINY = PRESETS["tiny"].on("digits")
+SURROGATES = replace(
+    PRESETS["tiny"],
+    settings={
+        "digits": replace(
+            _TINY,
+            # Twice a small network: the preset's VGG alone would be more than all else that lies in fixtures/.
+            surrogates=(Network(backbone="small_cnn", width=0.5), Network(backbone="small_cnn", width=0.75)),
+        )
+    },
+)
+"""The preset that the black-box set in fixtures/ was built with, under the name of tiny."""
 
 
 @functools.lru_cache

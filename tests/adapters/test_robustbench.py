@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from small_models import Linear, trained
+from small_models import Linear, perceptron, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,24 +28,6 @@ from ensemble_bench.records.statistics import mcnemar
 from ensemble_bench.threat import ThreatModel
 
 Predictions = list[NDArray[np.bool_]]
-
-
-def perceptron(seed: int) -> nn.Module:
-    """A network of one hidden layer, adversarially trained on the digits for a moment: fast enough for AutoAttack."""
-    x, y = eb.data.load("digits", split="train")
-    noise = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(150):
-        rows = torch.randint(len(x), (128,), generator=noise)
-        at = x[rows].requires_grad_()
-        (grad,) = torch.autograd.grad(F.cross_entropy(network(at), y[rows]), at)
-        optimizer.zero_grad()
-        F.cross_entropy(network((at + 0.05 * grad.sign()).detach()), y[rows]).backward()
-        optimizer.step()
-    return network
 
 
 @pytest.fixture

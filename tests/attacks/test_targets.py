@@ -48,7 +48,6 @@ def test_targeted_attacks_break_at_least_what_their_first_class_does() -> None:
     model, (x, y) = trained(), images(60)
     one, nine = (attacks.get("apgd-t10", classes=c).run(model, x, y, THREAT) for c in (1, 9))
     assert not (one.broken & ~nine.broken).any()
-    assert nine.broken.sum() >= attacks.get("apgd10").run(model, x, y, THREAT).broken.sum()
 
 
 # Models that answer at random

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import Linear, images, trained
+from small_models import Linear, images, linear_images, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks, registry
@@ -23,27 +23,6 @@ def attack(family: str) -> attacks.Attack:
 def predictions(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
         return model(x).argmax(dim=1)
-
-
-def linear_images(threat: ThreatModel) -> tuple[Linear, Tensor, Tensor, Tensor]:
-    """A linear model of three classes, and images at known radii, in units of eps, from the boundary of 0 and 1.
-
-    A linear boundary lies |gap|/‖w‖ away, ‖·‖ the dual norm; images are moved along w to where that is 0.2 to 1.3.
-    Class 2 is there, and too far away for anyone.
-    """
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, 64, generator=generator)
-    w = weight[1] - weight[0]
-    radius = torch.cat([torch.linspace(0.2, 0.97, 20), torch.linspace(1.03, 1.3, 12)])
-    y = torch.arange(len(radius)) % 2
-    x = 0.4 + 0.2 * torch.rand(len(radius), 64, generator=generator)
-    bias = torch.tensor([0.0, -(x @ w).mean().item(), 0.0])
-    bias[2] = (x @ weight.T + bias).min() - 20
-    gap = (2 * y - 1) * radius * threat.eps * torch.linalg.vector_norm(w, ord=1 if threat.norm == "linf" else 2)
-    x = x + ((gap - x @ w - bias[1]) / w.square().sum())[:, None] * w
-    assert x.min() > threat.eps  # the box [0, 1] binds nowhere
-    assert x.max() < 1 - threat.eps
-    return Linear(weight, bias), x.view(-1, 1, 8, 8), y, radius
 
 
 @pytest.mark.parametrize("threat", [ThreatModel(eps=0.02), ThreatModel(norm="l2", eps=0.08)], ids=lambda t: t.norm)

@@ -33,17 +33,15 @@ def test_every_image_kept_fools_both_surrogates(held: BlackboxSet, test_images: 
     x, y, ids = test_images
     files = sorted(surrogate_folder(blackbox_set()).glob("*.safetensors"))
     assert len(files) == 2
-    fooled, backbones = [], set()
+    fooled = []
     for file in files:
         surrogate = checkpoint.load(file)
-        backbones.add(surrogate.info.architecture.backbone)
         with torch.no_grad():
             fooled.append(surrogate(held.x_adv).argmax(dim=1) != held.labels)
             accuracy = (surrogate(x).argmax(dim=1) == y).double().mean().item()
         told = next(s for s in held.info["surrogates"] if s["weights_hash"] == surrogate.info.weights_hash)
         assert told["accuracy"] == pytest.approx(accuracy)
     assert torch.stack(fooled).all()
-    assert backbones == {"small_cnn", "vgg16_bn"}
     assert 5 < len(held) <= 60
     assert held.info["keep_rate"] == len(held) / 60
     row_of = {image: row for row, image in enumerate(ids.tolist())}

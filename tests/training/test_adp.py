@@ -1,18 +1,15 @@
 """The objective "adp": its value in NumPy, its limits, and that members trained with it do diverge."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_models import ARCHITECTURE, images
 from torch import Tensor, nn
 
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import checkpoint
-from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import update
@@ -123,32 +120,25 @@ def test_autocast_leaves_the_determinant_alone() -> None:
     torch.testing.assert_close(inside, log_diversity(logits, y))
 
 
-def _after(objective: str, digits: DataSource, *, precision: str = "float32") -> tuple[float, float]:
-    """Mean log diversity on test images, and accuracy there, of members that began alike: 60 steps."""
-    model = build(replace(ARCHITECTURE, members=2), seed=0).train()
-    noise = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for one, other in zip(*(member.parameters() for member in model.members), strict=True):
-            other.copy_(one * (1 + 0.1 * torch.randn(one.shape, generator=noise)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    train_set = digits.split("train")
-    for _ in range(60):
-        x, y = train_set.batch(torch.randint(len(train_set), (128,), generator=noise))
+def _after(objective: str, precision: str = "float32") -> tuple[Tensor, Tensor]:
+    """Log diversity and mean probability of the right class, image by image, of members that began nearly alike."""
+    logits, y = _random(1)
+    noise = 0.1 * torch.randn(2, *logits.shape[1:], generator=torch.Generator().manual_seed(1))
+    model, x = Ensemble([_Fixed(member) for member in logits.float() + noise]), torch.zeros(len(y), 1, 2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(300):
         update(model, optimizer, x, None, y, objective=OBJECTIVES[objective], precision=precision)
-    x, y = images(100)
     with torch.no_grad():
-        model.eval()
-        diversity = log_diversity(model.member_logits(x), y).mean().item()
-        return diversity, (model(x).argmax(1) == y).double().mean().item()
+        return log_diversity(model.member_logits(x), y), model(x).exp().gather(1, y[:, None])[:, 0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_members_diverge_and_still_learn(digits: DataSource, precision: str) -> None:
-    plain, _ = _after("ensemble", digits)
-    diverged, accuracy = _after("adp", digits, precision=precision)
-    assert diverged > plain + 1.5
-    assert diverged > np.log(0.5)  # of the volume 1 that orthogonal predictions have
-    assert accuracy > 0.6
+def test_members_diverge_and_still_learn(precision: str) -> None:
+    alike, _ = _after("ensemble")
+    diverged, right = _after("adp", precision)
+    assert (diverged > np.log(0.9)).all()  # of the volume 1 that orthogonal predictions have
+    assert (diverged > alike + 1).all()
+    assert (right > 0.4).all()  # and two classes share what is left
 
 
 @pytest.mark.parametrize("recipe", ["ensemble2", "ensemble4adv"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import ensemble_bench as eb
+from ensemble_bench import losses
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import AttackError, CheckpointError, InvalidValueError, RecordError, UnknownNameError
 from ensemble_bench.models import checkpoint
@@ -101,7 +102,10 @@ def test_curves_hold_the_accuracies_of_the_checkpoint(whole: Path, digits: DataS
     row = curves.read(whole / "curves.csv")[-1]
     assert found == {name: row[name] for name in found}
     x, y = images.batch(slice(None))
-    assert found["clean"] == (model(x).argmax(dim=1) == y).double().mean().item()
+    with torch.no_grad():
+        margin = losses.margin(model(x), y)
+    # Another batch rounds otherwise, which may tip an image that is all but undecided.
+    assert (margin < -1e-4).sum() <= 20 * found["clean"] <= (margin < 1e-4).sum()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(whole: Path, tmp_path: Path) -> None:
