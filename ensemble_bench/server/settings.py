@@ -1,4 +1,4 @@
-"""What a service is told at its start, and where it keeps its things."""
+"""The options of a service, and the folders that it uses."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from ensemble_bench.submissions.format.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """How the service on the folder `data` takes submissions and verifies them.
 
     `leaderboards` is where it publishes, by default in `data`. `suite`, `n`, `data_dir` and `device` are those of
@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def incoming(self) -> Path:
-        """Uploads on their way in: nothing here outlives a restart."""
+        """Uploads that are being received; emptied at every start."""
         return self.data / "incoming"
 
     @property
@@ -56,7 +56,7 @@ class Settings:
 
     @property
     def work(self) -> Path:
-        """What verifications have done so far."""
+        """Models and records of verifications that are not finished."""
         return self.data / "work"
 
     @property
@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def site(self) -> Path:
-        """The static site of them."""
+        """The static site of the leaderboards."""
         return self.data / "site"
 
     def upload(self, identifier: str) -> Path:
@@ -79,7 +79,7 @@ class Settings:
         return self.uploads / identifier
 
     def make_folders(self) -> None:
-        """Make them all; others' unpublished models lie in `data`, so only its user may look inside."""
+        """Make them all; `data` holds others' unpublished models, so only its user can open it."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.incoming, self.uploads, self.work, self.root):
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.files import sync_directory
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
 
@@ -27,7 +27,7 @@ async def receive(chunks: AsyncIterable[bytes], path: Path, max_bytes: int) -> N
             file.write(chunk)
 
 
-def check(path: Path, settings: Settings) -> Bundle:
+def check(path: Path, settings: ServiceSettings) -> Bundle:
     """Unpack the upload at `path` into a folder beside it, and check all of it that needs no model.
 
     This is where a stranger's bytes come in; the worker takes the folder as it is. Raises BundleError for a bundle that
@@ -39,7 +39,7 @@ def check(path: Path, settings: Settings) -> Bundle:
         raise BundleError(str(error).replace(f"{path.parent}/", "")) from None
 
 
-def accept(bundle: Bundle, identifier: str, *, owner: str, settings: Settings, store: Store) -> None:
+def accept(bundle: Bundle, identifier: str, *, owner: str, settings: ServiceSettings, store: Store) -> None:
     """Keep a checked bundle and queue it: once this returns it cannot be lost; if it raises, nothing is kept.
 
     The entry in the queue comes last, and a restart removes uploads without one.

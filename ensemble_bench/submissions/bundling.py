@@ -1,4 +1,4 @@
-"""From a run to a bundle: the checkpoint, and what its records back."""
+"""Make the bundle of a run: its checkpoint, and the claims that its records support."""
 
 import json
 import shutil
@@ -71,18 +71,18 @@ def claimable(info: CheckpointInfo) -> list[Record]:
     Where there is none of that threat model but one of a single other, that one's. Raises BundleError without any.
     """
     folder = info.path.parent / "evaluations"
-    found = find_records(folder) if folder.is_dir() else []
-    fits = [r for r in found if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
+    records = find_records(folder) if folder.is_dir() else []
+    fits = [r for r in records if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
     threats = {(r.threat.norm, r.threat.eps) for r in fits}
     trained = info.meta.get("threat") or {}
     wanted = (trained.get("norm"), trained.get("eps"))
     if not fits:
         raise BundleError(f"{info.path}: no record that backs a claim: `ensemble-bench evaluate {info.path}` makes one")
     if wanted not in threats and len(threats) > 1:
-        shown = " and ".join(sorted({str(r.threat) for r in fits}))
-        raise BundleError(f"{info.path}: its records are of {shown}, none of the threat model that it was trained for")
+        known = " and ".join(sorted({str(r.threat) for r in fits}))
+        raise BundleError(f"{info.path}: its records are of {known}, none of the threat model that it was trained for")
     chosen = [r for r in fits if wanted not in threats or (r.threat.norm, r.threat.eps) == wanted]
-    # One of each: what differs in nothing that a claim tells is the same evaluation in another precision.
+    # One of each: records that differ in nothing that a claim has are the same evaluation in another precision.
     unique = {(r.suite, r.n, r.seed): r for r in sorted(chosen, key=lambda r: r.id)}
     return [unique[key] for key in sorted(unique)]
 
@@ -136,16 +136,16 @@ def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Recor
         "meta": info.meta,
         "weights_hash": info.weights_hash,
     }
-    told = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
+    claimed = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
     shutil.copyfile(info.path, folder / archive.WEIGHTS)
     _write_json(folder / archive.CONFIG, config)
     _write_json(folder / archive.MODEL_INFO, entry.as_dict())
-    _write_json(folder / archive.CLAIMS, told.as_dict())
+    _write_json(folder / archive.CLAIMS, claimed.as_dict())
     (folder / archive.CARD).write_text(card.render(name, config, records, credit=credit_of(entry)), encoding="utf-8")
 
 
 def credit_of(entry: ModelInfo) -> str:
-    """Who made a model and where they say so, as far as they tell."""
+    """Authors, venue and link of an entry on one line, without those that are missing."""
     return ", ".join(part for part in (entry.authors, entry.venue, entry.link) if part and part != "Unpublished")
 
 

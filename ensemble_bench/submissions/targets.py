@@ -15,7 +15,7 @@ import httpx
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.submissions.format import archive
 from ensemble_bench.submissions.format.bundle import Bundle
-from ensemble_bench.submissions.format.untrusted import printable, shown
+from ensemble_bench.submissions.format.untrusted import on_one_line, quoted
 
 TOKEN = "ENSEMBLE_BENCH_TOKEN"
 SERVICES = ("http://", "https://")
@@ -61,7 +61,7 @@ def upload(bundle: Bundle, url: str, *, token: str | None = None) -> Receipt:
 def status(url: str, identifier: str, *, token: str | None = None) -> Receipt:
     """The service's present answer on a submission; raises as upload."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", identifier):
-        raise BundleError(f"{url}: {shown(identifier)} is no id of a submission")
+        raise BundleError(f"{url}: {quoted(identifier)} is no id of a submission")
     return _receipt(_request(f"{_base(url)}/api/submissions/{identifier}", _token(token)))
 
 
@@ -106,7 +106,7 @@ def push(bundle: Bundle, target: str) -> str:
             commit_message="Upload with ensemble-bench",
         )
     except Exception as error:  # of the library, of the one that it asks with, or of the network
-        raise BundleError(f"{target}: {shown(str(error), 300)}") from error
+        raise BundleError(f"{target}: {quoted(str(error), 300)}") from error
     return f"https://huggingface.co/{repository}"
 
 
@@ -139,15 +139,15 @@ def _request(url: str, token: str, file: IO[bytes] | None = None) -> Mapping[str
         ) as response:
             body = _start(response)
     except (httpx.ProtocolError, httpx.InvalidURL) as error:
-        raise BundleError(f"{url}: not an upload service of ensemble-bench: {shown(str(error), 200)}") from None
+        raise BundleError(f"{url}: not an upload service of ensemble-bench: {quoted(str(error), 200)}") from None
     except (httpx.TransportError, ImportError, ValueError) as error:  # the last two for a proxy of the environment
-        raise BundleError(f"{url}: no answer: {shown(str(error) or type(error).__name__, 200)}") from None
+        raise BundleError(f"{url}: no answer: {quoted(str(error) or type(error).__name__, 200)}") from None
     if not response.is_success:
-        raise BundleError(f"{url}: {response.status_code} {printable(response.reason_phrase)}: {_detail(body)}")
+        raise BundleError(f"{url}: {response.status_code} {on_one_line(response.reason_phrase)}: {_detail(body)}")
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{url}: not an upload service of ensemble-bench: {shown(str(error), 200)}") from None
+        raise BundleError(f"{url}: not an upload service of ensemble-bench: {quoted(str(error), 200)}") from None
     if not isinstance(answer, dict):
         raise BundleError(f"{url}: not an upload service of ensemble-bench: its answer is no object")
     return answer
@@ -167,7 +167,7 @@ def _detail(body: bytes) -> str:
     """The reason for a refusal that a service gives."""
     try:
         answer = json.loads(body)
-        return shown(str(answer.get("detail") or answer.get("reasons") or answer), 500)
+        return quoted(str(answer.get("detail") or answer.get("reasons") or answer), 500)
     except (ValueError, AttributeError, RecursionError):
         return "it does not say why"
 

@@ -45,7 +45,7 @@ BUNDLE, MODELS = "bundle", "evaluated"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A claim beside the record of its repetition, and in words what of it was not reproduced."""
+    """A claim, our record of its repetition, and the reasons, if any, why they disagree."""
 
     claim: Claim
     record: Record
@@ -54,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What became of a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
+    """The verdict on a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
 
     `records` are the verifier's own, views of an ensemble included. `name`, `weights_hash` and `info` are None for a
     bundle that could not be read; `date` is in UTC.
@@ -70,7 +70,7 @@ class Verification:
     date: str
 
     def as_dict(self) -> dict[str, Any]:
-        """What is published of it, as plain JSON values; `n` is the number of images of the largest repetition."""
+        """The published verdict as plain JSON values; `n` is the number of images of the largest repetition."""
         whole = [comparison.record for comparison in self.comparisons]
         return {
             "status": self.status,
@@ -201,7 +201,7 @@ class _Bench:
 
 
 def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_set: Path | None) -> list[Record]:
-    """Our records of what is claimed: of the model, and of the parts that the suite scores on their own."""
+    """Our records of a claimed evaluation: of the model, and of the parts that the suite scores on their own."""
     return evaluate_checkpoints(
         [model],
         runs=bench.runs,
@@ -219,10 +219,10 @@ def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_se
 
 
 def _wrong_hashes(bundle: Bundle) -> tuple[str, ...]:
-    """Where the weights are others than the bundle says: nothing that is claimed is of them then."""
-    said, found = bundle.weights_hash, sha256_file(bundle.weights)
-    if found != said:
-        return (f"model.safetensors was changed: it is {found}, config.json describes {said}",)
+    """Reasons where the weights are not those that the description and the claims are of."""
+    said, actual = bundle.weights_hash, sha256_file(bundle.weights)
+    if actual != said:
+        return (f"model.safetensors was changed: it is {actual}, config.json describes {said}",)
     if bundle.claims[0].weights_hash != said:
         return (f"the claims are of other weights: of {bundle.claims[0].weights_hash}, the bundle holds {said}",)
     return ()
@@ -268,7 +268,7 @@ def _check_model(bundle: Bundle, source: DataSource, limits: Limits) -> None:
 
 
 def _checkpoint(bundle: Bundle, work: Path) -> Path:
-    """Lay the model out as the checkpoint of a run of the bundle's name, which our records then name it by."""
+    """Write the model as the checkpoint of a run with the bundle's name: our records name it by that."""
     stem = bundle.config["meta"].get("checkpoint") or "best"
     path = work / MODELS / bundle.name / f"{stem}{checkpoint.SUFFIX}"
     write_atomic(path.with_suffix(".json"), (bundle.folder / "config.json").read_bytes())
@@ -294,7 +294,7 @@ def _compare(claim: Claim, records: Sequence[Record]) -> Comparison:
 
 
 def _without_paths(message: str, work: Path) -> str:
-    """A message for strangers: where our files lie is none of their business."""
+    """An error's message for strangers, without the paths of our files."""
     for folder in (work, work.resolve()):
         message = message.replace(f"{folder}/", "")
     return re.sub(rf"{MODELS}/[^/ ]+/(best|last)\.safetensors", "model.safetensors", message)

@@ -53,8 +53,8 @@ WORKERS = {"fake": work, "crash": crash, "none": None}
 
 if __name__ == "__main__":
     from ensemble_bench.server.service import serve
-    from ensemble_bench.server.settings import Settings
+    from ensemble_bench.server.settings import ServiceSettings
 
     data, port, worker, attempts = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    settings = Settings(data=data, attempts=attempts, requests_per_minute=10**6)
+    settings = ServiceSettings(data=data, attempts=attempts, requests_per_minute=10**6)
     serve(settings, port=port, worker=WORKERS[worker])

@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 
 import pytest
-from bundles import edited, files_of, honest, tree, zipped
+from sample_bundles import edited, files_of, honest, tree, zipped
 
 from ensemble_bench.errors import DataError
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.server.worker import judge
 from ensemble_bench.submissions import publishing, verification
@@ -20,7 +20,7 @@ class Desk:
     """A service's folder and its queue, without the service."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data=folder, n=N)
+        self.settings = ServiceSettings(data=folder, n=N)
         self.settings.make_folders()
         self.store = Store(self.settings.store)
         self.count = 0

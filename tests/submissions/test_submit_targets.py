@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from bundles import files_of, honest, make_run, opened, zipped
+from sample_bundles import files_of, honest, make_run, opened, zipped
 
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.submissions import targets

@@ -5,11 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from bundles import claiming, files_of, honest, make_run, scored, tree, zipped
+from sample_bundles import claiming, files_of, honest, make_run, scored, tree, zipped
 
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.server import uploads
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.server.worker import judge
 from ensemble_bench.submissions import targets
@@ -68,7 +68,7 @@ def test_on_the_way_to_elsewhere(
 
 
 def test_from_an_upload_to_a_board(calls: "Counter[str]", tmp_path: Path) -> None:
-    service = Settings(data=tmp_path, n=20)
+    service = ServiceSettings(data=tmp_path, n=20)
     service.make_folders()
     store = Store(service.store)
     upload = service.incoming / "one.zip"
@@ -93,7 +93,7 @@ def test_what_ends_before_its_verification_leaves_nothing(tmp_path: Path) -> Non
 
 
 def test_an_accepted_bundle_that_is_gone_is_refused(tmp_path: Path) -> None:
-    service = Settings(data=tmp_path, n=20)
+    service = ServiceSettings(data=tmp_path, n=20)
     service.make_folders()
     store = Store(service.store)
     store.add("one", owner="alice", name="mine", weights_hash="sha256:" + "0" * 64)

@@ -1,7 +1,7 @@
 """Submissions as bundles: one folder or .zip that holds a model and what is claimed of it, and nothing else.
 
-Whoever receives one knows nothing of who made it, so here every byte is checked before it is used, and no code of it
-ever runs. What only the model's skeleton can tell, `ensemble_bench.submissions.verification` checks.
+A bundle comes from a stranger, so every byte is checked here before it is used, and no code of it ever runs. The checks
+that need a model's skeleton are in `ensemble_bench.submissions.verification`.
 """
 
 import re
@@ -20,7 +20,7 @@ from ensemble_bench.submissions.format import archive, claims, tensors
 from ensemble_bench.submissions.format.archive import CARD, CLAIMS, CONFIG, MODEL_INFO, WEIGHTS
 from ensemble_bench.submissions.format.claims import Claim
 from ensemble_bench.submissions.format.limits import Limits
-from ensemble_bench.submissions.format.untrusted import check_page, parse_json, shown
+from ensemble_bench.submissions.format.untrusted import check_page, parse_json, quoted
 
 CHECKPOINTS = ("best", "last")
 CONFIG_KEYS = {"schema", "architecture", "meta", "weights_hash"}
@@ -51,7 +51,7 @@ class Bundle:
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What evaluation and leaderboards read of a training's description; there may be more, and all may be missing."""
+    """The keys of a training's description that evaluation and leaderboards read; each may be missing."""
 
     recipe: str | None = None
     preset: str | None = None
@@ -118,7 +118,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
     if not isinstance(values, dict) or set(values) != CONFIG_KEYS:
         raise BundleError(f"{CONFIG}: expected the keys {', '.join(sorted(CONFIG_KEYS))}")
     if values["schema"] != 1:
-        raise BundleError(f"{CONFIG}: schema is {shown(str(values['schema']))}, this version reads 1")
+        raise BundleError(f"{CONFIG}: schema is {quoted(str(values['schema']))}, this version reads 1")
     if not isinstance(values["weights_hash"], str) or not re.fullmatch(claims.HASH, values["weights_hash"]):
         raise BundleError(f"{CONFIG}: weights_hash is no {claims.HASH}")
     architecture, meta = values["architecture"], values["meta"]
@@ -127,7 +127,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
     for name, most in (("classes", limits.max_classes), ("members", limits.max_members)):
         value = architecture.get(name)
         if type(value) is not int or not 1 <= value <= most:
-            raise BundleError(f"{CONFIG}: architecture.{name} is {shown(str(value))}, expected 1 to {most}")
+            raise BundleError(f"{CONFIG}: architecture.{name} is {quoted(str(value))}, expected 1 to {most}")
     try:
         about: Meta = decode(Meta, {key: meta[key] for key in Meta.__annotations__ if key in meta}, "meta")
         if about.preset is not None:
@@ -135,7 +135,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
             registry.check("preset", about.preset)
         if about.checkpoint not in (None, *CHECKPOINTS):
             # Files are named by it.
-            raise ValueError(f"meta.checkpoint is {shown(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
+            raise ValueError(f"meta.checkpoint is {quoted(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
     except ValueError as error:
         raise BundleError(f"{CONFIG}: {shortened(str(error))}") from None
     return values
@@ -151,5 +151,5 @@ def _info(values: Any) -> ModelInfo:
     except (RecordError, InvalidValueError) as error:
         raise BundleError(f"{MODEL_INFO}: {shortened(str(error))}") from None
     if info.link and not re.fullmatch(LINK, info.link):
-        raise BundleError(f"{MODEL_INFO}: link is {shown(info.link)}, expected an http address or nothing")
+        raise BundleError(f"{MODEL_INFO}: link is {quoted(info.link)}, expected an http address or nothing")
     return info

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from bundles import Files, bytes_of, edited, files_of, honest, tree, with_header, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_bundles import Files, bytes_of, edited, files_of, honest, tree, with_header, zipped
 from scipy.stats import hypergeom
 
 from ensemble_bench.errors import BundleError, InvalidValueError

@@ -124,14 +124,14 @@ def submit(
 def _print_verification(result: "Verification", path: Path) -> None:
     """Print what was claimed beside what was measured, the verdict and its reasons."""
     from ensemble_bench.cli.console import table
-    from ensemble_bench.submissions.format.untrusted import printable
+    from ensemble_bench.submissions.format.untrusted import on_one_line
 
     if result.comparisons:
         columns = ["suite", "seed", "n", "claimed clean", "measured", "claimed robust", "measured"]
         table("claimed and measured accuracy in %, with 95 % intervals", columns, map(_row, result.comparisons))
     typer.echo(f"{result.name or path}: {result.status}")
     for reason in result.reasons:
-        typer.echo(f"  {printable(reason)}")
+        typer.echo(f"  {on_one_line(reason)}")
 
 
 def _row(comparison: "Comparison") -> list[object]:
@@ -144,8 +144,8 @@ def _row(comparison: "Comparison") -> list[object]:
 
 
 def _print_receipt(receipt: "Receipt") -> None:
-    from ensemble_bench.submissions.format.untrusted import printable
+    from ensemble_bench.submissions.format.untrusted import on_one_line
 
-    typer.echo(printable(f"submission {receipt.id}: {receipt.status}"))
+    typer.echo(on_one_line(f"submission {receipt.id}: {receipt.status}"))
     for reason in receipt.reasons:
-        typer.echo(printable(f"  {reason}"))
+        typer.echo(on_one_line(f"  {reason}"))
