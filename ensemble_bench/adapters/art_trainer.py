@@ -11,10 +11,10 @@ from torch import Tensor
 from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.art_attack import SPELLED
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of, optimizer_of
-from ensemble_bench.adapters.view import modes_kept
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.calling import modes_kept
+from ensemble_bench.models.ensemble import Ensemble, Single, as_ensemble
 from ensemble_bench.randomness import generator
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import STARTS, check_name, perturb
@@ -55,7 +55,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
             raise InvalidValueError(f"attack_start is {attack_start!r}: choose from {', '.join(STARTS)}")
         if objective not in OBJECTIVES:
             raise UnknownNameError("objective", objective, OBJECTIVES)
-        if objective != "ensemble" and not hasattr(self._model, "member_logits"):
+        if objective != "ensemble" and isinstance(as_ensemble(self._model), Single):
             raise InvalidValueError(f"objective is {objective!r}: the classifier's network has no members")
         self.train_attack, self.attack_start = check_name(train_attack), attack_start
         self.objective, self.flip, self.crop, self.seed = objective, flip, crop, seed

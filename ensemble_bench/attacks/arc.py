@@ -50,7 +50,7 @@ class ARC(Attack):
         x_adv, steps = x.clone(), torch.zeros_like(y)
         with calling.frozen(task.model):
             worker = Worker(task.model, task.batch_size)
-            members = [Counted(member) for member in members_of(task.model)]
+            members = [Counted(member) for member in members_of(worker.model)]
             search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=task.precision)
             broken, margin = worker.decide(x, y)
             right = (~broken).nonzero()[:, 0]

@@ -15,21 +15,20 @@ from ensemble_bench.attacks.apgd import APGD
 from ensemble_bench.attacks.engine import Attack, Chain, GradientAttack, Loss, Noise, State, doubled
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.models import calling
+from ensemble_bench.models.ensemble import Ensemble, as_ensemble
 from ensemble_bench.threat import ThreatModel
 
 
-def members_of(model: Any) -> Sequence[nn.Module]:
+def members_of(model: nn.Module) -> Sequence[nn.Module]:
     """The networks that `model` is made of: itself, where it is no ensemble."""
-    return list(model.members) if hasattr(model, "member_logits") else [model]
+    return list(as_ensemble(model).members)
 
 
 def weights_of(
-    model: Any, member_logits: Float[Tensor, "member batch class"], x: Tensor
+    model: nn.Module, member_logits: Float[Tensor, "member batch class"], x: Tensor
 ) -> Float[Tensor, "member batch"]:
     """What every member counts on every image of `x`: a gate's weights or 1/k; they sum to 1 over the members."""
-    if not hasattr(model, "log_weights"):
-        return member_logits.new_full(member_logits.shape[:2], 1 / len(member_logits))
-    weights: Tensor = model.log_weights(calling.channels_last(x)).exp()[..., 0]
+    weights = as_ensemble(model).log_weights(calling.channels_last(x)).exp()[..., 0]
     return weights.to(member_logits.dtype).expand(member_logits.shape[:2])
 
 
@@ -45,7 +44,7 @@ class OnMembers(GradientAttack, ABC):
     ) -> Float[Tensor, "batch"]:
         """What is ascended, given the members' logits and what they count."""
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble and the value, of one call of the members."""
         logits = calling.member_logits_of(model, x_adv)
         value = self.value(logits, weights_of(model, logits, x_adv), s)

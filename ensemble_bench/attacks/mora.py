@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.engine import Chain, GradientAttack, Noise, State, cosine, per_image
 from ensemble_bench.attacks.members import weights_of
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import calling
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
 BETA = 0.2
@@ -43,16 +44,15 @@ class MORA(GradientAttack):
         """The start has no past."""
         s["x_prev"] = s["x_adv"]
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble, and the loss of the reweighed ones."""
-        aggregation = getattr(model, "aggregation", "prob")
         logits = calling.member_logits_of(model, x_adv)
         whole = calling.aggregated(model, logits, x_adv)
         # What draws or counts votes has no gradient to ascend: its members' mean probability stands in.
-        hard = aggregation in ("draw", "vote")
-        log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole  # type: ignore[operator]
+        hard = model.aggregation in ("draw", "vote")
+        log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole
 
-        beta = self.beta if self.beta is not None else 0.0 if aggregation == "logit" else BETA
+        beta = self.beta if self.beta is not None else 0.0 if model.aggregation == "logit" else BETA
         wrong = log_mean.scatter(1, s["y"][:, None], -torch.inf).argmax(dim=1) if self.target is None else s["target"]
         weights = member_weights(
             logits.detach(), s["y"], wrong, beta=beta, shares=weights_of(model, logits, x_adv).detach()

@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.engine import Loss, Noise, State, per_image
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
 
@@ -35,7 +36,7 @@ class ODI(PGD):
         """The direction w."""
         s["direction"] = noise((s["clean_logits"].shape[1],), "direction")
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits, and wᵀf(x) or, from then on, the loss."""
         logits, value = super().evaluate(model, x_adv, s)
         # At −∞ no such iterate is ever the best; the gradient is that of wᵀf.

@@ -13,7 +13,7 @@ from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.models import calling, checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
-from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.ensemble import Ensemble, as_ensemble
 from ensemble_bench.models.sources import Source
 from ensemble_bench.models.state_dict import reason
 
@@ -70,8 +70,8 @@ class Subject:
     def is_weighted(self) -> bool:
         """Whether a gate weights the members, or one of them is drawn at random, so that attacks for that apply."""
         if self.model is not None:
-            model = self.load()
-            return getattr(model, "gate", None) is not None or getattr(model, "aggregation", None) == "draw"
+            model = as_ensemble(self.load())
+            return model.gate is not None or model.aggregation == "draw"
         if self.info is None or self.view not in (None, LOGIT):
             return False
         return self.info.architecture.gated or self.info.architecture.aggregation == "draw"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
+from ensemble_bench.models.calling import modes_kept
 
 # The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
 PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
@@ -79,17 +80,13 @@ def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
         elif isinstance(module, nn.Linear):
             total += 2 * output.numel() * module.in_features
 
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    hooks = [module.register_forward_hook(add) for module in modules if isinstance(module, nn.Conv2d | nn.Linear)]
+    counted = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    hooks = [module.register_forward_hook(add) for module in counted]
     like = next(model.parameters(), torch.empty(0))
     try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
+        with modes_kept(model), torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in zip(modules, training, strict=True):
-            module.training = mode
     return total
