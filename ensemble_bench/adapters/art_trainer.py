@@ -20,7 +20,7 @@ from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import STARTS, check_name, perturb
 from ensemble_bench.training.batches import Batches
 from ensemble_bench.training.objectives import OBJECTIVES
-from ensemble_bench.training.state import State
+from ensemble_bench.training.state import TrainingState
 
 
 class EnsembleTrainer(Trainer):  # type: ignore[misc]
@@ -59,7 +59,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
             raise InvalidValueError(f"objective is {objective!r}: the classifier's network has no members")
         self.train_attack, self.attack_start = check_name(train_attack), attack_start
         self.objective, self.flip, self.crop, self.seed = objective, flip, crop, seed
-        self._state = State()
+        self._state = TrainingState()
 
     def fit(self, x: Any, y: Any, nb_epochs: int = 20, batch_size: int = 128, scheduler: Any = None) -> None:
         """Train for `nb_epochs` on images (n, channel, row, column) in [0, 1] with class numbers or one-hot rows.

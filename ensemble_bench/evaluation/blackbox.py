@@ -21,10 +21,10 @@ from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
 from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.plan import architecture_of, differences
-from ensemble_bench.training.presets import PRESETS, Settings
+from ensemble_bench.training.presets import PRESETS, TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import cyclic
-from ensemble_bench.training.state import State
+from ensemble_bench.training.state import TrainingState
 from ensemble_bench.training.trainer import batches_of, sgd
 from ensemble_bench.training.validation import predict
 
@@ -113,7 +113,7 @@ def _exists(path: Path, wanted: Mapping[str, Any]) -> bool:
 
 def _surrogates(
     path: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     source: DataSource,
     wanted: Mapping[str, Any],
     device: torch.device,
@@ -138,7 +138,7 @@ def _surrogates(
 def _train_surrogate(
     file: Path,
     index: int,
-    settings: Settings,
+    settings: TrainingSettings,
     source: DataSource,
     identity: Mapping[str, Any],
     device: torch.device,
@@ -154,7 +154,7 @@ def _train_surrogate(
     for step in algorithm1(
         model,
         optimizer,
-        State(),
+        TrainingState(),
         steps=steps,
         sample=batches.at,
         attack=None,

@@ -9,13 +9,13 @@ from torch import Tensor
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.training import interrupts
 from ensemble_bench.training.objectives import Objective
-from ensemble_bench.training.state import State
+from ensemble_bench.training.state import TrainingState
 
 
 def algorithm1(
     model: Ensemble,
     optimizer: torch.optim.Optimizer,
-    state: State,
+    state: TrainingState,
     *,
     steps: int,
     sample: Callable[[int], tuple[Tensor, Tensor]],

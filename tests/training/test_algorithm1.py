@@ -16,7 +16,7 @@ from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.algorithm1 import algorithm1, update
 from ensemble_bench.training.attack import perturb
 from ensemble_bench.training.objectives import OBJECTIVES, Objective, ensemble_loss, member_mean_loss
-from ensemble_bench.training.state import State
+from ensemble_bench.training.state import TrainingState
 
 EPS, RATE, STEPS = 32 / 255, 0.1, 3
 
@@ -76,7 +76,7 @@ def test_three_steps_equal_algorithm_1(digits: DataSource, objective: str) -> No
         noise = generator("cpu", "attack", 0, t)
         return perturb("ifgsm7", model, x, y, ThreatModel(eps=EPS), generator=noise, start="gaussian")
 
-    optimizer, state = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4), State()
+    optimizer, state = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4), TrainingState()
     taken = algorithm1(
         model.train(),
         optimizer,
@@ -148,7 +148,7 @@ def test_an_objective_may_compare_x_with_x_adv(digits: DataSource, objective: Ob
     plain = copy.deepcopy(model)
     x, y = _batches(digits)[0]
     x_adv = (x + 0.1 * torch.randn(x.shape, generator=generator("cpu"), dtype=x.dtype)).clamp(0, 1)
-    sgd, state = torch.optim.SGD(model.parameters(), lr=RATE), State()
+    sgd, state = torch.optim.SGD(model.parameters(), lr=RATE), TrainingState()
     list(algorithm1(model, sgd, state, steps=1, sample=lambda t: (x, y), attack=lambda *_: x_adv, objective=objective))
 
     (loss,) = objective(plain, x, x_adv, y)  # type: ignore[arg-type]
@@ -184,8 +184,8 @@ def test_steps_go_on_from_the_state(digits: DataSource) -> None:
 
     sgd = torch.optim.SGD(model.parameters(), lr=RATE)
     objective = OBJECTIVES["ensemble"]
-    steps = algorithm1(model, sgd, State(step=1), steps=STEPS, sample=sample, attack=None, objective=objective)
+    steps = algorithm1(model, sgd, TrainingState(step=1), steps=STEPS, sample=sample, attack=None, objective=objective)
     assert list(steps) == [2, 3]
     assert sampled == [1, 2]
-    done = algorithm1(model, sgd, State(step=3), steps=STEPS, sample=sample, attack=None, objective=objective)
+    done = algorithm1(model, sgd, TrainingState(step=3), steps=STEPS, sample=sample, attack=None, objective=objective)
     assert list(done) == []

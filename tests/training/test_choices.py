@@ -14,7 +14,7 @@ from ensemble_bench.models.build import build
 from ensemble_bench.models.cost import parameters
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
-from ensemble_bench.training.plan import Plan, differences
+from ensemble_bench.training.plan import TrainingPlan, differences
 from ensemble_bench.training.presets import PRESETS
 from ensemble_bench.training.recipes import RECIPES, Recipe
 from ensemble_bench.training.schedule import cyclic, staircase
@@ -22,7 +22,7 @@ from ensemble_bench.training.schedule import cyclic, staircase
 CPU = torch.device("cpu")
 
 
-def _plan(source: DataSource, recipe: str, **choices: object) -> Plan:
+def _plan(source: DataSource, recipe: str, **choices: object) -> TrainingPlan:
     wanted = {"preset": "tiny", "seed": 0, "device": CPU} | choices
     return plans.resolve(RECIPES[recipe], source, **wanted)  # type: ignore[arg-type]
 
