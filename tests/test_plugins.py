@@ -17,19 +17,17 @@ from synthetic_runs import build_runs
 from torch import nn
 
 from ensemble_bench import attacks, data, evaluate, registry
-from ensemble_bench.attacks.suites import suite_of
 from ensemble_bench.cli import run
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.leaderboard.board import write_leaderboard
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.records.samples import SAMPLE_COLUMNS
-from ensemble_bench.registry import plugins
+from ensemble_bench.registry import Recipe, plugins, suite_of
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.presets import PRESETS
 from ensemble_bench.training.provenance import versions
-from ensemble_bench.training.recipes import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "docs" / "plugin-example"
@@ -290,9 +288,9 @@ def test_no_attack_is_named_like_a_column(install: Install, tmp_path: Path) -> N
 PARTS = """
 import torch
 from torch import nn
-from ensemble_bench.attacks.suites import Suite
+from ensemble_bench.registry import Suite
 from ensemble_bench.data.digits import open_digits
-from ensemble_bench.training.recipes import Recipe
+from ensemble_bench.registry import Recipe
 
 class Net(nn.Module):
     def __init__(self, *, width, classes, in_channels, depth=2):

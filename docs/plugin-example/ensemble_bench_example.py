@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.engine.attack import Noise, State
+from ensemble_bench.attacks.engine import Noise, State
 from ensemble_bench.attacks.pgd import PGD
-from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data.source import DataSource, Rows, fingerprint
+from ensemble_bench.registry import Recipe, Suite
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.presets import Network
-from ensemble_bench.training.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,49 +34,6 @@ WIDE = 160
 BESIDE = 4
 # Columns of a report's table that fit beside each other.
 COLUMNS = 10
-# What stands behind a name that has no description of its own.
-DESCRIPTIONS = {
-    "attack": {
-        "ifgsm": "N sign steps from a random start (Kurakin et al. 2017; what toolkits call PGD)",
-        "pgd": "N Adam steps on the raw gradient from a random start (Grefenstette et al. 2018)",
-        "bim": "N sign steps from the image itself",
-        "margin": "N sign steps on the margin loss (Carlini & Wagner 2017)",
-        "apgd": "Auto-PGD on the cross-entropy (Croce & Hein 2020)",
-        "apgd-dlr": "Auto-PGD on the difference of logits ratio (Croce & Hein 2020)",
-        "apgd-t": "Auto-PGD on the targeted ratio, 9 classes in turn (Croce & Hein 2020)",
-        "margin-t": "as marginN, at each of 9 classes in turn (multi-targeted; Gowal et al. 2019)",
-        "margin-doubled": "as marginN with 10, 20, 40, … up to N steps, until accuracy stops falling",
-        "margin-plateau": "as marginN with 100, 200, 400, … up to N steps, until two doublings break nothing",
-        "sweep": "N steps of falling size on the margin, then on that of each of 9 classes in turn",
-        "margin-odi": "as marginN, from output-diversified starts (Tashiro et al. 2020)",
-        "bypass": "aggregator bypass: attacks the mean of the members' logits, judged by the ensemble",
-        "mean-member": "margin loss, mean over the members (Grefenstette et al. 2018, appendix A.2)",
-        "max-member": "… the largest over the members",
-        "clipped-member": "… each member's clipped, then their mean",
-        "random-member": "… of a member drawn at every step (Athalye et al. 2018)",
-        "mean-member-doubled": "as mean-memberN, with 10, 20, 40, … up to N steps",
-        "max-member-doubled": "as max-memberN, likewise",
-        "clipped-member-doubled": "as clipped-memberN, likewise",
-        "random-member-doubled": "as random-memberN, likewise",
-        "member-transfer": "Auto-PGD against each member alone, judged by the ensemble",
-        "mora": "ensemble model-reweighing (Yu et al. 2022)",
-        "arc": "nearest linearised boundary of each member, for randomised ensembles (Dbouk & Shanbhag 2022)",
-        "eot": "as marginN, each step the mean over several calls of a randomised model (Athalye et al. 2018)",
-        "fab-t": "FAB at each of 9 classes, N iterations (Croce & Hein 2020; from pyautoattack)",
-        "square": "Square attack, N queries, no gradients (Andriushchenko et al. 2020; from pyautoattack)",
-        "blackbox": "images that fool two networks the model has not seen",
-    },
-    "data set": {
-        "digits": "1,797 handwritten digits of 8x8 pixels, embedded",
-        "cifar10": "60,000 colour images of 32x32 pixels in 10 classes, from --data-dir or a download",
-    },
-    "backbone": {
-        "wrn": "Wide ResNet of a depth and a width (Zagoruyko & Komodakis 2016)",
-        "preact_resnet18": "pre-activation ResNet-18 (He et al. 2016)",
-        "vgg16_bn": "VGG-16 with batch norm (Simonyan & Zisserman 2015)",
-        "small_cnn": "a small network for 8x8 images",
-    },
-}
 
 
 class Bars:
@@ -244,17 +201,20 @@ def show_names(title: str, kind: str) -> None:
 
 def _label(kind: str, name: str) -> str:
     """The name, and an N where an attack takes a number of steps, in brackets where it may."""
-    if kind != "attack" or name == "blackbox":
+    if kind != "attack":
         return name
-    return f"{name}N" if name in registry.ATTACKS else f"{name}[N]"
+    if name not in registry.ATTACKS:
+        return f"{name}[N]"
+    return f"{name}N" if registry.ATTACKS[name].takes_steps else name
 
 
 def _describe(kind: str, name: str) -> str:
     """What a name stands for, and the package that adds it; what is wrong with it where it cannot be used."""
     try:
         registry.check(kind, name)
-        if name in DESCRIPTIONS.get(kind, ()):
-            return DESCRIPTIONS[kind][name]
+        card = registry.KINDS[kind].get(name)
+        if isinstance(card, registry.Card) and card.description:
+            return card.description
         found = registry.resolve(kind, name)
     except InvalidValueError as error:
         return f"broken: {error}"

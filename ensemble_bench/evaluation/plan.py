@@ -10,7 +10,6 @@ import torch
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack, engine, get
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
-from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
@@ -20,6 +19,7 @@ from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
+from ensemble_bench.registry import Suite
 from ensemble_bench.threat import ThreatModel
 
 BLACKBOX = "blackbox"

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ensemble_bench import data
-from ensemble_bench.attacks.suites import suite_of
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
@@ -33,6 +32,7 @@ from ensemble_bench.records import (
     worst_case,
     write_record,
 )
+from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 

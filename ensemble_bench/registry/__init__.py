@@ -1,23 +1,30 @@
 """Names that users type: what each stands for and where it lives. Importing this imports nothing heavy."""
 
-from ensemble_bench.registry.names import (
+from ensemble_bench.registry.cards import (
     ATTACKS,
     BACKBONES,
     DATASETS,
     IMPLEMENTATIONS,
+    PRESETS,
+    TOOLKIT_ATTACKS,
+    TOOLKITS,
+    AttackCard,
+    Card,
+    Conduct,
+)
+from ensemble_bench.registry.names import (
     KINDS,
     MODEL_SOURCES,
-    PRESETS,
-    RECIPES,
-    SUITES,
-    TOOLKITS,
     check,
     names,
     resolve,
     split_implementation,
     split_steps,
     split_suite,
+    suite_of,
 )
+from ensemble_bench.registry.recipes import RECIPES, Recipe
+from ensemble_bench.registry.suites import SUITES, Suite
 
 __all__ = [
     "ATTACKS",
@@ -30,10 +37,17 @@ __all__ = [
     "RECIPES",
     "SUITES",
     "TOOLKITS",
+    "TOOLKIT_ATTACKS",
+    "AttackCard",
+    "Card",
+    "Conduct",
+    "Recipe",
+    "Suite",
     "check",
     "names",
     "resolve",
     "split_implementation",
     "split_steps",
     "split_suite",
+    "suite_of",
 ]

@@ -1,6 +1,6 @@
-"""Every public name and where it lives; importing this imports nothing heavy, so the command line answers fast.
+"""Look up, check and split the names that users type; imports nothing heavy, so that the command line answers fast.
 
-The names of this package stand in literal tables; `plugins` adds those that other packages register.
+This package's own names are those of the cards, recipes and suites; `plugins` adds those of other packages.
 """
 
 import importlib
@@ -10,82 +10,17 @@ from typing import Any
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.registry import plugins
+from ensemble_bench.registry.cards import ATTACKS, BACKBONES, DATASETS, IMPLEMENTATIONS, PRESETS, TOOLKITS, Card
+from ensemble_bench.registry.recipes import RECIPES
+from ensemble_bench.registry.suites import SUITES, Suite
 
-RECIPES: Mapping[str, str] = dict.fromkeys(
-    (
-        "baseline",
-        "ensemble2",
-        "ensemble4",
-        "singleadv",
-        "doubleadv",
-        "ensemble2adv",
-        "ensemble4adv",
-        "separate2adv",
-        "quadadv",
-        "separate4adv",
-        "gated2adv",
-    ),
-    "ensemble_bench.training.recipes:RECIPES",
-)
-PRESETS: Mapping[str, str] = dict.fromkeys(
-    ("paper", "modern", "small", "tiny"), "ensemble_bench.training.presets:PRESETS"
-)
-DATASETS: Mapping[str, str] = {
-    "digits": "ensemble_bench.data.digits:open_digits",
-    "cifar10": "ensemble_bench.data.cifar10:open_cifar10",
-}
-SUITES: Mapping[str, str] = dict.fromkeys(
-    ("paper", "paper500", "appendix", "quick", "autoattack", "strongest", "crosscheck"),
-    "ensemble_bench.attacks.suites:SUITES",
-)
-BACKBONES: Mapping[str, str] = {
-    "wrn": "ensemble_bench.models.backbones.wide_resnet:WideResNet",
-    "preact_resnet18": "ensemble_bench.models.backbones.preact_resnet:PreActResNet18",
-    "vgg16_bn": "ensemble_bench.models.backbones.vgg:VGG16BN",
-    "small_cnn": "ensemble_bench.models.backbones.small_cnn:SmallCNN",
-}
-# An attack's name ends with its number of steps: pgd20, apgd100. "blackbox" takes none.
-ATTACKS: Mapping[str, str] = {
-    "ifgsm": "ensemble_bench.attacks.pgd:ifgsm",
-    "bim": "ensemble_bench.attacks.pgd:bim",
-    "pgd": "ensemble_bench.attacks.pgd:pgd_adam",
-    "margin": "ensemble_bench.attacks.pgd:margin_pgd",
-    "margin-t": "ensemble_bench.attacks.pgd:margin_t",
-    "margin-doubled": "ensemble_bench.attacks.pgd:margin_doubled",
-    "margin-plateau": "ensemble_bench.attacks.pgd:margin_plateau",
-    "sweep": "ensemble_bench.attacks.sweep:sweep",
-    "margin-odi": "ensemble_bench.attacks.odi:margin_odi",
-    "apgd": "ensemble_bench.attacks.apgd:apgd_ce",
-    "apgd-dlr": "ensemble_bench.attacks.apgd:apgd_dlr",
-    "apgd-t": "ensemble_bench.attacks.apgd:apgd_t",
-    "bypass": "ensemble_bench.attacks.members:bypass",
-    "mean-member": "ensemble_bench.attacks.members:mean_member",
-    "mean-member-doubled": "ensemble_bench.attacks.members:DOUBLED",
-    "max-member": "ensemble_bench.attacks.members:max_member",
-    "max-member-doubled": "ensemble_bench.attacks.members:DOUBLED",
-    "clipped-member": "ensemble_bench.attacks.members:clipped_member",
-    "clipped-member-doubled": "ensemble_bench.attacks.members:DOUBLED",
-    "random-member": "ensemble_bench.attacks.members:random_member",
-    "random-member-doubled": "ensemble_bench.attacks.members:DOUBLED",
-    "member-transfer": "ensemble_bench.attacks.members:member_transfer",
-    "mora": "ensemble_bench.attacks.mora:mora",
-    "arc": "ensemble_bench.attacks.arc:arc",
-    "eot": "ensemble_bench.attacks.pgd:eot",
-    "fab-t": "ensemble_bench.attacks.foreign.external:fab_t",
-    "square": "ensemble_bench.attacks.foreign.external:square",
-    "blackbox": "ensemble_bench.attacks.blackbox.transfer:Transfer",
-}
-# Attacks of these are named toolkit:NAME(argument=value, …).
-TOOLKITS = ("torchattacks", "art")
-# Who runs an attack whose name ends so, on the same settings: ifgsm20@engine, ifgsm20@torchattacks, ifgsm20@art.
-IMPLEMENTATIONS = ("engine", "torchattacks", "art")
 # Models from elsewhere, named source:NAME: modules with meta(name) and load_model(name, *, folder, classes).
 MODEL_SOURCES: Mapping[str, str] = {
     "robustbench": "ensemble_bench.adapters.robustbench_zoo",
     "timm": "ensemble_bench.adapters.timm",
     "zoo": "ensemble_bench.submissions.zoo",
 }
-KINDS: Mapping[str, Mapping[str, str]] = {
+KINDS: Mapping[str, Mapping[str, Any]] = {
     "recipe": RECIPES,
     "preset": PRESETS,
     "data set": DATASETS,
@@ -119,7 +54,10 @@ def resolve(kind: str, name: str) -> Any:
     """
     if check(kind, name) not in KINDS[kind]:
         return plugins.load(kind, name)
-    module, _, attribute = KINDS[kind][name].partition(":")
+    entry = KINDS[kind][name]
+    if not isinstance(entry, Card):  # recipes and suites are data that stand in the table itself
+        return entry
+    module, _, attribute = entry.home.partition(":")
     found = getattr(importlib.import_module(module), attribute)
     return found[name] if isinstance(found, Mapping) else found
 
@@ -133,10 +71,10 @@ def split_steps(name: str) -> tuple[str, int | None]:
     added = plugins.names("attack")
     match = None if name in added else re.fullmatch(r"(.*?[A-Za-z])-?(\d+)", name)
     family, steps = (match[1], int(match[2])) if match else (name, None)
-    complete = family in ATTACKS and (steps is None) == (family == "blackbox")
+    complete = family in ATTACKS and (steps is not None) == ATTACKS[family].takes_steps
     if steps == 0 or not (complete or family in added):
-        shown = [f if f == "blackbox" else f"{f}20" for f in ATTACKS]
-        raise UnknownNameError("attack", name, [*shown, *added])
+        examples = [f"{f}20" if card.takes_steps else f for f, card in ATTACKS.items()]
+        raise UnknownNameError("attack", name, [*examples, *added])
     return check("attack", family), steps
 
 
@@ -170,6 +108,33 @@ def split_suite(text: str) -> list[str]:
         if not is_attack:
             check("suite", part)
     return parts
+
+
+def suite_of(text: str) -> Suite:
+    """The suite called `text`, or the sum of the suites and attacks that plus signs join in it.
+
+    A sum is a cascade where one of its suites is. Raises UnknownNameError for a name that is neither.
+    """
+    known = names("suite")
+    parts: list[Suite] = [
+        resolve("suite", part) if part in known else Suite(name=part, attacks=(part,), description="")
+        for part in split_suite(text)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+
+    def joined(field: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in parts for name in getattr(part, field)))
+
+    return Suite(
+        name=text,
+        attacks=joined("attacks"),
+        cascade=any(part.cascade for part in parts),
+        weighted=joined("weighted"),
+        views=joined("views"),
+        probe=any(part.probe for part in parts),
+        description=" and ".join(part.name for part in parts),
+    )
 
 
 def _is_attack(name: str) -> bool:

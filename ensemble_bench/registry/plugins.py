@@ -21,10 +21,10 @@ GROUPS: Mapping[str, str] = {
 # What a name stands for (of FACTORIES: what calling it returns), and the field of that which holds the name.
 TYPES: Mapping[str, tuple[str, str | None]] = {
     "attack": ("ensemble_bench.attacks.engine.attack:Attack", "name"),
-    "recipe": ("ensemble_bench.training.recipes:Recipe", "name"),
+    "recipe": ("ensemble_bench.registry.recipes:Recipe", "name"),
     "backbone": ("torch.nn:Module", None),
     "data set": ("ensemble_bench.data.source:DataSource", "dataset"),
-    "suite": ("ensemble_bench.attacks.suites:Suite", "name"),
+    "suite": ("ensemble_bench.registry.suites:Suite", "name"),
 }
 FACTORIES = ("attack", "backbone", "data set")
 # Samples and leaderboards have a column for each attack beside these; the others of theirs have an underscore.

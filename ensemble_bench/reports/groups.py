@@ -6,21 +6,10 @@ from typing import Any, Protocol, TypeVar
 
 from ensemble_bench.leaderboard.board import seeds_text
 from ensemble_bench.records import Record, Threat
+from ensemble_bench.registry import RECIPES
 
-# Table 1's order; the controls that the paper lacks stand beside those that they control for.
-ORDER = (
-    "baseline",
-    "ensemble2",
-    "ensemble4",
-    "singleadv",
-    "doubleadv",
-    "quadadv",
-    "ensemble2adv",
-    "ensemble4adv",
-    "separate2adv",
-    "separate4adv",
-    "gated2adv",
-)
+# Our recipes in the order of their rows.
+ORDER = tuple(RECIPES)
 # Checkpoints that stand in tables: a run's best one, and a model from elsewhere.
 BEST = ("best", None)
 

@@ -10,15 +10,15 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import Record, Threat, read_samples, worst_case
 from ensemble_bench.records.statistics import McNemar, mcnemar
+from ensemble_bench.registry import RECIPES
 from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped
 
 ALPHA = 0.05
-COMPARISONS = (  # ensemble, its rival, and what the rival is
-    ("ensemble2adv", "singleadv", "a single model"),
-    ("ensemble2adv", "doubleadv", "a single model"),
-    ("ensemble2adv", "separate2adv", "networks trained apart"),
-    ("ensemble4adv", "quadadv", "a single model"),
-    ("ensemble4adv", "separate4adv", "networks trained apart"),
+# Of every recipe that has rivals: the ensemble, the rival, and what the rival is.
+COMPARISONS = tuple(
+    (recipe.name, rival, "networks trained apart" if RECIPES[rival].joins else "a single model")
+    for recipe in RECIPES.values()
+    for rival in recipe.rivals
 )
 
 

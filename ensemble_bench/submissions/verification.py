@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ensemble_bench import data, registry
-from ensemble_bench.attacks.suites import suite_of
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import (
     AttackError,
@@ -30,6 +29,7 @@ from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Record
+from ensemble_bench.registry import suite_of
 from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
 from ensemble_bench.submissions.format.claims import SPLIT, Claim, agreeing_counts

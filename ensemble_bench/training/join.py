@@ -11,10 +11,10 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress
+from ensemble_bench.registry import Recipe
 from ensemble_bench.training import interrupts, rundir
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.provenance import commit, versions
-from ensemble_bench.training.recipes import Recipe
 
 
 def join(

@@ -11,12 +11,12 @@ from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
+from ensemble_bench.registry import Recipe
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.attack import check_name
 from ensemble_bench.training.hardware import resolve_precision
 from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
-from ensemble_bench.training.recipes import Recipe
 
 MATCHES = ("params", "paper", "flops")
 

@@ -17,6 +17,7 @@ from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
+from ensemble_bench.registry import Recipe
 from ensemble_bench.training import interrupts, join, rundir, state
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
@@ -27,7 +28,6 @@ from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
-from ensemble_bench.training.recipes import Recipe
 from ensemble_bench.training.schedule import SCHEDULES
 from ensemble_bench.training.state import TrainingState
 from ensemble_bench.training.validation import validate

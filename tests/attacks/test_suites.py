@@ -3,8 +3,8 @@
 import pytest
 
 from ensemble_bench import attacks, registry
-from ensemble_bench.attacks.suites import SUITES, suite_of
 from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.registry import SUITES, suite_of
 
 
 def test_every_suite_is_registered_and_made_of_attacks_that_exist() -> None:

@@ -57,7 +57,7 @@ def bad(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     def make(steps: int) -> Bad:
         return Bad(name=f"bad{steps}", steps=steps, step_size=0.25, change=change, random_start=False)
 
-    monkeypatch.setitem(registry.ATTACKS, "bad", "bad:make")  # type: ignore[index]
+    monkeypatch.setitem(registry.ATTACKS, "bad", registry.AttackCard(home="bad:make"))  # type: ignore[index]
     real = registry.resolve
     monkeypatch.setattr(registry, "resolve", lambda kind, name: make if name == "bad" else real(kind, name))
     return message

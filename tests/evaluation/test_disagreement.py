@@ -9,10 +9,10 @@ from small_models import Wrapped, trained
 
 import ensemble_bench as eb
 from ensemble_bench import ThreatModel
-from ensemble_bench.attacks.suites import SUITES
 from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.evaluation.trust.masking import is_white_box, warnings_of
 from ensemble_bench.records import AttackResult, NamedWarning
+from ensemble_bench.registry import SUITES
 
 
 @pytest.mark.parametrize("threat", [ThreatModel(eps=0.1), ThreatModel(norm="l2", eps=0.5)], ids=lambda t: t.norm)

@@ -12,16 +12,14 @@ from torch import Tensor, nn
 
 import ensemble_bench as eb
 from ensemble_bench import registry
-from ensemble_bench.attacks import suites
-from ensemble_bench.attacks.suites import Suite, suite_of
 from ensemble_bench.cli.console import show_records
 from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.evaluation.scoring import Scores, StageScore
-from ensemble_bench.evaluation.trust import masking
 from ensemble_bench.evaluation.trust.masking import gradient_free, is_white_box, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.records import AttackResult, NamedWarning
+from ensemble_bench.registry import Suite, suite_of, suites
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +35,6 @@ def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, chosen in attacks.items():
         suite = Suite(name=name, attacks=tuple(chosen), cascade=True, probe=True, description="")
         monkeypatch.setitem(suites.SUITES, name, suite)
-        monkeypatch.setitem(registry.SUITES, name, "ensemble_bench.attacks.suites:SUITES")
 
 
 def evaluated(model: nn.Module, suite: str = "paper", n: int = 48) -> Result:
@@ -280,19 +277,13 @@ def test_a_toolkits_attack_is_known_by_its_class() -> None:
 
 
 def test_an_attack_of_another_package_says_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.ATTACKS, "sky", "nowhere:sky")  # type: ignore[index]
+    monkeypatch.setitem(registry.ATTACKS, "sky", registry.AttackCard(home="nowhere:sky"))  # type: ignore[index]
     assert is_white_box("sky20", {})
     assert not is_white_box("sky20", {"gradient_free": True})
     assert gradient_free("sky20", {"gradient_free": True}) == "gradient-free-breaks-more"
 
 
-def test_its_tables_name_attacks_that_exist() -> None:
-    free = {name for name in masking.GRADIENT_FREE if ":" not in name}
-    assert {*masking.PLAIN, *masking.AUTOATTACK, *masking.DLR_CLASSES, *free} <= registry.ATTACKS.keys()
-    assert {family for family in registry.ATTACKS if family.startswith("margin")} <= masking.PLAIN.keys()
-
-
-@pytest.mark.parametrize("name", [n for n in masking.GRADIENT_FREE if ":" in n])
+@pytest.mark.parametrize("name", [n for n, conduct in registry.TOOLKIT_ATTACKS.items() if conduct.warning])
 def test_gradient_free_attacks_of_toolkits_exist(name: str) -> None:
     eb.attacks.get(name)
 

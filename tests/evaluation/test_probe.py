@@ -13,8 +13,7 @@ from small_models import Linear, Wrapped, trained
 from torch import Tensor
 
 import ensemble_bench as eb
-from ensemble_bench import ThreatModel, attacks, data, registry
-from ensemble_bench.attacks import suites
+from ensemble_bench import ThreatModel, attacks, data
 from ensemble_bench.attacks.engine import Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError
@@ -23,6 +22,7 @@ from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.evaluation.scoring import Job, Scores, score
 from ensemble_bench.evaluation.trust import probe as probes
 from ensemble_bench.evaluation.trust.probe import Probe, probe
+from ensemble_bench.registry import suites
 
 THREAT = ThreatModel(eps=0.1)
 
@@ -173,7 +173,6 @@ def test_the_journal_holds_it(tmp_path: Path) -> None:
 def test_an_evaluation_killed_in_the_probe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = suites.Suite(name="probed", attacks=("pgd5",), cascade=True, probe=True, description="")
     monkeypatch.setitem(suites.SUITES, "probed", suite)
-    monkeypatch.setitem(registry.SUITES, "probed", "ensemble_bench.attacks.suites:SUITES")
     labels: list[str] = []
 
     def killed(label: str, done: int, total: int, **fields: float | str) -> None:

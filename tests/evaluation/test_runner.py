@@ -20,14 +20,13 @@ import torch
 from small_models import ARCHITECTURE, Linear, blackbox_set, recorded, trained
 
 import ensemble_bench as eb
-from ensemble_bench import registry
-from ensemble_bench.attacks.suites import SUITES, Suite
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
 from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_checkpoints
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import Record, find_records, read_record, read_samples, worst_case
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.registry import SUITES, Suite
 
 N = 48
 PAPER = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")
@@ -205,7 +204,6 @@ def test_adding_an_attack_never_raises_robust_accuracy(monkeypatch: pytest.Monke
         for cascade in (False, True):
             suite = Suite(name="test", attacks=names[:k], cascade=cascade, description="")
             monkeypatch.setitem(SUITES, "test", suite)  # type: ignore[arg-type]
-            monkeypatch.setitem(registry.SUITES, "test", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
             found.append(evaluate(trained(), suite="test", n=N))
     standing = [worst_case(r.samples) for r in found]
     for fewer, more in zip(standing, standing[2:], strict=False):

@@ -3,10 +3,10 @@
 import pytest
 from small_models import Wrapped, blackbox_set, images, trained
 
-from ensemble_bench import Ensemble, ThreatModel, attacks, evaluate, registry
+from ensemble_bench import Ensemble, ThreatModel, attacks, evaluate
 from ensemble_bench.adapters.autoattack import pyautoattack_standard
-from ensemble_bench.attacks.suites import SUITES, Suite
 from ensemble_bench.records import worst_case
+from ensemble_bench.registry import SUITES, Suite
 
 N = 14
 THREAT = ThreatModel(eps=32 / 255)
@@ -41,7 +41,6 @@ def test_autoattack_itself_misses_images_of_confident_members_that_mora_and_bypa
 def test_randomised_ensembles_also_meet_the_attacks_on_weighted_members(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = Suite(name="short", attacks=("pgd3",), weighted=("arc3", "eot3"), cascade=True, description="")
     monkeypatch.setitem(SUITES, "short", suite)  # type: ignore[arg-type]
-    monkeypatch.setitem(registry.SUITES, "short", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
     plain = trained(members=2)
     for model, extra in ((plain, []), (plain.aggregate_as("draw"), ["arc3", "eot3"])):
         found = evaluate(model, suite="short", n=10, threat=THREAT)

@@ -10,13 +10,12 @@ import torch
 from small_models import ARCHITECTURE, images, trained
 
 import ensemble_bench as eb
-from ensemble_bench import registry
-from ensemble_bench.attacks.suites import SUITES, Suite
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records import Record, read_samples, worst_case
+from ensemble_bench.registry import SUITES, Suite
 
 N = 40
 SIZES = (16 / 255, 28 / 255, 40 / 255)
@@ -36,7 +35,6 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> str:
     """A suite that scores parts."""
     suite = Suite(name="parts", attacks=("margin5", "margin-doubled20"), views=("margin-doubled20",), description="")
     monkeypatch.setitem(SUITES, "parts", suite)  # type: ignore[arg-type]
-    monkeypatch.setitem(registry.SUITES, "parts", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
     return "parts"
 
 
@@ -96,7 +94,6 @@ def test_sizes_give_a_record_each_that_fall_and_carry_over(
 ) -> None:
     cascade = Suite(name="autoattack3", attacks=("ifgsm3", "margin10"), cascade=True, description="")
     monkeypatch.setitem(SUITES, "autoattack3", cascade)  # type: ignore[arg-type]
-    monkeypatch.setitem(registry.SUITES, "autoattack3", "ensemble_bench.attacks.suites:SUITES")  # type: ignore[arg-type]
     records = evaluate_checkpoints([run], n=N, suite=suite, eps=SIZES[::-1])
     assert [r.threat.eps for r in records] == list(SIZES)
     standing = [worst_case(read_samples(r.path.parent)) for r in records if r.path]

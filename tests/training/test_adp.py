@@ -11,10 +11,10 @@ from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.registry import RECIPES
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import update
 from ensemble_bench.training.objectives import JITTER, OBJECTIVES, adp_loss, log_diversity
-from ensemble_bench.training.recipes import RECIPES
 from ensemble_bench.training.trainer import train
 
 

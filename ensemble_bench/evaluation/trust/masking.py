@@ -1,20 +1,17 @@
 """Signs that a number is too good: gradients that are masked, attacks that contradict each other."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench import registry
-from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.evaluation.scoring import Scores, StageScore
+from ensemble_bench.evaluation.trust.conduct import conduct_of, family_of, gradient_free, is_white_box
+from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.records import AttackResult, NamedWarning
 from ensemble_bench.records.statistics import mcnemar
-
-if TYPE_CHECKING:
-    from ensemble_bench.evaluation.scoring import Scores, StageScore
-    from ensemble_bench.evaluation.trust.probe import Probe, Tried
 
 # Athalye et al. 2018a list the behaviours; a share of the images below this is taken for chance.
 SHARE = 0.01
@@ -23,58 +20,11 @@ LEVEL = 0.01
 # Steps that any attack needs to cross the ball: with fewer, PGD's Adam loses to a single full step on honest models.
 MANY_STEPS = 20
 
-# Attacks that follow no gradient, and what it is called when they break what those that do have missed.
-GRADIENT_FREE: Mapping[str, str] = {
-    "blackbox": "blackbox-breaks-more",
-    "square": "square-breaks-more",
-    "torchattacks:Square": "square-breaks-more",
-    "art:SquareAttack": "square-breaks-more",
-    **dict.fromkeys(
-        (
-            "torchattacks:GN",
-            "torchattacks:OnePixel",
-            "torchattacks:Pixle",
-            "torchattacks:SPSA",
-            "art:BoundaryAttack",
-            "art:GRAPHITEBlackbox",
-            "art:GeoDA",
-            "art:HopSkipJump",
-            "art:LaserAttack",
-            "art:PixelAttack",
-            "art:SignOPTAttack",
-            "art:SimBA",
-            "art:SpatialTransformation",
-            "art:ThresholdAttack",
-            "art:ZooAttack",
-        ),
-        "gradient-free-breaks-more",
-    ),
-}
-# What AutoAttack's own attacks and the plain ones ascend: only where that agrees does one stand for the other.
-AUTOATTACK: Mapping[str, tuple[str, ...]] = {
-    "apgd": ("cross-entropy",),
-    "apgd-dlr": ("margin",),
-    "apgd-t": ("margin", "targeted margin"),
-}
-PLAIN: Mapping[str, str] = {
-    "ifgsm": "cross-entropy",
-    "bim": "cross-entropy",
-    "pgd": "cross-entropy",
-    "margin": "margin",
-    "margin-odi": "margin",
-    "margin-doubled": "margin",
-    "margin-plateau": "margin",
-    "margin-t": "targeted margin",
-}
-SINGLE_STEP = ("torchattacks:FGSM", "torchattacks:FFGSM", "art:FastGradientMethod")
-# Classes below which a difference of logits ratio is undefined.
-DLR_CLASSES: Mapping[str, int] = {"apgd-dlr": 3, "apgd-t": 4}
-
 Bools = NDArray[np.bool_]
 
 
 def warnings_of(
-    scores: "Scores", attacks: Sequence[AttackResult], *, cascade: bool, probe: "Probe | None" = None
+    scores: Scores, attacks: Sequence[AttackResult], *, cascade: bool, probe: Probe | None = None
 ) -> tuple[NamedWarning, ...]:
     """Named warnings, each with the numbers that raised it; none for an evaluation without such signs.
 
@@ -94,37 +44,13 @@ def warnings_of(
     return tuple(found)
 
 
-def family_of(name: str) -> tuple[str, int | None]:
-    """Family and steps of one of our attacks, whoever runs it; of a toolkit's, its name without arguments, and None."""
-    try:
-        return registry.split_steps(registry.split_implementation(name)[0])
-    except UnknownNameError:
-        return name.partition("(")[0], None
-
-
-def gradient_free(name: str, settings: Mapping[str, Any]) -> str | None:
-    """The warning that the attack raises when it breaks what others miss; None for one that follows gradients.
-
-    Attacks of other packages say in their `settings` that they follow none.
-    """
-    told = "gradient-free-breaks-more" if settings.get("gradient_free") else None
-    return GRADIENT_FREE.get(family_of(name)[0], told)
-
-
-def is_white_box(name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether this is an attack that follows gradients."""
-    family, _ = family_of(name)
-    is_attack = family in registry.names("attack") or family.partition(":")[0] in registry.TOOLKITS
-    return is_attack and gradient_free(name, settings) is None
-
-
 def _unstable(count: int, n: int) -> Iterator[NamedWarning]:
     if count:
         message = f"{count} of {n} clean predictions changed when the model was asked again"
         yield NamedWarning(name="unstable-predictions", message=message)
 
 
-def _zero_gradients(scores: "Scores", n: int) -> Iterator[NamedWarning]:
+def _zero_gradients(scores: Scores, n: int) -> Iterator[NamedWarning]:
     for stages in scores.stages.values():
         worst = max(stages, key=lambda stage: stage.zero_gradients, default=None)
         if worst is not None and worst.zero_gradients > SHARE * n:
@@ -134,18 +60,18 @@ def _zero_gradients(scores: "Scores", n: int) -> Iterator[NamedWarning]:
 
 def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
     for attack in attacks:
-        needed = DLR_CLASSES.get(family_of(attack.name)[0], 0)
+        needed = conduct_of(family_of(attack.name)[0]).classes
         if classes < needed:
             message = f"{attack.name}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
             yield NamedWarning(name="dlr-falls-back", message=message)
 
 
-def _fewer_steps_break_more(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+def _fewer_steps_break_more(scores: Scores, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
     """One step against several, and attacks of one family of which one has at least twice the other's steps."""
     known = [(*_steps(a.name), a.name) for a in attacks if a.n]
     for (family, k, few), (other, m, many) in itertools.permutations(known, 2):
-        single = k == 1 and (family in PLAIN or family in AUTOATTACK or family in SINGLE_STEP)
-        following = other in PLAIN or other in AUTOATTACK
+        single = k == 1 and (conduct_of(family).standard or conduct_of(family).single_step)
+        following = conduct_of(other).standard
         if single and following and (m >= MANY_STEPS or (m > 1 and family == other)):
             name = "single-step-beats-multi-step"
         elif family == other and m >= 2 * k > 0:
@@ -155,7 +81,7 @@ def _fewer_steps_break_more(scores: "Scores", attacks: Sequence[AttackResult]) -
         yield from _leaves_more(name, many, few, _standing(scores, [many]), _standing(scores, [few]))
 
 
-def _gradient_free_beside(scores: "Scores", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+def _gradient_free_beside(scores: Scores, attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     """Attacks that each met every image: what those without gradients break and no other does."""
     white_box = [a.name for a in attacks if is_white_box(a.name, a.settings)]
     if not white_box:
@@ -174,33 +100,34 @@ def _gradient_free_after(attacks: Sequence[AttackResult], n: int) -> Iterator[Na
             yield from _breaks_more(name, attack.name, attack.credit, n)
 
 
-def _plain_beside_autoattack(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+def _plain_beside_autoattack(scores: Scores, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
     """A plain attack that alone breaks more than AutoAttack's together, one of which ascends the same for as long."""
     known = [(*_steps(a.name), a.name) for a in attacks if a.n]
-    auto = [name for family, _, name in known if family in (*AUTOATTACK, "fab-t", "square")]
+    auto = [name for family, _, name in known if conduct_of(family).autoattack]
     for family, steps, name in known:
-        if any(PLAIN.get(family) in AUTOATTACK.get(f, ()) and k >= steps for f, k, _ in known):
+        if conduct_of(family).plain and any(_stands_for(f, family) and k >= steps for f, k, _ in known):
             standing = (_standing(scores, auto), _standing(scores, [name]))
             yield from _leaves_more("autoattack-weaker-than-pgd", "+".join(auto), name, *standing)
 
 
-def _plain_after_autoattack(scores: "Scores", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+def _plain_after_autoattack(scores: Scores, attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     """In a cascade: what a plain attack breaks after one of AutoAttack's that ascends the same for as long."""
     longest: dict[str, int] = {}
     for attack in attacks:
         family, steps = _steps(attack.name)
-        limit = longest.get(PLAIN.get(family, ""), 0)
+        conduct = conduct_of(family)
+        limit = max((longest.get(loss, 0) for loss in conduct.ascends if conduct.plain), default=0)
         broken = _broken_within(attack, scores.stages.get(attack.name, ()), limit)
         if broken > SHARE * n:
             message = (
                 f"{attack.name} breaks {broken} of {n} images in no more than {limit} steps that AutoAttack's missed"
             )
             yield NamedWarning(name="autoattack-weaker-than-pgd", message=message)
-        for loss in AUTOATTACK.get(family, ()):
+        for loss in conduct.ascends if conduct.autoattack else ():
             longest[loss] = max(longest.get(loss, 0), steps)
 
 
-def _implementations_disagree(scores: "Scores", attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+def _implementations_disagree(scores: Scores, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
     """Who runs an attack and finds less than another who does: at LEVEL over all pairs (Bonferroni)."""
     split = [a.name.partition("@") for a in attacks if a.n]
     known = [(attack, who) for attack, _, who in split if who in registry.IMPLEMENTATIONS]
@@ -217,7 +144,7 @@ def _implementations_disagree(scores: "Scores", attacks: Sequence[AttackResult])
             yield NamedWarning(name="implementations-disagree", message=message)
 
 
-def _probed(probe: "Probe", attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
+def _probed(probe: Probe, attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     if probe.large.left > SHARE * len(probe.large.standing):
         message = f"{_left(probe.large)} at {probe.norm} eps {probe.eps:g}, where every image can be made grey"
         yield NamedWarning(name="large-eps-not-zero", message=message)
@@ -234,7 +161,7 @@ def _probed(probe: "Probe", attacks: Sequence[AttackResult], n: int) -> Iterator
             yield NamedWarning(name=warning, message=message)
 
 
-def _left(tried: "Tried") -> str:
+def _left(tried: Tried) -> str:
     return f"{tried.attack} leaves {tried.left} of {len(tried.standing)} images standing"
 
 
@@ -256,10 +183,16 @@ def _breaks_more(name: str, attack: str, count: int, n: int) -> Iterator[NamedWa
 def _steps(name: str) -> tuple[str, int]:
     """Family and steps of an attack; 0 where it has no number of them."""
     family, steps = family_of(name)
-    return family, 1 if family in SINGLE_STEP else steps or 0
+    return family, 1 if conduct_of(family).single_step else steps or 0
 
 
-def _standing(scores: "Scores", names: Iterable[str]) -> Bools:
+def _stands_for(auto: str, plain: str) -> bool:
+    """Whether one of AutoAttack's ascends all that the plain attack does."""
+    conduct = conduct_of(auto)
+    return conduct.autoattack and set(conduct_of(plain).ascends) <= set(conduct.ascends)
+
+
+def _standing(scores: Scores, names: Iterable[str]) -> Bools:
     """Images that all these attacks left standing; one that an attack does not cover stands."""
     standing = np.ones(len(scores.samples), dtype=bool)
     for name in names:
@@ -267,7 +200,7 @@ def _standing(scores: "Scores", names: Iterable[str]) -> Bools:
     return standing
 
 
-def _broken_within(attack: AttackResult, stages: "Sequence[StageScore]", steps: int) -> int:
+def _broken_within(attack: AttackResult, stages: Sequence[StageScore], steps: int) -> int:
     """Images that the attack broke, in its stages of no more than so many steps."""
     made = attack.settings.get("stages") or (attack.settings,)
     # A chain may have ended before its last stage.

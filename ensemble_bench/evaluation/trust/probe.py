@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ensemble_bench import attacks
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.evaluation.scoring import Job, Scores, attempt
-from ensemble_bench.evaluation.trust.masking import gradient_free, is_white_box
+from ensemble_bench.evaluation.trust.conduct import gradient_free, is_white_box
 from ensemble_bench.threat import ThreatModel
 
 # Enough to tell 2 % from none, at a cost that no suite feels.

@@ -12,9 +12,7 @@ from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
 from ensemble_bench.records import Record, find_records
-
-SUITES = ("strongest", "autoattack", "quick", "appendix", "paper500", "paper")
-"""Suites whose worst case a model is ranked by, the strongest first; any other comes last."""
+from ensemble_bench.registry import SUITES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,9 @@ def name_of(record: Record) -> str:
 
 
 def strength(suite: str) -> int:
-    """Place of a suite in SUITES; a sum of suites and attacks stands at its strongest part."""
-    return min((SUITES.index(part) for part in suite.split("+") if part in SUITES), default=len(SUITES))
+    """How many ranks a suite stands below the strongest; a sum of suites and attacks stands at its strongest part."""
+    highest = max(known.rank for known in SUITES.values())
+    return highest - max((SUITES[part].rank for part in suite.split("+") if part in SUITES), default=0)
 
 
 def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:

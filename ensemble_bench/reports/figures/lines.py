@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ensemble_bench.files import write_atomic
 from ensemble_bench.leaderboard.board import carried_eps
 from ensemble_bench.records import AttackResult, Record
-from ensemble_bench.registry import split_steps
+from ensemble_bench.registry import RECIPES, split_steps
+from ensemble_bench.registry.recipes import DASHED, SOLID
 from ensemble_bench.reports.curves import Curve, as_paper, average
 from ensemble_bench.reports.groups import Scored, best_models, by_recipe, group_of, grouped
 
@@ -20,26 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers: a family of recipes a hue. Dashes: trained without
-# attacks; dots: trained apart.
+# Colour and dashes of every line that has its own: the recipes' own, then the parts and the losses of Figure 3.
 LOOKS: Mapping[str, tuple[str, Any]] = {
-    "baseline": ("#000000", (0, (5, 2))),
-    "ensemble2": ("#7A7A7A", (0, (5, 2))),
-    "ensemble4": ("#B4B4B4", (0, (5, 2))),
-    "singleadv": ("#E69F00", "-"),
-    "doubleadv": ("#D55E00", "-"),
-    "quadadv": ("#7F2704", "-"),
-    "ensemble2adv": ("#0072B2", "-"),
-    "ensemble4adv": ("#56B4E9", "-"),
-    "separate2adv": ("#009E73", (0, (1, 1.2))),
-    "separate4adv": ("#66C2A4", (0, (1, 1.2))),
-    "gated2adv": ("#CC79A7", "-"),
-    "ensemble": ("#000000", "-"),
-    "logit": ("#000000", (0, (5, 2))),
-    "random-member": ("#E69F00", "-"),
-    "mean-member": ("#D55E00", "-"),
-    "max-member": ("#009E73", "-"),
-    "clipped-member": ("#CC79A7", "-"),
+    **{name: recipe.look for name, recipe in RECIPES.items() if recipe.look is not None},
+    "ensemble": ("#000000", SOLID),
+    "logit": ("#000000", DASHED),
+    "random-member": ("#E69F00", SOLID),
+    "mean-member": ("#D55E00", SOLID),
+    "max-member": ("#009E73", SOLID),
+    "clipped-member": ("#CC79A7", SOLID),
 }
 SPARE = ("#332288", "#882255", "#44AA99", "#999933", "#AA4499", "#661100")  # for models that are no recipe
 STYLE: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ensemble_bench import registry
+from ensemble_bench.registry.cards import IMPLEMENTATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class Suite:
     Without it every attack meets every correctly classified image, so that their accuracies compare. `weighted` names
     further attacks for gated and randomised ensembles. With `views`, every member of a checkpoint and its logit average
     are scored on their own too, with these attacks. A `probe` adds the tests for masked gradients that need attacks of
-    their own.
+    their own. The worst case of the suite with the highest `rank` ranks a model on the leaderboard's page.
     """
 
     name: str
@@ -22,6 +22,7 @@ class Suite:
     weighted: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     probe: bool = False
+    rank: int = 0
     description: str
 
 
@@ -30,16 +31,19 @@ SUITES: Mapping[str, Suite] = {
     for suite in (
         Suite(
             name="paper",
+            rank=1,
             attacks=("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox"),
             description="the paper's Table 1a and 1b",
         ),
         Suite(
             name="paper500",
+            rank=2,
             attacks=("ifgsm500", "pgd500"),
             description="the paper's Table 1c: 500 steps",
         ),
         Suite(
             name="appendix",
+            rank=3,
             attacks=(
                 "margin-doubled1280",
                 "random-member-doubled1280",
@@ -52,12 +56,14 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             name="quick",
+            rank=4,
             attacks=("sweep10",),
             cascade=True,
             description="close to autoattack at a small part of its cost",
         ),
         Suite(
             name="autoattack",
+            rank=5,
             attacks=("apgd100", "apgd-t100", "fab-t100", "square5000"),
             cascade=True,
             probe=True,
@@ -65,6 +71,7 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             name="strongest",
+            rank=6,
             attacks=(
                 "blackbox",
                 "pgd20",
@@ -89,36 +96,9 @@ SUITES: Mapping[str, Suite] = {
             attacks=tuple(
                 f"{attack}@{implementation}"
                 for attack in ("bim20", "ifgsm20", "apgd20", "margin20")
-                for implementation in registry.IMPLEMENTATIONS
+                for implementation in IMPLEMENTATIONS
             ),
             description="standard attacks by our engine, by torchattacks and by ART: warns where one finds less",
         ),
     )
 }
-
-
-def suite_of(text: str) -> Suite:
-    """The suite called `text`, or the sum of the suites and attacks that plus signs join in it.
-
-    A sum is a cascade where one of its suites is. Raises UnknownNameError for a name that is neither.
-    """
-    known = registry.names("suite")
-    parts: list[Suite] = [
-        registry.resolve("suite", part) if part in known else Suite(name=part, attacks=(part,), description="")
-        for part in registry.split_suite(text)
-    ]
-    if len(parts) == 1:
-        return parts[0]
-
-    def joined(field: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for part in parts for name in getattr(part, field)))
-
-    return Suite(
-        name=text,
-        attacks=joined("attacks"),
-        cascade=any(part.cascade for part in parts),
-        weighted=joined("weighted"),
-        views=joined("views"),
-        probe=any(part.probe for part in parts),
-        description=" and ".join(part.name for part in parts),
-    )

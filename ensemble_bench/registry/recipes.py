@@ -1,0 +1,115 @@
+"""Recipes: which model is trained, and whether adversarially (Grefenstette et al. 2018, section 4.1, and controls)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of the comparison.
+
+    `members` networks are trained as one model, on clean images and, if `adversarial`, on attacks on the whole
+    ensemble. A single network with `width_times` above 1 is widened until it costs that many members. `gated`
+    weights the members by a small network. With `joins` above 0 nothing is trained as one model: that many runs
+    of the recipe `of`, of consecutive seeds, are joined at test time. `settings` replace those of the preset, field by
+    field (see presets.TrainingSettings), such as its network.
+    Verdicts compare it with its `rivals`, other recipes of the same budget. `look` is the colour and the dashes of its
+    lines in figures.
+    `objective` names what is minimised (see objectives.OBJECTIVES), unless a run asks for another.
+    """
+
+    name: str
+    description: str
+    members: int = 1
+    adversarial: bool = True
+    width_times: int = 1
+    gated: bool = False
+    joins: int = 0
+    of: str | None = None
+    objective: str = "ensemble"
+    rivals: tuple[str, ...] = ()
+    look: tuple[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers: a family of recipes a hue. Dashes: trained without
+# attacks; dots: trained apart.
+SOLID, DASHED, DOTTED = "-", (0, (5, 2)), (0, (1, 1.2))
+
+# In the order of the tables: that of the paper's Table 1, the controls that it lacks beside what they control for.
+_ALL = (
+    Recipe(
+        name="baseline",
+        description="one network, clean images only",
+        adversarial=False,
+        look=("#000000", DASHED),
+    ),
+    Recipe(
+        name="ensemble2",
+        description="two networks as one model, clean images only",
+        members=2,
+        adversarial=False,
+        look=("#7A7A7A", DASHED),
+    ),
+    Recipe(
+        name="ensemble4",
+        description="four networks as one model, clean images only",
+        members=4,
+        adversarial=False,
+        look=("#B4B4B4", DASHED),
+    ),
+    Recipe(
+        name="singleadv",
+        description="one network, adversarially trained",
+        look=("#E69F00", SOLID),
+    ),
+    Recipe(
+        name="doubleadv",
+        description="one wider network at the cost of two, adversarially trained",
+        width_times=2,
+        look=("#D55E00", SOLID),
+    ),
+    Recipe(
+        name="quadadv",
+        description="one wider network at the cost of four, adversarially trained",
+        width_times=4,
+        look=("#7F2704", SOLID),
+    ),
+    Recipe(
+        name="ensemble2adv",
+        description="two networks adversarially trained as one model",
+        members=2,
+        rivals=("singleadv", "doubleadv", "separate2adv"),
+        look=("#0072B2", SOLID),
+    ),
+    Recipe(
+        name="ensemble4adv",
+        description="four networks adversarially trained as one model",
+        members=4,
+        rivals=("quadadv", "separate4adv"),
+        look=("#56B4E9", SOLID),
+    ),
+    Recipe(
+        name="separate2adv",
+        description="two singleadv of different seeds, joined at test time",
+        joins=2,
+        of="singleadv",
+        look=("#009E73", DOTTED),
+    ),
+    Recipe(
+        name="separate4adv",
+        description="four singleadv of different seeds, joined at test time",
+        joins=4,
+        of="singleadv",
+        look=("#66C2A4", DOTTED),
+    ),
+    Recipe(
+        name="gated2adv",
+        description="ensemble2adv whose members a small gating network weights per image",
+        members=2,
+        gated=True,
+        look=("#CC79A7", SOLID),
+    ),
+)
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
