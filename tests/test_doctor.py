@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ensemble_bench.doctor import Finding, examination, examine, packages, render, trials, would_fail
-from ensemble_bench.doctor.probes import PROBES
+from ensemble_bench.doctor import Finding, checks, examine, isolation, packages, render, would_fail
+from ensemble_bench.doctor.trials import TRIALS
 
 MEND = "pip install --force-reinstall --no-deps robustbench==1.1.1"
 NEW = {"robustbench/__init__.py": "new = 1\n", "robustbench/eval.py": "", "robustbench/zoo.py": "models = 76\n"}
@@ -148,7 +148,7 @@ def broken(site: Path, **packages: str) -> dict[str, Finding]:
     for name, text in packages.items():
         (site / name).mkdir()
         (site / name / "__init__.py").write_text(text)
-    return {finding.name: finding for finding in trials.trials()}
+    return {finding.name: finding for finding in isolation.isolated_trials()}
 
 
 TORCH = """
@@ -171,8 +171,8 @@ def test_one_library_that_kills_python_hides_no_other(site: Path) -> None:
         robustbench="import os; os._exit(0)",
         art="raise ImportError('no')",
     )
-    assert list(found) == list(PROBES)
-    assert all(found[name].mend == PROBES[name].mend for name in PROBES if found[name].status == "problem")
+    assert list(found) == list(TRIALS)
+    assert all(found[name].mend == TRIALS[name].mend for name in TRIALS if found[name].status == "problem")
     assert found["torch"].found == "2.0, built for the CPU"
     assert found["torchvision"].found == "it ended Python with signal 9"
     assert found["torchattacks"].found == "ValueError: two lines"
@@ -195,11 +195,11 @@ def test_without_torch_the_rest_is_not_tried(
     text: str, message: str, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "sleep" in text:
-        monkeypatch.setattr(trials, "PATIENCE", 1)
+        monkeypatch.setattr(isolation, "PATIENCE", 1)
     torch, rest = broken(site, torch=text).values()
     assert (torch.status, torch.found) == ("problem", message)
     assert (rest.status, rest.found) == ("note", "not tried, as they need torch")
-    assert rest.name == ", ".join(list(PROBES)[1:])
+    assert rest.name == ", ".join(list(TRIALS)[1:])
 
 
 def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_nothing_would_fail_here() -> None:
     findings = examine()
     assert not would_fail(findings), render(findings)
     names = {finding.name for finding in findings if finding.status != "problem"}
-    assert {"python", "requirements", "robustbench's files", "ART's folder", *PROBES} <= names
+    assert {"python", "requirements", "robustbench's files", "ART's folder", *TRIALS} <= names
 
 
 def test_a_check_that_breaks_down_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_a_check_that_breaks_down_hides_no_other(monkeypatch: pytest.MonkeyPatch
     def works() -> Iterator[Finding]:
         yield Finding(name="b", status="problem", found="bad", mend="do this")
 
-    monkeypatch.setattr(examination, "CHECKS", {"first": breaks, "second": works})
+    monkeypatch.setattr(checks, "CHECKS", {"first": breaks, "second": works})
     findings = examine()
     assert render(findings).splitlines() == [
         "ok       a      fine",

@@ -1,4 +1,4 @@
-"""What an examination finds."""
+"""The finding of a check."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ STATUSES = ("ok", "note", "problem")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     `status` is "problem" where something would fail, "note" where it would only be slower or different, else "ok";
     `found` is one line; `mend` says what to do, and is empty where there is nothing to do.

@@ -1,4 +1,4 @@
-"""What the metadata of installed packages tell, before anything is imported."""
+"""Checks of the metadata and files of installed packages, without an import of them."""
 
 import base64
 import csv
@@ -31,7 +31,7 @@ def python_version() -> Iterator[Finding]:
 
 
 def requirements() -> Iterator[Finding]:
-    """What this package requires, and is missing or of another version."""
+    """The requirements of this package that are missing or of another version."""
     unmet = list(_unmet(OURS))
     for requirement, have in unmet:
         found = f"{requirement} is required, " + (f"{have} is installed" if have else "and not installed")
@@ -41,7 +41,7 @@ def requirements() -> Iterator[Finding]:
 
 
 def other_pins() -> Iterator[Finding]:
-    """What the toolkits require and do not find: pip complains, but it need not make anything fail."""
+    """The requirements of the toolkits that are not met: pip complains, but nothing need fail."""
     for name in OTHERS:
         for requirement, have in _unmet(name):
             found = f"{name} {metadata.version(name)} asks for {requirement}, {have or 'nothing'} is installed"
@@ -52,7 +52,7 @@ def other_pins() -> Iterator[Finding]:
 def robustbench_files() -> Iterator[Finding]:
     """Whether the files of robustbench are its own, by hash: torchattacks' wheel carries those of an old release."""
     own = _recorded("robustbench")
-    if own is None:  # not installed, which the requirements tell, or by something that keeps no hashes
+    if own is None:  # not installed, which `requirements` reports, or installed without hashes
         return
     version, others = metadata.version("robustbench"), _recorded("torchattacks") or {}
     wrong = {path: actual for path, wanted in own.items() if (actual := _hash(path, wanted)) != wanted}

@@ -42,12 +42,15 @@ def bundle(
     info = _checkpoint(run, checkpoint_name)
     name = _name(info, name)
     target = Path(f"{name}{ZIP}") if out is None else Path(out)
+    if target.exists():
+        raise BundleError(f"{target} exists already: choose another --out")
+    records = claimable(info)
+    entry = entry_of(records, name=name, authors=authors, link=link, venue=venue)
     if target.suffix != ZIP:
-        return _make(info, target, name=name, authors=authors, link=link, venue=venue).folder
-    _check_absent(target)
+        return _make(target, name, info, records, entry).folder
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        made = _make(info, Path(folder) / "bundle", name=name, authors=authors, link=link, venue=venue)
+        made = _make(Path(folder) / "bundle", name, info, records, entry)
         write_atomic(target, archive.packed(made.folder))
     return target
 
@@ -55,7 +58,8 @@ def bundle(
 def make(run: str | Path, folder: Path) -> Bundle:
     """Write the bundle of a run's best checkpoint as the new `folder`; raises as `bundle`."""
     info = _checkpoint(run, "best")
-    return _make(info, folder, name=_name(info, None))
+    name, records = _name(info, None), claimable(info)
+    return _make(folder, name, info, records, entry_of(records, name=name))
 
 
 def is_bundle(path: Path) -> bool:
@@ -113,23 +117,8 @@ def _name(info: CheckpointInfo, name: str | None) -> str:
     return claims.check_name(name or info.path.resolve().parent.name)
 
 
-def _make(info: CheckpointInfo, folder: Path, *, name: str, **about: str) -> Bundle:
-    """Write a checked bundle as the new `folder`, whole or not at all."""
-    _check_absent(folder)
-    records = claimable(info)
-    entry = entry_of(records, name=name, **about)
-    with new_folder(folder) as filled:
-        _fill(filled, name, info, records, entry)
-        made = check(filled, Limits())
-    return replace(made, folder=folder)
-
-
-def _check_absent(target: Path) -> None:
-    if target.exists():
-        raise BundleError(f"{target} exists already: choose another --out")
-
-
-def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Record], entry: ModelInfo) -> None:
+def _make(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Record], entry: ModelInfo) -> Bundle:
+    """Write a bundle as the new `folder`, checked, whole or not at all."""
     config = {
         "schema": checkpoint.SCHEMA,
         "architecture": info.architecture.as_dict(),
@@ -137,11 +126,16 @@ def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Recor
         "weights_hash": info.weights_hash,
     }
     claimed = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
-    shutil.copyfile(info.path, folder / archive.WEIGHTS)
-    _write_json(folder / archive.CONFIG, config)
-    _write_json(folder / archive.MODEL_INFO, entry.as_dict())
-    _write_json(folder / archive.CLAIMS, claimed.as_dict())
-    (folder / archive.CARD).write_text(card.render(name, config, records, credit=credit_of(entry)), encoding="utf-8")
+    with new_folder(folder) as filled:
+        shutil.copyfile(info.path, filled / archive.WEIGHTS)
+        _write_json(filled / archive.CONFIG, config)
+        _write_json(filled / archive.MODEL_INFO, entry.as_dict())
+        _write_json(filled / archive.CLAIMS, claimed.as_dict())
+        (filled / archive.CARD).write_text(
+            card.render(name, config, records, credit=credit_of(entry)), encoding="utf-8"
+        )
+        made = check(filled, Limits())
+    return replace(made, folder=folder)
 
 
 def credit_of(entry: ModelInfo) -> str:

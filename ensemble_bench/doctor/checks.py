@@ -1,10 +1,10 @@
-"""All checks in turn, of which none keeps the others from being made, and how they are shown."""
+"""All checks in turn, each made even if another breaks down, and their findings as text."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from ensemble_bench.doctor.finding import Finding, one_line
+from ensemble_bench.doctor.isolation import isolated_trials
 from ensemble_bench.doctor.packages import art_folder, other_pins, python_version, requirements, robustbench_files
-from ensemble_bench.doctor.trials import trials
 
 CHECKS: Mapping[str, Callable[[], Iterator[Finding]]] = {
     "python": python_version,
@@ -12,17 +12,17 @@ CHECKS: Mapping[str, Callable[[], Iterator[Finding]]] = {
     "other pins": other_pins,
     "robustbench's files": robustbench_files,
     "ART's folder": art_folder,
-    "imports": trials,
+    "imports": isolated_trials,
 }
 
 
 def examine() -> list[Finding]:
-    """Look at everything; takes about 10 seconds, as the libraries are imported. It never raises."""
+    """Findings of all checks; takes about 10 seconds, as the libraries are imported. It never raises."""
     return [finding for name, check in CHECKS.items() for finding in _guarded(name, check)]
 
 
 def would_fail(findings: Iterable[Finding]) -> bool:
-    """Whether something would fail: then the command exits with 1."""
+    """Whether one of the findings is a problem: then the command exits with 1."""
     return any(finding.status == "problem" for finding in findings)
 
 
@@ -39,7 +39,7 @@ def render(findings: Sequence[Finding]) -> str:
 
 
 def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a check finds, up to where it breaks down."""
+    """The findings of a check, and a note of the error if it breaks down."""
     try:
         yield from check()
     except Exception as error:  # broken metadata, an unreadable folder: whatever it is, the other checks go on
