@@ -104,7 +104,7 @@ def _find_parquet(root: Path) -> Layout | None:
     for folder in (root, root / "data", root / "plain_text"):
         shards = {split: _shards(folder, split) for split in ("train", "test")}
         if any(shards.values()):
-            missing = [f"{split}-*.parquet" for split, found in shards.items() if not found]
+            missing = [f"{split}-*.parquet" for split, files in shards.items() if not files]
             if missing:
                 raise _incomplete(folder, missing)
             return Layout(kind="parquet", root=folder, train=shards["train"], test=shards["test"], read=_read_parquet)
@@ -113,14 +113,14 @@ def _find_parquet(root: Path) -> Layout | None:
 
 def _shards(folder: Path, split: str) -> tuple[Path, ...]:
     """Return the parquet files of a split in order; raises DataError if a numbered one is missing."""
-    found = sorted(folder.glob(f"{split}-*.parquet"))
-    numbered = [match for path in found if (match := re.match(rf"{split}-(\d+)-of-(\d+)", path.name))]
+    shards = sorted(folder.glob(f"{split}-*.parquet"))
+    numbered = [match for path in shards if (match := re.match(rf"{split}-(\d+)-of-(\d+)", path.name))]
     if numbered:
         there, total = {int(match[1]) for match in numbered}, max(int(match[2]) for match in numbered)
         missing = [f"{split}-{i:05d}-of-{total:05d}.parquet" for i in range(total) if i not in there]
         if missing:
             raise _incomplete(folder, missing)
-    return tuple(found)
+    return tuple(shards)
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[Pixels, Labels]:
@@ -145,8 +145,7 @@ def _parquet_tables(path: Path) -> Iterator[Any]:
             columns = file.schema_arrow.names
             image = next((name for name in ("img", "image") if name in columns), None)
             if image is None or "label" not in columns:
-                found = ", ".join(columns)
-                raise DataError(f"{path} has columns {found}: expected img or image, and label")
+                raise DataError(f"{path} has columns {', '.join(columns)}: expected img or image, and label")
             for batch in file.iter_batches(batch_size=4096, columns=[image, "label"]):
                 yield pa.table({"image": batch.column(image), "label": batch.column("label")})
     except (pa.ArrowException, OSError) as error:
@@ -192,8 +191,8 @@ def _class_folders(folder: Path) -> list[str]:
 def _label_of(names: Sequence[str], root: Path) -> dict[str, int]:
     """Return the label of every class folder: by CIFAR-10's class names, else the place in sorted order."""
     if len(names) != len(CLASSES):
-        found = ", ".join(names) or "none"
-        raise DataError(f"train/ in {root} holds {len(names)} class folders ({found}): expected {', '.join(CLASSES)}")
+        listed = ", ".join(names) or "none"
+        raise DataError(f"train/ in {root} holds {len(names)} class folders ({listed}): expected {', '.join(CLASSES)}")
     strange = [name for name in names if name.lower() not in CLASSES]
     if 0 < len(strange) < len(CLASSES):
         raise DataError(f"train/ in {root} has class folder {strange[0]!r}: expected {', '.join(CLASSES)}")
@@ -208,13 +207,13 @@ def _image_files(folder: Path, classes: Sequence[str]) -> tuple[Path, ...]:
     The first n images are then a fair sample, and files that are numbered through (as exports of the official
     batches are) come in their original order.
     """
-    found: list[tuple[tuple[tuple[int, ...], str], str]] = []
+    keyed: list[tuple[tuple[tuple[int, ...], str], str]] = []
     for name in classes:
         files = [file for file in os.listdir(folder / name) if file.lower().endswith((".png", ".jpg", ".jpeg"))]
         if not files:
             raise DataError(f"class folder {folder / name} holds no .png or .jpg files")
-        found += [(_natural(file), f"{name}/{file}") for file in files]
-    return tuple(folder / path for _, path in sorted(found))
+        keyed += [(_natural(file), f"{name}/{file}") for file in files]
+    return tuple(folder / path for _, path in sorted(keyed))
 
 
 def _read_files(paths: Sequence[Path], *, label_of: Mapping[str, int]) -> tuple[Pixels, Labels]:

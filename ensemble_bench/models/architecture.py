@@ -18,8 +18,8 @@ class Architecture:
 
     `backbone` is a name of the registry; `depth` belongs to "wrn" (6n + 4, 10 to 100) and to those backbones of other
     packages that take one (1 to 1000), else None; `width` multiplies channels (1/16 to 64); `image_shape` is (channel,
-    row, column); `mean` and `std` are per channel, for images in [0, 1]; `members` networks (1 to 64) are averaged as
-    `aggregation` ("prob" or "logit") says, weighted by a gating network if `gated`. Raises InvalidValueError for
+    row, column); `mean` and `std` are per channel, for images in [0, 1]; `members` networks (1 to 64) are averaged in
+    probability or logit space (`aggregation`), weighted by a gating network if `gated`. Raises InvalidValueError for
     anything else: these bounds also guard against forged files.
     """
 
