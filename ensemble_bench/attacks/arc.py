@@ -49,17 +49,19 @@ class ARC(Attack):
         x, y, threat = task.x, task.y, task.threat
         x_adv, steps = x.clone(), torch.zeros_like(y)
         with calling.frozen(task.model):
-            worker = Worker(task.model, task.batch_size)
+            worker = Worker(task.model, task.budget.batch_size)
             members = [Counted(member) for member in members_of(worker.model)]
-            search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=task.precision)
+            search = _Search(
+                attack=self, worker=worker, members=members, threat=threat, precision=task.budget.precision
+            )
             broken, margin = worker.decide(x, y)
             right = (~broken).nonzero()[:, 0]
-            for start in range(0, len(right), task.batch_size):
-                rows = right[start : start + task.batch_size]
+            for start in range(0, len(right), task.budget.batch_size):
+                rows = right[start : start + task.budget.batch_size]
                 s = {"row": rows, "x": x[rows], "y": y[rows], "x_adv": x[rows]}
                 if self.random_start:
                     noise = randomness.uniform(
-                        tuple(x.shape[1:]), task.ids[rows.cpu()], seed=task.seed, stream=self.name
+                        tuple(x.shape[1:]), task.ids[rows.cpu()], seed=task.budget.seed, stream=self.name
                     )
                     s["x_adv"] = threat.random_start(s["x"], noise.to(x))
                 search.run(s, x_adv, steps)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ensemble_bench import attacks, data
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.engine import GradientAttack
+from ensemble_bench.attacks.engine import Budget, GradientAttack
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
@@ -49,7 +49,6 @@ def diagnose(
     accuracies, which it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's
     weights are renormalised over the others. Raises EnsembleBenchError for bad values and for a single network.
     """
-    engine.validate_settings(1 if batch_size is None else batch_size, "float32")
     made = attacks.get(attack)
     if not isinstance(made, GradientAttack):
         raise InvalidValueError(f"attack is {attack!r}: members are compared under a gradient attack, such as margin20")
@@ -61,6 +60,7 @@ def diagnose(
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     subject = subjects.in_memory(model, images)
     where = own if device is None and isinstance(path_or_model, nn.Module) else resolve_device(device)
+    budget = Budget.on(where, seed=seed, batch_size=batch_size)
     x, y = images.batch(slice(None))
     bench = _Bench(
         label=subject.name,
@@ -69,8 +69,7 @@ def diagnose(
         ids=images.ids,
         threat=threat,
         attack=made,
-        seed=seed,
-        batch_size=batch_size or (512 if where.type == "cuda" else 128),
+        budget=budget,
         progress=progress,
     )
     with calling.frozen(model.to(where)):
@@ -128,23 +127,22 @@ class _Bench:
     ids: Int64[Tensor, "batch"]
     threat: ThreatModel
     attack: GradientAttack
-    seed: int
-    batch_size: int
+    budget: Budget
     progress: Progress
 
     def run(self, attack: GradientAttack, model: nn.Module, rows: Tensor, label: str) -> engine.Outcome:
         """Run `attack` on the images at `rows`, telling how far it is."""
         label, total = f"{self.label} {attack.name} {label}", len(rows)
-        outcome = attack.run(
-            model,
-            self.x[rows],
-            self.y[rows],
-            self.threat,
-            seed=self.seed,
+        task = engine.Task(
+            model=model,
+            x=self.x[rows],
+            y=self.y[rows],
+            threat=self.threat,
             ids=self.ids[rows.cpu()],
-            batch_size=self.batch_size,
+            budget=self.budget,
             on_done=lambda done, _: self.progress(label, min(done, total - 1), total),
         )
+        outcome = attack.search(task)
         self.progress(label, total, total)
         return outcome
 
@@ -181,7 +179,7 @@ def _verdicts(
     bench: _Bench, model: Ensemble, x: Tensor
 ) -> tuple[Bool[Tensor, "batch who"], Float[Tensor, "batch member"]]:
     """Who classifies each image of `x` correctly (the members, then the ensemble), and each member's part of p̄_y."""
-    worker = engine.Worker(model, bench.batch_size)
+    worker = engine.Worker(model, bench.budget.batch_size)
 
     def forward(rows: slice) -> tuple[Tensor, ...]:
         at, y = x[rows], bench.y[rows]
@@ -224,7 +222,7 @@ def _cosines(quantity: str, bench: _Bench, model: Ensemble, x: Tensor) -> Iterat
         directions = torch.stack([_direction(m, x[rows], bench.y[rows]) for m in model.members])
         return (torch.einsum("ibp, jbp -> bij", directions, directions),)
 
-    (cosine,) = engine.Worker(model, bench.batch_size).map(pairwise, len(x))
+    (cosine,) = engine.Worker(model, bench.budget.batch_size).map(pairwise, len(x))
     moves = cosine.diagonal(dim1=1, dim2=2) > 0.5
     for i, j in combinations(range(len(model.members)), 2):
         yield _mean(quantity, member(i), member(j), values=cosine[moves[:, i] & moves[:, j], i, j])
@@ -257,7 +255,7 @@ def _accuracies(bench: _Bench, model: Ensemble, parts: Mapping[str, nn.Module]) 
 
 
 def _accuracy(bench: _Bench, who: str, model: nn.Module) -> Iterator[Finding]:
-    wrong, _ = engine.Worker(model, bench.batch_size).decide(bench.x, bench.y)
+    wrong, _ = engine.Worker(model, bench.budget.batch_size).decide(bench.x, bench.y)
     rows = (~wrong).nonzero()[:, 0]
     robust = ~wrong
     robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ensemble_bench import data
-from ensemble_bench.attacks import Attack, engine, get
+from ensemble_bench.attacks import Attack, get
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
@@ -37,19 +36,12 @@ class Plan:
     images: ImageSet
     threat: ThreatModel
     suite: Suite
-    seed: int
-    batch_size: int | None
-    precision: str
-    device: torch.device
+    budget: Budget
     blackbox: Path | None
     blackbox_root: Path = Path("runs") / BLACKBOX
     data_dir: str | Path | None
     carried: Carried | None = None
     progress: Progress
-
-    def __post_init__(self) -> None:
-        # Before a black-box set is built, which can take minutes.
-        engine.validate_settings(1 if self.batch_size is None else self.batch_size, self.precision)
 
     def attacks(self) -> tuple[Attack, ...]:
         """Attacks of the suite, the black-box one with its set."""
@@ -68,8 +60,8 @@ class Plan:
             "threat": self.threat.as_dict(),
             "suite": self.suite.name,
             "attacks": [a.settings() for a in made],
-            "seed": self.seed,
-            "precision": self.precision,
+            "seed": self.budget.seed,
+            "precision": self.budget.precision,
         }
         if self.subject.view is not None:
             identity["view"] = self.subject.view
@@ -105,7 +97,7 @@ class Plan:
                 out=path,
                 eps=self.threat.eps,
                 norm=self.threat.norm,
-                device=self.device,
+                device=self.budget.device,
                 progress=self.progress,
             )
         wanted = {

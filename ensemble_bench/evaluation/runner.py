@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ensemble_bench import data
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.attacks.suites import suite_of
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
@@ -107,10 +108,9 @@ def evaluate(
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
         suite=chosen,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        device=own if device is None else resolve_device(device),
+        budget=Budget.on(
+            own if device is None else resolve_device(device), seed=seed, batch_size=batch_size, precision=precision
+        ),
         blackbox=None if blackbox is None else Path(blackbox),
         data_dir=data_dir,
         progress=progress,
@@ -165,10 +165,7 @@ def evaluate_checkpoints(
             threat=threat_of(model, source, norm, sizes[0] if sizes else None),
             subject=subjects.of_source(model, source, runs=runs),
             suite=chosen,
-            seed=seed,
-            batch_size=batch_size,
-            precision=precision,
-            device=resolve_device(device),
+            budget=Budget.on(resolve_device(device), seed=seed, batch_size=batch_size, precision=precision),
             blackbox=None if blackbox is None else Path(blackbox),
             blackbox_root=runs / BLACKBOX,
             data_dir=data_dir,
@@ -210,16 +207,13 @@ def _run(plan: Plan, out: Path | None) -> Result:
         return Result(record=known, samples=read_samples(out))
     job = Job(
         label=plan.subject.name,
-        model=plan.subject.load().to(plan.device),
+        model=plan.subject.load().to(plan.budget.device),
         images=plan.images,
         threat=plan.threat,
         attacks=made,
         cascade=plan.suite.cascade,
         carried=plan.carried,
-        seed=plan.seed,
-        batch_size=plan.batch_size or (512 if plan.device.type == "cuda" else 128),
-        precision=plan.precision,
-        device=plan.device,
+        budget=plan.budget,
         progress=plan.progress,
     )
     journal = Journal(None if out is None else out / "journal.jsonl", key)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_bench.attacks import Attack, engine
-from ensemble_bench.attacks.engine import Chain
+from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
@@ -53,10 +53,7 @@ class Job:
     attacks: Sequence[Attack]
     cascade: bool
     carried: Carried | None = None
-    seed: int
-    batch_size: int
-    precision: str
-    device: torch.device
+    budget: Budget
     progress: Progress = silent
 
     @property
@@ -67,7 +64,7 @@ class Job:
     def load(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and ids of a block, on the device (ids on the CPU)."""
         x, y = self.images.batch(block)
-        return x.to(self.device), y.to(self.device), self.images.ids[block]
+        return x.to(self.budget.device), y.to(self.budget.device), self.images.ids[block]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +172,7 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     start = time.perf_counter()
     x, y, _ = job.load(block)
     with calling.frozen(job.model):
-        worker = engine.Worker(job.model, job.batch_size)
+        worker = engine.Worker(job.model, job.budget.batch_size)
         logits = worker.logits(x, y)
         first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
     values = {
@@ -233,21 +230,20 @@ def attempt(
     job: Job, attack: Attack, x: Tensor, y: Tensor, ids: Tensor, rows: Tensor, on_done: engine.OnDone
 ) -> engine.Outcome:
     """Run the attack on some rows of a block; whatever goes wrong in it is an AttackError that names it."""
-    at = rows.to(job.device)
+    at = rows.to(job.budget.device)
     if len(rows) == 0:  # not every model takes an empty batch
         return engine.Outcome(x_adv=x[at], broken=y[at].bool(), steps=y[at], margin=x.new_zeros(0))
     try:
-        return attack.run(
-            job.model,
-            x[at],
-            y[at],
-            job.threat,
-            seed=job.seed,
+        task = engine.Task(
+            model=job.model,
+            x=x[at],
+            y=y[at],
+            threat=job.threat,
             ids=ids[rows],
-            batch_size=job.batch_size,
-            precision=job.precision,
+            budget=job.budget,
             on_done=on_done,
         )
+        return attack.search(task)
     except EnsembleBenchError as error:
         if attack.name in str(error):
             raise

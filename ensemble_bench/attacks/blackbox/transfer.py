@@ -58,7 +58,7 @@ class Transfer(Attack):
         x_adv[covered.to(x.device)] = candidates
         task.threat.check(x_adv, x)
         with calling.frozen(task.model):
-            worker = engine.Worker(task.model, task.batch_size)
+            worker = engine.Worker(task.model, task.budget.batch_size)
             wrong_clean, _ = worker.decide(x, y)
             # What is misclassified to begin with is not attacked.
             x_adv[wrong_clean] = x[wrong_clean]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.engine.task import OnDone, Outcome, Task
+from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task
 from ensemble_bench.threat import ThreatModel
 
 
@@ -47,10 +47,8 @@ class Attack(ABC):
             x=x,
             y=y,
             threat=threat,
-            seed=seed,
             ids=torch.arange(len(x)) if ids is None else ids.cpu(),
-            batch_size=batch_size,
-            precision=precision,
+            budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
             on_done=on_done,
         )
         return self.search(task)

@@ -78,7 +78,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
     """Run `attack` on all images, with its restarts."""
     x, y = task.x, task.y
     with frozen(task.model):
-        worker = Worker(task.model, task.batch_size)
+        worker = Worker(task.model, task.budget.batch_size)
         clean = worker.logits(x, y)
         broken, margin = verdict(clean, y)
         best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)
@@ -115,7 +115,7 @@ class _Loop:
 
         def noise(shape: tuple[int, ...], label: str = "") -> Tensor:
             stream = f"{attack.name}/{label}" if label else attack.name
-            return randomness.uniform(shape, ids, seed=task.seed, stream=stream, restart=restart).to(x)
+            return randomness.uniform(shape, ids, seed=task.budget.seed, stream=stream, restart=restart).to(x)
 
         s = {"row": rows, "x": x, "y": task.y[rows], "x_adv": x, "i": torch.zeros_like(rows)}
         s["clean_logits"] = self.clean_logits[rows]
@@ -177,7 +177,7 @@ def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Prog
             waiting = waiting[room:]
         if not s["x_adv"].isfinite().all():
             raise AttackError(f"{attack.name}: x_adv holds NaN or infinite pixels")
-        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.precision, draws=attack.draws)
+        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision, draws=attack.draws)
         found.zero_gradients += int(((s["i"] == 0) & (grad.flatten(1) == 0).all(dim=1)).sum())
 
         if attack.stop_early and looks_broken.any():

@@ -82,7 +82,7 @@ class External(Attack):
         if len(x) == 0:  # not every model takes an empty batch
             return engine.Outcome(x_adv=x, broken=y.bool(), steps=y, margin=x.new_zeros(0))
         with calling.frozen(task.model):
-            worker = engine.Worker(task.model, task.batch_size)
+            worker = engine.Worker(task.model, task.budget.batch_size)
             logits = worker.logits(x, y)
             broken, margin = verdict(logits, y)
             x_adv, rows = x.clone(), (~broken).nonzero()[:, 0]
@@ -91,10 +91,10 @@ class External(Attack):
             shown = _Shown(counted, x)
 
             def propose(at: Tensor) -> tuple[Tensor, ...]:
-                key = self.seed_of(task.seed, int(task.ids[at[0].cpu()]))
+                key = self.seed_of(task.budget.seed, int(task.ids[at[0].cpu()]))
                 return (self._propose(shown, x[at], y[at], task.threat, classes=logits.shape[1], seed=key),)
 
-            for at in torch.split(rows, task.batch_size) if len(rows) else ():
+            for at in torch.split(rows, task.budget.batch_size) if len(rows) else ():
                 (x_adv[at],) = worker.map(lambda part, at=at: propose(at[part]), len(at))  # type: ignore[misc]
                 broken[at], margin[at] = worker.decide(x_adv[at], y[at])
                 if task.on_done is not None:
