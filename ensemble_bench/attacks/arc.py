@@ -45,7 +45,7 @@ class ARC(Attack):
                 raise InvalidValueError(f"{self.name}: {what} is {size}: expected more than 0")
 
     def search(self, task: engine.Task) -> engine.Outcome:
-        """Search, batch by batch, on what is right to begin with; bf16 is for gradients alone."""
+        """Attack the images that are classified correctly, batch by batch; bf16 is for gradients alone."""
         x, y, threat = task.x, task.y, task.threat
         x_adv, steps = x.clone(), torch.zeros_like(y)
         with calling.frozen(task.model):
@@ -73,7 +73,7 @@ class ARC(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class _Search:
-    """One attack on one model; worker and members count what it costs."""
+    """One attack on one model; worker and members count the images pushed through them."""
 
     attack: ARC
     worker: Worker
@@ -92,7 +92,7 @@ class _Search:
         return self.worker.decide(x_adv, y)
 
     def run(self, s: State, x_adv: Tensor, steps: Tensor) -> None:
-        """Attack the images in `s`, and write down in x_adv and steps where they end and after how many rounds."""
+        """Attack the images in `s`; their last iterates go into `x_adv`, their numbers of rounds into `steps`."""
 
         def leave(gone: Tensor, ended: Tensor, rounds: int) -> State:
             x_adv[s["row"][gone]], steps[s["row"][gone]] = ended[gone], rounds

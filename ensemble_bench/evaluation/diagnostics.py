@@ -1,4 +1,4 @@
-"""Diagnostics of an ensemble: whether its members fall together, and what each of them adds."""
+"""Diagnostics of an ensemble: whether its members are fooled together, and how much each of them adds."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -89,7 +89,7 @@ def diagnose(
 
 
 def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, CheckpointInfo | None]:
-    """The ensemble and what its checkpoint says; raises InvalidValueError for one member."""
+    """The ensemble and the info of its checkpoint; raises InvalidValueError for one member."""
     if isinstance(path_or_model, nn.Module):
         model, shown = path_or_model, type(path_or_model).__name__
     else:
@@ -100,7 +100,7 @@ def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, Checkpoi
 
 
 def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
-    """The data set as told, else that of the training."""
+    """The data set `dataset`, by default that of the training."""
     if info is not None:
         return source_of(info, dataset, data_dir)
     if dataset is None:
@@ -109,7 +109,7 @@ def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Pa
 
 
 def _threat_model(info: CheckpointInfo | None, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
-    """As told, else as in training, else the data set's own."""
+    """The threat model of `norm` and `eps`, by default that of the training, else the data set's own."""
     if info is not None:
         return threat_of(info, source, norm, eps)
     if norm not in (None, "linf") and eps is None:
@@ -131,7 +131,7 @@ class _Bench:
     progress: Progress
 
     def run(self, attack: GradientAttack, model: nn.Module, rows: Tensor, label: str) -> engine.Outcome:
-        """Run `attack` on the images at `rows`, telling how far it is."""
+        """Run `attack` on the images at `rows`, and report progress under `label`."""
         label, total = f"{self.label} {attack.name} {label}", len(rows)
         task = engine.Task(
             model=model,
@@ -148,7 +148,7 @@ class _Bench:
 
 
 def _findings(bench: _Bench, model: Ensemble) -> Iterator[Finding]:
-    """Everything there is to find, in the order of the report."""
+    """All findings, in the order of the report."""
     parts = {member(i): m for i, m in enumerate(model.members)}
     everyone: dict[str, nn.Module] = {**parts, ENSEMBLE: model}
     full = replace(bench.attack, stop_early=False)
@@ -178,7 +178,7 @@ def _mean(quantity: str, a: str, b: str = "", *, values: Tensor) -> Finding:
 def _verdicts(
     bench: _Bench, model: Ensemble, x: Tensor
 ) -> tuple[Bool[Tensor, "batch who"], Float[Tensor, "batch member"]]:
-    """Who classifies each image of `x` correctly (the members, then the ensemble), and each member's part of p̄_y."""
+    """Whether each member and then the ensemble classify every image correctly, and each member's part of p̄_y."""
     worker = engine.Worker(model, bench.budget.batch_size)
 
     def forward(rows: slice) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""The plan of an evaluation: what is scored on which images against which attacks, and the name that this gives it."""
+"""The plan of an evaluation: its model, images, attacks and settings, and the id that these give it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ BLACKBOX = "blackbox"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """One evaluation, everything resolved but the black-box set.
 
     Images that fell at a smaller eps are `carried` over and not attacked again.
@@ -51,7 +51,7 @@ class Plan:
         return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in names)
 
     def key(self, made: Sequence[Attack]) -> str:
-        """Name of the evaluation: a hash of what decides its outcome."""
+        """Id of the evaluation: a hash of all that decides its outcome."""
         identity: dict[str, Any] = {
             "weights_hash": self.subject.weights_hash,
             "data_hash": self.source.fingerprint,
@@ -70,7 +70,7 @@ class Plan:
         return identify(identity)
 
     def folder(self, key: str) -> Path | None:
-        """Where the record goes: below the model's home; nowhere for a model in memory."""
+        """Folder of the record, below the model's home; None for a model in memory."""
         if self.subject.home is None:
             return None
         stem = "" if self.subject.info is None else f"-{self.subject.info.path.stem}"
@@ -121,7 +121,7 @@ def source_of(
     *,
     known: dict[str, DataSource] | None = None,
 ) -> DataSource:
-    """Data set as told, else that of the training; what is `known` is not opened again, what is opened is added there.
+    """Data set called `dataset`, by default that of the training; opened ones are read from `known` and added there.
 
     Raises CheckpointError for a model that does not say what it was trained on, InvalidValueError for images of
     another shape than a checkpoint takes.
@@ -139,9 +139,9 @@ def source_of(
 
 
 def threat_of(model: CheckpointInfo | Source, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
-    """Threat model as told, else as in training; an eps of one norm is none of another.
+    """Threat model of `norm` and `eps`, by default that of the training; an eps of one norm is none of another.
 
-    Raises InvalidValueError where too little is told.
+    Raises InvalidValueError where norm or eps is needed and missing.
     """
     told = model.meta.get("threat", {})
     if told is None and (norm is None or eps is None):

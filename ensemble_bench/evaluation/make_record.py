@@ -1,4 +1,4 @@
-"""From scores to a record: counts, intervals, warnings and everything that says where they come from."""
+"""From scores to a record: counts, intervals, warnings, and the model, data, versions and commit behind them."""
 
 from collections.abc import Sequence
 
