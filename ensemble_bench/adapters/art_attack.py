@@ -61,6 +61,6 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
 
     def _check_params(self) -> None:
         network_of(self.estimator)
-        engine.validate_settings(self.batch_size, "float32")
+        engine.Budget(seed=self.seed, batch_size=self.batch_size)  # raises for a size that no attack can take
         self._threat = threat_of(self.norm, self.eps, choices=SPELLED)
         self._attack = attacks.get(self.attack) if isinstance(self.attack, str) else self.attack

@@ -68,7 +68,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
         InvalidValueError for images, labels or sizes out of range, AttackError when the loss stops being finite.
         """
         images, labels = images_of(self.classifier, x), labels_of(self.classifier, y)
-        engine.validate(images, labels, torch.arange(len(images)), batch_size, "float32")
+        engine.validate(images, labels, torch.arange(len(images)))
         if images.dim() != 4:
             raise InvalidValueError(f"x has shape {tuple(images.shape)}: expected (n, channel, row, column)")
         if not 2 <= batch_size <= len(images):  # batch norm needs two images

@@ -72,7 +72,8 @@ def pyautoattack_standard(
     """
     from pyautoattack import AutoAttack
 
-    engine.validate(x, y, torch.arange(len(x)), batch_size, "float32")
+    engine.validate(x, y, torch.arange(len(x)))
+    budget = engine.Budget(seed=seed, batch_size=batch_size, device=x.device)
     if len(x) == 0:
         return x, y.bool(), 0
     counted = Counted(model)
@@ -82,11 +83,16 @@ def pyautoattack_standard(
         if classes < 4:
             raise InvalidValueError(f"the model has {classes} classes: AutoAttack's targeted DLR loss needs 4 or more")
         made = AutoAttack(
-            AttackView(counted), norm=NORMS[threat.norm], eps=threat.eps, seed=seed, device=x.device, version="standard"
+            AttackView(counted),
+            norm=NORMS[threat.norm],
+            eps=threat.eps,
+            seed=budget.seed,
+            device=budget.device,
+            version="standard",
         )
         made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
         # Its checks call .view(), which images that are not contiguous do not have.
-        x_adv, predicted = made.run_standard_evaluation(x.contiguous(), y, batch_size=batch_size)
+        x_adv, predicted = made.run_standard_evaluation(x.contiguous(), y, batch_size=budget.batch_size)
     check_named("pyautoattack", threat, x_adv, x)
     return x_adv, predicted == y, counted.passes
 

@@ -141,7 +141,7 @@ def benchmark(
             raise InvalidValueError(
                 f"{name!r} is no setting of robustbench.benchmark: choose from {', '.join(SETTINGS)}"
             )
-    engine.validate_settings(batch_size, "float32")
+    budget = engine.Budget(seed=seed, batch_size=batch_size)
     source = data.open_source(dataset, data_dir)
     images = source.split("test")
     images = images if n is None else images.first(n)
@@ -157,7 +157,7 @@ def benchmark(
         tracer_kept(),
         contextlib.redirect_stdout(sys.stderr),  # stdout is for results
         patched("load_clean_dataset", lambda *_: images.batch(slice(None))),
-        patched("AutoAttack", partial(theirs.AutoAttack, seed=seed)),
+        patched("AutoAttack", partial(theirs.AutoAttack, seed=budget.seed)),
     ):
         try:
             clean, robust = theirs.benchmark(
@@ -166,7 +166,7 @@ def benchmark(
                 dataset="cifar10",
                 threat_model=NORMS[threat.norm],
                 eps=threat.eps,
-                batch_size=batch_size,
+                batch_size=budget.batch_size,
                 device=at,
                 **settings,
             )

@@ -43,7 +43,7 @@ class EngineAttack(Attack):  # type: ignore[misc]
         self._engine_attack = attacks.get(attack) if isinstance(attack, str) else attack
         super().__init__(self._engine_attack.name, model)
         self.eps, self.norm, self.seed, self.batch_size = eps, norm, seed, batch_size
-        engine.validate_settings(batch_size, "float32")
+        engine.Budget(seed=seed, batch_size=batch_size)  # raises for a size that no attack can take
         self._threat()
 
     def __call__(

@@ -45,21 +45,23 @@ class ARC(Attack):
                 raise InvalidValueError(f"{self.name}: {what} is {size}: expected more than 0")
 
     def search(self, task: engine.Task) -> engine.Outcome:
-        """Search, batch by batch, on what is right to begin with; bf16 is for gradients alone."""
+        """Attack the images that are classified correctly, batch by batch; bf16 is for gradients alone."""
         x, y, threat = task.x, task.y, task.threat
         x_adv, steps = x.clone(), torch.zeros_like(y)
         with calling.frozen(task.model):
-            worker = Worker(task.model, task.batch_size)
+            worker = Worker(task.model, task.budget.batch_size)
             members = [Counted(member) for member in members_of(worker.model)]
-            search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=task.precision)
+            search = _Search(
+                attack=self, worker=worker, members=members, threat=threat, precision=task.budget.precision
+            )
             broken, margin = worker.decide(x, y)
             right = (~broken).nonzero()[:, 0]
-            for start in range(0, len(right), task.batch_size):
-                rows = right[start : start + task.batch_size]
+            for start in range(0, len(right), task.budget.batch_size):
+                rows = right[start : start + task.budget.batch_size]
                 s = {"row": rows, "x": x[rows], "y": y[rows], "x_adv": x[rows]}
                 if self.random_start:
                     noise = randomness.uniform(
-                        tuple(x.shape[1:]), task.ids[rows.cpu()], seed=task.seed, stream=self.name
+                        tuple(x.shape[1:]), task.ids[rows.cpu()], seed=task.budget.seed, stream=self.name
                     )
                     s["x_adv"] = threat.random_start(s["x"], noise.to(x))
                 search.run(s, x_adv, steps)
@@ -71,7 +73,7 @@ class ARC(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class _Search:
-    """One attack on one model; worker and members count what it costs."""
+    """One attack on one model; worker and members count the images pushed through them."""
 
     attack: ARC
     worker: Worker
@@ -90,7 +92,7 @@ class _Search:
         return self.worker.decide(x_adv, y)
 
     def run(self, s: State, x_adv: Tensor, steps: Tensor) -> None:
-        """Attack the images in `s`, and write down in x_adv and steps where they end and after how many rounds."""
+        """Attack the images in `s`; their last iterates go into `x_adv`, their numbers of rounds into `steps`."""
 
         def leave(gone: Tensor, ended: Tensor, rounds: int) -> State:
             x_adv[s["row"][gone]], steps[s["row"][gone]] = ended[gone], rounds

@@ -1,4 +1,4 @@
-"""Attacks on the members' own logits, which averaged probabilities hide; the whole ensemble decides what counts."""
+"""Attacks on the members' own logits, which averaged probabilities hide; the ensemble decides on the images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ def members_of(model: nn.Module) -> Sequence[nn.Module]:
 def weights_of(
     model: nn.Module, member_logits: Float[Tensor, "member batch class"], x: Tensor
 ) -> Float[Tensor, "member batch"]:
-    """What every member counts on every image of `x`: a gate's weights or 1/k; they sum to 1 over the members."""
+    """Weight of every member for every image of `x`: the gate's, or 1/k; they sum to 1 over the members."""
     weights = as_ensemble(model).log_weights(calling.channels_last(x)).exp()[..., 0]
     return weights.to(member_logits.dtype).expand(member_logits.shape[:2])
 
@@ -42,7 +42,7 @@ class OnMembers(GradientAttack, ABC):
     def value(
         self, logits: Float[Tensor, "member batch class"], weights: Float[Tensor, "member batch"], s: State
     ) -> Float[Tensor, "batch"]:
-        """What is ascended, given the members' logits and what they count."""
+        """The value to ascend, given the members' logits and their weights."""
 
     def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble and the value, of one call of the members."""
@@ -53,7 +53,7 @@ class OnMembers(GradientAttack, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Bypass(APGD, OnMembers):
-    """Auto-PGD on the average of the members' logits (a gate's weights count), whatever the ensemble averages."""
+    """Auto-PGD on the mean of the members' logits, weighted by a gate, also of ensembles that average probabilities."""
 
     def value(self, logits: Tensor, weights: Tensor, s: State) -> Tensor:
         """Loss of the average."""
@@ -79,7 +79,7 @@ class MemberPGD(PGD, OnMembers):
 
 
 class MeanMember(MemberPGD):
-    """Every member, as it counts."""
+    """The members' values, each with the weight of its member."""
 
     def pool(self, values: Tensor, weights: Tensor, s: State) -> Tensor:
         """Σ weight·value."""
@@ -87,7 +87,7 @@ class MeanMember(MemberPGD):
 
 
 class MaxMember(MemberPGD):
-    """The member that is fooled most, or nearest to it: once it is fooled, the others are left alone."""
+    """The largest of the members' values: that of the member which is fooled most, or is nearest to being fooled."""
 
     def pool(self, values: Tensor, weights: Tensor, s: State) -> Tensor:
         """Largest value."""
@@ -96,7 +96,7 @@ class MaxMember(MemberPGD):
 
 @dataclass(frozen=True, kw_only=True)
 class ClippedMember(MemberPGD):
-    """Every member, as it counts, but none for more than `bound`, in logits: what is fooled by so much is let go."""
+    """As MeanMember, each value at most `bound` logits: a member that is fooled by so much adds no gradient."""
 
     bound: float = 1.0
 
@@ -107,7 +107,7 @@ class ClippedMember(MemberPGD):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomMember(MemberPGD):
-    """At each step another member, drawn by what it counts.
+    """At each step the value of one member, drawn with its weight as probability.
 
     Values of different members do not compare, so that the last iterate is kept and not the best.
     """
@@ -115,7 +115,7 @@ class RandomMember(MemberPGD):
     keep: str = "last"
 
     def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
-        """A uniform number in [0, 1) for every step, and one for a look at where the last step led."""
+        """A uniform number in [0, 1) for every step, and one for the value after the last step."""
         super().init(s, threat, noise)
         s["drawn"] = (noise((self.steps + 1,), "member") + 1) / 2
 
@@ -139,7 +139,7 @@ class OneMember(APGD, OnMembers):
 
 @dataclass(frozen=True, kw_only=True)
 class MemberTransfer(Chain):
-    """Its one stage, once for every member of the model: what fools a member alone often fools them all."""
+    """Its one stage, once for every member of the model: images that fool one member often fool them all."""
 
     def parts(self, model: nn.Module) -> Sequence[Attack]:
         """A stage for every member: "member-transfer100/member1" and so on."""

@@ -1,4 +1,4 @@
-"""MORA: the members' logits, reweighed by what each still adds to the ensemble's error (Yu, Gao & Xu, NeurIPS 2022)."""
+"""MORA: the members' logits, each weighted by its effect on the ensemble's error (Yu, Gao & Xu, NeurIPS 2022)."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +48,7 @@ class MORA(GradientAttack):
         """Logits of the ensemble, and the loss of the reweighed ones."""
         logits = calling.member_logits_of(model, x_adv)
         whole = calling.aggregated(model, logits, x_adv)
-        # What draws or counts votes has no gradient to ascend: its members' mean probability stands in.
+        # A draw or a count of votes has no gradient to ascend: the mean probability of the members stands in.
         hard = model.aggregation in ("draw", "vote")
         log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole
 
@@ -117,7 +117,7 @@ def top_gap(logits: Float[Tensor, "*member batch class"]) -> Float[Tensor, "*mem
 
 
 def mora(steps: int, *, alphas: tuple[float, ...] = ALPHAS, classes: int = 9, **settings: Any) -> Chain:
-    """MORA with `steps` steps at each alpha on what still stands, then at alpha 0.5 on the margin of a target.
+    """MORA with `steps` steps at each alpha while images stand, then at alpha 0.5 on the margin of a target.
 
     Targets are the `classes` strongest wrong classes, one after the other.
     """

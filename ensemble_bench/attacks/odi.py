@@ -1,4 +1,4 @@
-"""Output-diversified initialisation: starts that differ in what the model says, not only in pixels."""
+"""Output-diversified initialisation: starts whose logits differ, not only their pixels."""
 
 from dataclasses import dataclass, replace
 from typing import Any

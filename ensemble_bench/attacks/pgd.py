@@ -98,7 +98,7 @@ def margin_doubled(steps: int, *, first: int = 10, patience: int = 2, **settings
 
 
 def margin_plateau(steps: int, *, first: int = 100, patience: int = 2, **settings: Any) -> Chain:
-    """As margin_doubled from 100 steps on, until two doublings break nothing: for what has withstood all else."""
+    """As margin_doubled from 100 steps on, until two doublings break nothing: the last attack of a cascade."""
     make = functools.partial(margin_pgd, **settings)
     return doubled(f"margin-plateau{steps}", make, first=first, last=steps, patience=patience)
 

@@ -24,7 +24,7 @@ class CosinePGD(PGD):
 
 
 def sweep(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
-    """`steps` steps on the margin, then on the margin of each of the strongest wrong classes, on what still stands.
+    """`steps` steps on the margin, then on the margin of each of the strongest wrong classes, while images stand.
 
     The second strongest class goes first and the strongest last: the margin to it is what the first stage ascended.
     """

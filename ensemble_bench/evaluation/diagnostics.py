@@ -1,4 +1,4 @@
-"""Diagnostics of an ensemble: whether its members fall together, and what each of them adds."""
+"""Diagnostics of an ensemble: whether its members are fooled together, and how much each of them adds."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ensemble_bench import attacks, data
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.engine import GradientAttack
+from ensemble_bench.attacks.engine import Budget, GradientAttack
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
@@ -49,7 +49,6 @@ def diagnose(
     accuracies, which it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's
     weights are renormalised over the others. Raises EnsembleBenchError for bad values and for a single network.
     """
-    engine.validate_settings(1 if batch_size is None else batch_size, "float32")
     made = attacks.get(attack)
     if not isinstance(made, GradientAttack):
         raise InvalidValueError(f"attack is {attack!r}: members are compared under a gradient attack, such as margin20")
@@ -61,6 +60,7 @@ def diagnose(
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     subject = subjects.in_memory(model, images)
     where = own if device is None and isinstance(path_or_model, nn.Module) else resolve_device(device)
+    budget = Budget.on(where, seed=seed, batch_size=batch_size)
     x, y = images.batch(slice(None))
     bench = _Bench(
         label=subject.name,
@@ -69,8 +69,7 @@ def diagnose(
         ids=images.ids,
         threat=threat,
         attack=made,
-        seed=seed,
-        batch_size=batch_size or (512 if where.type == "cuda" else 128),
+        budget=budget,
         progress=progress,
     )
     with calling.frozen(model.to(where)):
@@ -90,7 +89,7 @@ def diagnose(
 
 
 def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, CheckpointInfo | None]:
-    """The ensemble and what its checkpoint says; raises InvalidValueError for one member."""
+    """The ensemble and the info of its checkpoint; raises InvalidValueError for one member."""
     if isinstance(path_or_model, nn.Module):
         model, shown = path_or_model, type(path_or_model).__name__
     else:
@@ -101,7 +100,7 @@ def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, Checkpoi
 
 
 def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
-    """The data set as told, else that of the training."""
+    """The data set `dataset`, by default that of the training."""
     if info is not None:
         return source_of(info, dataset, data_dir)
     if dataset is None:
@@ -110,7 +109,7 @@ def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Pa
 
 
 def _threat_model(info: CheckpointInfo | None, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
-    """As told, else as in training, else the data set's own."""
+    """The threat model of `norm` and `eps`, by default that of the training, else the data set's own."""
     if info is not None:
         return threat_of(info, source, norm, eps)
     if norm not in (None, "linf") and eps is None:
@@ -128,29 +127,28 @@ class _Bench:
     ids: Int64[Tensor, "batch"]
     threat: ThreatModel
     attack: GradientAttack
-    seed: int
-    batch_size: int
+    budget: Budget
     progress: Progress
 
     def run(self, attack: GradientAttack, model: nn.Module, rows: Tensor, label: str) -> engine.Outcome:
-        """Run `attack` on the images at `rows`, telling how far it is."""
+        """Run `attack` on the images at `rows`, and report progress under `label`."""
         label, total = f"{self.label} {attack.name} {label}", len(rows)
-        outcome = attack.run(
-            model,
-            self.x[rows],
-            self.y[rows],
-            self.threat,
-            seed=self.seed,
+        task = engine.Task(
+            model=model,
+            x=self.x[rows],
+            y=self.y[rows],
+            threat=self.threat,
             ids=self.ids[rows.cpu()],
-            batch_size=self.batch_size,
+            budget=self.budget,
             on_done=lambda done, _: self.progress(label, min(done, total - 1), total),
         )
+        outcome = attack.search(task)
         self.progress(label, total, total)
         return outcome
 
 
 def _findings(bench: _Bench, model: Ensemble) -> Iterator[Finding]:
-    """Everything there is to find, in the order of the report."""
+    """All findings, in the order of the report."""
     parts = {member(i): m for i, m in enumerate(model.members)}
     everyone: dict[str, nn.Module] = {**parts, ENSEMBLE: model}
     full = replace(bench.attack, stop_early=False)
@@ -180,8 +178,8 @@ def _mean(quantity: str, a: str, b: str = "", *, values: Tensor) -> Finding:
 def _verdicts(
     bench: _Bench, model: Ensemble, x: Tensor
 ) -> tuple[Bool[Tensor, "batch who"], Float[Tensor, "batch member"]]:
-    """Who classifies each image of `x` correctly (the members, then the ensemble), and each member's part of p̄_y."""
-    worker = engine.Worker(model, bench.batch_size)
+    """Whether each member and then the ensemble classify every image correctly, and each member's part of p̄_y."""
+    worker = engine.Worker(model, bench.budget.batch_size)
 
     def forward(rows: slice) -> tuple[Tensor, ...]:
         at, y = x[rows], bench.y[rows]
@@ -224,7 +222,7 @@ def _cosines(quantity: str, bench: _Bench, model: Ensemble, x: Tensor) -> Iterat
         directions = torch.stack([_direction(m, x[rows], bench.y[rows]) for m in model.members])
         return (torch.einsum("ibp, jbp -> bij", directions, directions),)
 
-    (cosine,) = engine.Worker(model, bench.batch_size).map(pairwise, len(x))
+    (cosine,) = engine.Worker(model, bench.budget.batch_size).map(pairwise, len(x))
     moves = cosine.diagonal(dim1=1, dim2=2) > 0.5
     for i, j in combinations(range(len(model.members)), 2):
         yield _mean(quantity, member(i), member(j), values=cosine[moves[:, i] & moves[:, j], i, j])
@@ -257,7 +255,7 @@ def _accuracies(bench: _Bench, model: Ensemble, parts: Mapping[str, nn.Module]) 
 
 
 def _accuracy(bench: _Bench, who: str, model: nn.Module) -> Iterator[Finding]:
-    wrong, _ = engine.Worker(model, bench.batch_size).decide(bench.x, bench.y)
+    wrong, _ = engine.Worker(model, bench.budget.batch_size).decide(bench.x, bench.y)
     rows = (~wrong).nonzero()[:, 0]
     robust = ~wrong
     robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken

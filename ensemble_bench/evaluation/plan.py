@@ -1,15 +1,14 @@
-"""The plan of an evaluation: what is scored on which images against which attacks, and the name that this gives it."""
+"""The plan of an evaluation: its model, images, attacks and settings, and the id that these give it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ensemble_bench import data
-from ensemble_bench.attacks import Attack, engine, get
+from ensemble_bench.attacks import Attack, get
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
@@ -26,7 +25,7 @@ BLACKBOX = "blackbox"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class EvaluationPlan:
     """One evaluation, everything resolved but the black-box set.
 
     Images that fell at a smaller eps are `carried` over and not attacked again.
@@ -37,19 +36,12 @@ class Plan:
     images: ImageSet
     threat: ThreatModel
     suite: Suite
-    seed: int
-    batch_size: int | None
-    precision: str
-    device: torch.device
+    budget: Budget
     blackbox: Path | None
     blackbox_root: Path = Path("runs") / BLACKBOX
     data_dir: str | Path | None
     carried: Carried | None = None
     progress: Progress
-
-    def __post_init__(self) -> None:
-        # Before a black-box set is built, which can take minutes.
-        engine.validate_settings(1 if self.batch_size is None else self.batch_size, self.precision)
 
     def attacks(self) -> tuple[Attack, ...]:
         """Attacks of the suite, the black-box one with its set."""
@@ -59,7 +51,7 @@ class Plan:
         return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in names)
 
     def key(self, made: Sequence[Attack]) -> str:
-        """Name of the evaluation: a hash of what decides its outcome."""
+        """Id of the evaluation: a hash of all that decides its outcome."""
         identity: dict[str, Any] = {
             "weights_hash": self.subject.weights_hash,
             "data_hash": self.source.fingerprint,
@@ -68,8 +60,8 @@ class Plan:
             "threat": self.threat.as_dict(),
             "suite": self.suite.name,
             "attacks": [a.settings() for a in made],
-            "seed": self.seed,
-            "precision": self.precision,
+            "seed": self.budget.seed,
+            "precision": self.budget.precision,
         }
         if self.subject.view is not None:
             identity["view"] = self.subject.view
@@ -78,7 +70,7 @@ class Plan:
         return identify(identity)
 
     def folder(self, key: str) -> Path | None:
-        """Where the record goes: below the model's home; nowhere for a model in memory."""
+        """Folder of the record, below the model's home; None for a model in memory."""
         if self.subject.home is None:
             return None
         stem = "" if self.subject.info is None else f"-{self.subject.info.path.stem}"
@@ -105,7 +97,7 @@ class Plan:
                 out=path,
                 eps=self.threat.eps,
                 norm=self.threat.norm,
-                device=self.device,
+                device=self.budget.device,
                 progress=self.progress,
             )
         wanted = {
@@ -129,7 +121,7 @@ def source_of(
     *,
     known: dict[str, DataSource] | None = None,
 ) -> DataSource:
-    """Data set as told, else that of the training; what is `known` is not opened again, what is opened is added there.
+    """Data set called `dataset`, by default that of the training; opened ones are read from `known` and added there.
 
     Raises CheckpointError for a model that does not say what it was trained on, InvalidValueError for images of
     another shape than a checkpoint takes.
@@ -149,9 +141,9 @@ def source_of(
 def threat_of(
     model: CheckpointInfo | ModelSource, source: DataSource, norm: str | None, eps: float | None
 ) -> ThreatModel:
-    """Threat model as told, else as in training; an eps of one norm is none of another.
+    """Threat model of `norm` and `eps`, by default that of the training; an eps of one norm is none of another.
 
-    Raises InvalidValueError where too little is told.
+    Raises InvalidValueError where norm or eps is needed and missing.
     """
     told = model.meta.get("threat", {})
     if told is None and (norm is None or eps is None):

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from ensemble_bench import data
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.plan import BLACKBOX, Plan, source_of, threat_of
-from ensemble_bench.evaluation.recording import make_record
+from ensemble_bench.evaluation.make_record import make_record
+from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, threat_of
 from ensemble_bench.evaluation.scoring import Carried, Job, score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
@@ -39,7 +40,7 @@ from ensemble_bench.training.hardware import resolve_device
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What an evaluation found: the record, and a row an image with a bool column an attack (robust to it)."""
+    """The result of an evaluation: its record, and a row an image with a bool column an attack (robust to it)."""
 
     record: Record
     samples: pd.DataFrame
@@ -101,16 +102,15 @@ def evaluate(
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = data.open_source(dataset, data_dir)
     images = _images(source, split, n)
-    plan = Plan(
+    plan = EvaluationPlan(
         subject=subjects.in_memory(model, images),
         source=source,
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
         suite=chosen,
-        seed=seed,
-        batch_size=batch_size,
-        precision=precision,
-        device=own if device is None else resolve_device(device),
+        budget=Budget.on(
+            own if device is None else resolve_device(device), seed=seed, batch_size=batch_size, precision=precision
+        ),
         blackbox=None if blackbox is None else Path(blackbox),
         data_dir=data_dir,
         progress=progress,
@@ -159,16 +159,13 @@ def evaluate_checkpoints(
     records: list[Record] = []
     for model in wanted:
         source = source_of(model, dataset, data_dir, known=opened)
-        plan = Plan(
+        plan = EvaluationPlan(
             source=source,
             images=_images(source, split, n),
             threat=threat_of(model, source, norm, sizes[0] if sizes else None),
             subject=subjects.of_source(model, source, runs=runs),
             suite=chosen,
-            seed=seed,
-            batch_size=batch_size,
-            precision=precision,
-            device=resolve_device(device),
+            budget=Budget.on(resolve_device(device), seed=seed, batch_size=batch_size, precision=precision),
             blackbox=None if blackbox is None else Path(blackbox),
             blackbox_root=runs / BLACKBOX,
             data_dir=data_dir,
@@ -180,7 +177,7 @@ def evaluate_checkpoints(
     return records
 
 
-def _run_sizes(plan: Plan, sizes: Sequence[float]) -> list[Record]:
+def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
     """A record for every eps, in ascending order; images that fell at a smaller one are carried over as fallen."""
     records: list[Record] = []
     threats = [replace(plan.threat, eps=eps) for eps in sizes] or [plan.threat]
@@ -201,8 +198,8 @@ def _find(runs: Path) -> list[Path]:
     return sorted(found)
 
 
-def _run(plan: Plan, out: Path | None) -> Result:
-    """Evaluate, or read what was evaluated before; in `out`, or beside the checkpoint of a trained model."""
+def _run(plan: EvaluationPlan, out: Path | None) -> Result:
+    """Evaluate, or read a finished evaluation, in `out` or beside the checkpoint of a trained model."""
     made = plan.attacks()
     key = plan.key(made)
     out = plan.folder(key) if out is None else out
@@ -210,16 +207,13 @@ def _run(plan: Plan, out: Path | None) -> Result:
         return Result(record=known, samples=read_samples(out))
     job = Job(
         label=plan.subject.name,
-        model=plan.subject.load().to(plan.device),
+        model=plan.subject.load().to(plan.budget.device),
         images=plan.images,
         threat=plan.threat,
         attacks=made,
         cascade=plan.suite.cascade,
         carried=plan.carried,
-        seed=plan.seed,
-        batch_size=plan.batch_size or (512 if plan.device.type == "cuda" else 128),
-        precision=plan.precision,
-        device=plan.device,
+        budget=plan.budget,
         progress=plan.progress,
     )
     journal = Journal(None if out is None else out / "journal.jsonl", key)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_bench.attacks import Attack, engine
-from ensemble_bench.attacks.engine import Chain
+from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
@@ -30,7 +30,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Carried:
-    """Images that `fallen` marks fell at a smaller `eps`, as `record` says: they fall here without being attacked."""
+    """Images (mask `fallen`) that fell at a smaller `eps` according to `record`: they fall here without an attack."""
 
     eps: float
     record: str
@@ -38,7 +38,7 @@ class Carried:
     name: str = CARRIED
 
     def settings(self) -> dict[str, Any]:
-        """What a record says of it in an attack's place."""
+        """Its entry in a record, among the attacks."""
         return {"name": self.name, "eps": self.eps, "record": self.record}
 
 
@@ -53,10 +53,7 @@ class Job:
     attacks: Sequence[Attack]
     cascade: bool
     carried: Carried | None = None
-    seed: int
-    batch_size: int
-    precision: str
-    device: torch.device
+    budget: Budget
     progress: Progress = silent
 
     @property
@@ -67,12 +64,12 @@ class Job:
     def load(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and ids of a block, on the device (ids on the CPU)."""
         x, y = self.images.batch(block)
-        return x.to(self.device), y.to(self.device), self.images.ids[block]
+        return x.to(self.budget.device), y.to(self.budget.device), self.images.ids[block]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageScore:
-    """What one stage of an attack did: it met `attacked` images, the survivors of the stages before, and broke some."""
+    """The score of one stage of an attack: of `attacked` images, the survivors of the stages before, `broken` fell."""
 
     name: str
     attacked: int
@@ -84,7 +81,7 @@ class StageScore:
 
 @dataclass(kw_only=True)
 class Scores:
-    """What scoring found: a row an image, and per attack what does not belong to a row."""
+    """The scores of a job: a row an image in `samples`, and the stages of every attack."""
 
     samples: pd.DataFrame
     stages: dict[str, tuple[StageScore, ...]] = field(default_factory=dict)
@@ -96,10 +93,9 @@ class Scores:
 
 
 def score(job: Job, journal: Journal) -> Scores:
-    """Run every attack of `job`; what the journal holds already is not run again.
+    """Run every attack of `job`; blocks of images that the journal holds are not run again.
 
-    Raises AttackError, naming the attack, for one that breaks the rules or fails; what was found before stays in the
-    journal.
+    Raises AttackError, naming the attack, for one that breaks the rules or fails; finished blocks stay in the journal.
     """
     clean = [_clean_block(job, journal, i, block) for i, block in enumerate(job.blocks)]
     correct = _column(clean, "prediction") == job.images.labels.numpy()
@@ -140,7 +136,7 @@ def score(job: Job, journal: Journal) -> Scores:
 def _stages(
     job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array
 ) -> Iterator[StageScore]:
-    """Run the stages of an attack on the images that are `robust` so far, and write down there what they did."""
+    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place."""
     broke: list[int] = []
     for stage in attack.parts(job.model):
         entries: list[Entry] = []
@@ -169,13 +165,13 @@ def _column(entries: Sequence[Entry], name: str) -> Array:
 
 
 def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
-    """Predictions on clean images, asked twice: a model that changes its mind cannot be scored like others."""
+    """Predictions on clean images, made twice: where they differ, the record warns."""
     if (known := journal.get("clean", index)) is not None:
         return known
     start = time.perf_counter()
     x, y, _ = job.load(block)
     with calling.frozen(job.model):
-        worker = engine.Worker(job.model, job.batch_size)
+        worker = engine.Worker(job.model, job.budget.batch_size)
         logits = worker.logits(x, y)
         first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
     values = {
@@ -232,22 +228,21 @@ def _attack_block(
 def attempt(
     job: Job, attack: Attack, x: Tensor, y: Tensor, ids: Tensor, rows: Tensor, on_done: engine.OnDone
 ) -> engine.Outcome:
-    """Run the attack on some rows of a block; whatever goes wrong in it is an AttackError that names it."""
-    at = rows.to(job.device)
+    """Run the attack on some rows of a block; any error in it becomes an AttackError that names the attack."""
+    at = rows.to(job.budget.device)
     if len(rows) == 0:  # not every model takes an empty batch
         return engine.Outcome(x_adv=x[at], broken=y[at].bool(), steps=y[at], margin=x.new_zeros(0))
     try:
-        return attack.run(
-            job.model,
-            x[at],
-            y[at],
-            job.threat,
-            seed=job.seed,
+        task = engine.Task(
+            model=job.model,
+            x=x[at],
+            y=y[at],
+            threat=job.threat,
             ids=ids[rows],
-            batch_size=job.batch_size,
-            precision=job.precision,
+            budget=job.budget,
             on_done=on_done,
         )
+        return attack.search(task)
     except EnsembleBenchError as error:
         if attack.name in str(error):
             raise

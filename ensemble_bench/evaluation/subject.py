@@ -22,7 +22,7 @@ LOGIT = "logit"
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The model to score, and what is known about it; that of a checkpoint is None until it has to be loaded.
+    """The model to score, with its name, hash and origin; `model` is None for a checkpoint that is not loaded yet.
 
     Records lie below `home`; there are none without. Of an ensemble a part can be scored: the `view` "member1",
     "member2", …, or "logit", its members' logits averaged.
@@ -36,7 +36,7 @@ class Subject:
     view: str | None = None
 
     def meta(self, key: str) -> Any:
-        """What training wrote about itself under `key`, None for a model from elsewhere."""
+        """Entry `key` of what training wrote into the checkpoint, None for a model from elsewhere."""
         return None if self.info is None else self.info.meta.get(key)
 
     def load(self) -> nn.Module:
@@ -133,7 +133,7 @@ def _answers(model: nn.Module, image_shape: tuple[int, ...]) -> Tensor:
 
 
 def _hash(model: nn.Module, logits: Tensor) -> str:
-    """Hash of code and weights, as far as they show."""
+    """Hash of the weights, the modules' text and the logits of some noise, which stand for the code."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())

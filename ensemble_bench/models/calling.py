@@ -91,7 +91,7 @@ def verdict(logits: Float[Tensor, "batch class"], y: Tensor) -> tuple[Tensor, Te
 
 
 def judge_of(model: Ensemble) -> Ensemble:
-    """The model that decides what counts as broken: of an ensemble that draws a member, the members' majority.
+    """The model that decides whether an image is broken: of an ensemble that draws a member, the members' majority.
 
     A single draw would call an image broken as soon as luck helps; by majority it is broken when the expected
     accuracy on it falls below one half.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ensemble_bench as eb
 from ensemble_bench import ThreatModel, attacks, data
-from ensemble_bench.attacks.engine import Chain
+from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError
 from ensemble_bench.evaluation.journal import Journal
@@ -31,7 +31,7 @@ def first(n: int) -> ImageSet:
     return data.open_source("digits").split("test").first(n)
 
 
-def job(n: int = 60, names: Sequence[str] = (), **changes: Any) -> Job:
+def job(n: int = 60, names: Sequence[str] = (), batch_size: int = 64, **changes: Any) -> Job:
     plain = Job(
         label="model",
         model=trained(),
@@ -39,10 +39,7 @@ def job(n: int = 60, names: Sequence[str] = (), **changes: Any) -> Job:
         threat=THREAT,
         attacks=[attacks.get(name) for name in names],
         cascade=True,
-        seed=0,
-        batch_size=64,
-        precision="float32",
-        device=torch.device("cpu"),
+        budget=Budget(batch_size=batch_size),
     )
     return replace(plain, **changes)
 

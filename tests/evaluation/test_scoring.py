@@ -11,6 +11,7 @@ import torch
 from small_models import Wrapped, blackbox_set, trained
 
 from ensemble_bench import ThreatModel, attacks, data
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import ImageSet
 from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.journal import Journal
@@ -23,7 +24,7 @@ def first(n: int) -> ImageSet:
     return data.open_source("digits").split("test").first(n)
 
 
-def job(n: int = 60, names: tuple[str, ...] = ("ifgsm5", "apgd10"), **changes: Any) -> Job:
+def job(n: int = 60, names: tuple[str, ...] = ("ifgsm5", "apgd10"), batch_size: int = 32, **changes: Any) -> Job:
     plain = Job(
         label="model",
         model=trained(),
@@ -31,10 +32,7 @@ def job(n: int = 60, names: tuple[str, ...] = ("ifgsm5", "apgd10"), **changes: A
         threat=THREAT,
         attacks=[attacks.get(name) for name in names],
         cascade=False,
-        seed=0,
-        batch_size=32,
-        precision="float32",
-        device=torch.device("cpu"),
+        budget=Budget(batch_size=batch_size),
     )
     return replace(plain, **changes)
 

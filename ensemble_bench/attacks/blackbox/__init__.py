@@ -1,1 +1,1 @@
-"""Black-box sets, and the transfer attack that shows them to a model."""
+"""Black-box sets, and the transfer attack that runs a model on them."""

@@ -17,7 +17,7 @@ from ensemble_bench.models import calling
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Attack):
-    """The black-box attack: shows the model the images of a black-box set (Liu et al. 2017), matched by image id.
+    """The black-box attack: x_adv are the images of a black-box set (Liu et al. 2017) with the same ids.
 
     `path` is the set that `ensemble-bench blackbox build` wrote. Images that it does not hold are not attacked.
     Raises InvalidValueError without a set.
@@ -58,7 +58,7 @@ class Transfer(Attack):
         x_adv[covered.to(x.device)] = candidates
         task.threat.check(x_adv, x)
         with calling.frozen(task.model):
-            worker = engine.Worker(task.model, task.batch_size)
+            worker = engine.Worker(task.model, task.budget.batch_size)
             wrong_clean, _ = worker.decide(x, y)
             # What is misclassified to begin with is not attacked.
             x_adv[wrong_clean] = x[wrong_clean]

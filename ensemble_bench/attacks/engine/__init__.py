@@ -5,11 +5,12 @@ from ensemble_bench.attacks.engine.chain import Chain, doubled, targeted
 from ensemble_bench.attacks.engine.counting import Counted
 from ensemble_bench.attacks.engine.loop import GradientAttack, Loss
 from ensemble_bench.attacks.engine.state import Noise, State, cosine, per_image, select, where
-from ensemble_bench.attacks.engine.task import OnDone, Outcome, Task, check, validate, validate_settings
+from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task, check, validate
 from ensemble_bench.attacks.engine.worker import Worker
 
 __all__ = [
     "Attack",
+    "Budget",
     "Chain",
     "Counted",
     "GradientAttack",
@@ -27,6 +28,5 @@ __all__ = [
     "select",
     "targeted",
     "validate",
-    "validate_settings",
     "where",
 ]

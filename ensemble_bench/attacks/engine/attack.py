@@ -1,4 +1,4 @@
-"""What an attack is: anything that proposes adversarial images; the engine decides what counts."""
+"""The base class of attacks: an attack proposes adversarial images, the engine decides which are broken."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.engine.task import OnDone, Outcome, Task
+from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task
 from ensemble_bench.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
-    """Anything that proposes adversarial images; call it as `attack(model, x, y, threat, seed=0)` to get x_adv.
+    """A search for adversarial images: `attack(model, x, y, threat, seed=0)` returns x_adv.
 
-    An attack of another package that follows no gradient says so in `gradient_free`, so that a record warns of masked
-    gradients where it breaks what others missed.
+    An attack of another package that follows no gradient sets `gradient_free`, so that a record warns of masked
+    gradients where it breaks images that the others left standing.
     """
 
     gradient_free: ClassVar[bool] = False
@@ -26,7 +26,7 @@ class Attack(ABC):
 
     @abstractmethod
     def search(self, task: Task) -> Outcome:
-        """Look for adversarial images; what is misclassified to begin with is not attacked, and counts as broken."""
+        """Run on a task; images that are misclassified to begin with are not attacked, and count as broken."""
 
     def run(
         self,
@@ -41,16 +41,14 @@ class Attack(ABC):
         precision: str = "float32",
         on_done: OnDone | None = None,
     ) -> Outcome:
-        """As calling the attack, with the verdict on every image; `on_done` hears of its progress."""
+        """As calling the attack, with the verdict on every image; `on_done` is called as images are finished."""
         task = Task(
             model=model,
             x=x,
             y=y,
             threat=threat,
-            seed=seed,
             ids=torch.arange(len(x)) if ids is None else ids.cpu(),
-            batch_size=batch_size,
-            precision=precision,
+            budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
             on_done=on_done,
         )
         return self.search(task)
@@ -67,7 +65,7 @@ class Attack(ABC):
         batch_size: int = 128,
         precision: str = "float32",
     ) -> Float[Tensor, "batch *image"]:
-        """Adversarial images for `x` in [0, 1] with labels `y`; the model's state is left as it was found.
+        """Adversarial images for `x` in [0, 1] with labels `y`; the model's state is the same afterwards.
 
         `ids` names the images to the random generator (default 0, 1, …): the same id, seed and attack give the
         same start in any batch. `precision` "bf16" searches in bfloat16; verdicts are always exact. Raises
@@ -80,7 +78,7 @@ class Attack(ABC):
         return torch.ones_like(ids, dtype=torch.bool)
 
     def parts(self, model: nn.Module) -> "Sequence[Attack]":
-        """Stages that a suite runs and writes down one by one, each on the images that those before left standing."""
+        """Stages that a suite runs and records one by one, each on the images that still stand."""
         return (self,)
 
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Chains: attacks one after the other, each on the images that those before left standing."""
+"""Chains: attacks one after the other, each on the images that still stand."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Chain(Attack):
 
 
 def merge(best: Outcome, found: Outcome, rows: Tensor) -> Outcome:
-    """`best`, with what a further stage `found` on its `rows`."""
+    """`best`, brought up to date with the outcome `found` of a further stage on the images `rows`."""
     gain = found.broken | (found.margin > best.margin[rows])
     x_adv, margin = best.x_adv.clone(), best.margin.clone()
     broken, steps = best.broken.clone(), best.steps.clone()

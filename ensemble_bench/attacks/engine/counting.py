@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class Counted(nn.Module):
-    """The model, counting what whoever calls it makes it do; its answers stay the same.
+    """The model with the same answers, which counts the images of its forward and backward passes.
 
     `forwards` counts images, `backwards` images for whose logits a gradient came back. A second backward through the
     same answer counts again: FAB takes one a class.

@@ -54,7 +54,7 @@ class GradientAttack(Attack):
             raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: choose from last, best")
 
     def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
-        """Add to the state of fresh images what the step rule remembers; they already stand at their start."""
+        """Add the step rule's own tensors to the state of fresh images, whose x_adv is their start."""
 
     def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits (batch, class) that decide, and the per-image value (batch) that the attack ascends."""
@@ -70,7 +70,7 @@ class GradientAttack(Attack):
         """Move s["x_adv"], given the value and its gradient there."""
 
     def search(self, task: Task) -> Outcome:
-        """Run the engine's loop; with `stop_early` off, what is misclassified to begin with is attacked too."""
+        """Run the engine's loop; without `stop_early`, images misclassified to begin with are attacked too."""
         return run(self, task)
 
 
@@ -78,7 +78,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
     """Run `attack` on all images, with its restarts."""
     x, y = task.x, task.y
     with frozen(task.model):
-        worker = Worker(task.model, task.batch_size)
+        worker = Worker(task.model, task.budget.batch_size)
         clean = worker.logits(x, y)
         broken, margin = verdict(clean, y)
         best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)
@@ -102,7 +102,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Loop:
-    """An attack with its task, and what the model says of the clean images."""
+    """An attack with its task, and the model's logits of the clean images."""
 
     attack: GradientAttack
     task: Task
@@ -115,7 +115,7 @@ class _Loop:
 
         def noise(shape: tuple[int, ...], label: str = "") -> Tensor:
             stream = f"{attack.name}/{label}" if label else attack.name
-            return randomness.uniform(shape, ids, seed=task.seed, stream=stream, restart=restart).to(x)
+            return randomness.uniform(shape, ids, seed=task.budget.seed, stream=stream, restart=restart).to(x)
 
         s = {"row": rows, "x": x, "y": task.y[rows], "x_adv": x, "i": torch.zeros_like(rows)}
         s["clean_logits"] = self.clean_logits[rows]
@@ -151,7 +151,7 @@ class _Progress:
         self.x_adv[rows], self.broken[rows], self.steps[rows], self.margin[rows] = x_adv, broken, steps, margin
 
     def update(self, other: "_Progress", rows: Tensor, *, always: bool) -> None:
-        """Take over the `rows` of `other` that it broke or brought nearer to it (or all of them)."""
+        """Take over from `other` those of its `rows` that are broken or have a larger margin, or all of them."""
         r = rows if always else rows[other.broken[rows] | (other.margin[rows] > self.margin[rows])]
         self.put(r, other.x_adv[r], other.broken[r], other.steps[r], other.margin[r])
         self.zero_gradients += other.zero_gradients
@@ -177,7 +177,7 @@ def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Prog
             waiting = waiting[room:]
         if not s["x_adv"].isfinite().all():
             raise AttackError(f"{attack.name}: x_adv holds NaN or infinite pixels")
-        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.precision, draws=attack.draws)
+        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision, draws=attack.draws)
         found.zero_gradients += int(((s["i"] == 0) & (grad.flatten(1) == 0).all(dim=1)).sum())
 
         if attack.stop_early and looks_broken.any():
@@ -204,7 +204,7 @@ def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Prog
 
 
 def _confirm(loop: _Loop, worker: Worker, s: State, looks_broken: Tensor, found: _Progress) -> Tensor:
-    """Decide exactly which proposals are broken, write those down and return their mask."""
+    """Decide exactly which of the images that look broken are, enter these in `found` and return their mask."""
     t = select(s, looks_broken)
     loop.check(t["x_adv"], t["x"])
     wrong, margin = worker.decide(t["x_adv"], t["y"])

@@ -1,4 +1,4 @@
-"""The state of the images under attack, and what step rules do with it row by row."""
+"""The state of the images under attack, and operations on its rows."""
 
 import math
 from typing import Protocol
@@ -9,7 +9,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 """Row-aligned tensors of the images under attack. Always "x", "y", "x_adv" and "i" (iterations done);
 "clean_logits" (batch, class); "target" (batch) where the attack has one; "best_x", "best_loss" and "better" (x_adv is
-the best so far) where it keeps its best iterate; whatever else its step rule remembers."""
+the best so far) where it keeps its best iterate; and the tensors that its step rule adds."""
 
 
 class Noise(Protocol):

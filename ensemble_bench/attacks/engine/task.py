@@ -1,4 +1,4 @@
-"""What an attack is asked to do, and what it answers."""
+"""The input of an attack, and its result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,14 +12,40 @@ from ensemble_bench.threat import ThreatModel
 
 PRECISIONS = ("float32", "bf16")
 OnDone = Callable[[int, int], None]
-"""Hears how many images are finished, and how many of these are broken."""
+"""Called with the number of images that are finished, and the number of these that are broken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How an attack runs: the seed of its noise, the images of a batch, the precision of its search, and the device.
+
+    Verdicts are always in the images' own precision. Raises InvalidValueError for a batch size below 1 or an unknown
+    precision.
+    """
+
+    seed: int = 0
+    batch_size: int = 128
+    precision: str = "float32"
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InvalidValueError(f"batch_size is {self.batch_size}: expected at least 1")
+        if self.precision not in PRECISIONS:
+            raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
+
+    @classmethod
+    def on(cls, device: torch.device, *, seed: int, batch_size: int | None, precision: str = "float32") -> "Budget":
+        """Budget on a device, where a batch has 512 images on a GPU, else 128, unless `batch_size` says otherwise."""
+        size = (512 if device.type == "cuda" else 128) if batch_size is None else batch_size
+        return cls(seed=seed, batch_size=size, precision=precision, device=device)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """A model and the images to attack it on: all that an attack is told (see `Attack.__call__`); `ids` lie on the CPU.
+    """A model and the images to attack it on: the whole input of an attack. `ids` lie on the CPU.
 
-    Raises InvalidValueError, naming the value, for images, labels and settings that no attack can take.
+    Raises InvalidValueError, naming the value, for images and labels that no attack can take.
     """
 
     model: nn.Module
@@ -27,13 +53,11 @@ class Task:
     y: Int64[Tensor, "batch"]
     threat: ThreatModel
     ids: Int64[Tensor, "batch"]
-    seed: int
-    batch_size: int
-    precision: str
+    budget: Budget
     on_done: OnDone | None
 
     def __post_init__(self) -> None:
-        validate(self.x, self.y, self.ids, self.batch_size, self.precision)
+        validate(self.x, self.y, self.ids)
 
     def of(self, rows: Int64[Tensor, "row"]) -> "Task":
         """The same, of some images only."""
@@ -42,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an attack did to every image, rows as given."""
+    """The result of an attack for every image, in the order of the images."""
 
     x_adv: Float[Tensor, "batch *image"]
     broken: Bool[Tensor, "batch"]
@@ -57,11 +81,10 @@ class Outcome:
     """Images pushed through the model, forward or backward, proposals and decisions together."""
 
 
-def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str) -> None:
-    """Raise InvalidValueError, naming the value, unless these are images, labels and settings an attack can take."""
+def validate(x: Tensor, y: Tensor, ids: Tensor) -> None:
+    """Raise InvalidValueError, naming the value, unless these are images, labels and ids that an attack can take."""
     if len(x) != len(y) or len(x) != len(ids):
         raise InvalidValueError(f"{len(x)} images, {len(y)} labels and {len(ids)} ids: expected as many of each")
-    validate_settings(batch_size, precision)
     if not x.is_floating_point():
         raise InvalidValueError(f"images have dtype {x.dtype}: expected floating point in [0, 1]")
     if y.dtype != torch.int64 or y.dim() != 1:
@@ -71,14 +94,6 @@ def validate(x: Tensor, y: Tensor, ids: Tensor, batch_size: int, precision: str)
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):
         raise InvalidValueError(f"images span [{low:.6g}, {high:.6g}]: expected values in [0, 1]")
-
-
-def validate_settings(batch_size: int, precision: str) -> None:
-    """Raise InvalidValueError unless an attack can run in these batches and this precision."""
-    if batch_size < 1:
-        raise InvalidValueError(f"batch_size is {batch_size}: expected at least 1")
-    if precision not in PRECISIONS:
-        raise InvalidValueError(f"precision is {precision!r}: choose from {', '.join(PRECISIONS)}")
 
 
 def check(attack: str, threat: ThreatModel, x_adv: Tensor, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The worker: runs a model on images in batches that fit in memory, and counts what it runs."""
+"""The worker: runs a model on images in batches that fit in memory, and counts the images."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Evaluate = Callable[[Ensemble, Tensor, State], tuple[Tensor, Tensor]]
 
 
 class Worker:
-    """Runs a model in batches that halve when memory runs out, and counts what it runs.
+    """Runs a model in batches that halve when memory runs out.
 
     Here every model becomes an `Ensemble`, so that attacks find members in each. `passes` counts images pushed through
     the model, forward or backward.
@@ -64,7 +64,7 @@ class Worker:
         return verdict(self.logits(x, y), y)
 
     def value(self, evaluate: Evaluate, s: State, *, draws: int = 1) -> Tensor:
-        """What `evaluate` gives to ascend, at s["x_adv"], in full precision."""
+        """Value to ascend, by `evaluate`, at s["x_adv"] in full precision; the mean over so many `draws`."""
 
         def forward(rows: slice) -> tuple[Tensor, ...]:
             part = select(s, rows)

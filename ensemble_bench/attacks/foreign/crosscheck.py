@@ -106,7 +106,7 @@ class Counterpart(Attack):
 
 @dataclass(frozen=True, kw_only=True)
 class OnMargin(External):
-    """A toolkit's attack on the cross-entropy that is made to ascend the margin: it is shown a `MarginView`."""
+    """A toolkit's attack on the cross-entropy that ascends the margin, because its model is a `MarginView`."""
 
     def view(self, model: nn.Module, y: Tensor) -> nn.Module:
         """The model's margin as logits."""
@@ -114,7 +114,7 @@ class OnMargin(External):
 
 
 class MarginView(nn.Module):
-    """`model` as its margin on images with labels `y`, shown in order and in one piece: predictions are the same.
+    """`model` with its margin in place of logits, for one batch with labels `y` in order; predictions are the same.
 
     The strongest wrong class and the label are all but the only ones: the other logits are −100 (finite, for toolkits
     that shift logits). The difference of the two has the gradient of the margin, but the value −1, 0 or 1: so the

@@ -1,4 +1,4 @@
-"""Attacks that other libraries run: FAB-T, Square, and whatever torchattacks and ART have, judged like our own."""
+"""Attacks that other libraries run: FAB-T, Square, all of torchattacks and ART; verdicts are the engine's."""
 
 import ast
 import importlib
@@ -37,9 +37,9 @@ FORM = "torchattacks:NAME(argument=value, …) or art:NAME(…)"
 class External(Attack):
     """An attack that a toolkit runs: the class `attack` of "torchattacks", "art" or "autoattack", with `arguments`.
 
-    It is handed the correctly classified images alone, in float32 and in batches; it draws from global generators that
-    are seeded for every batch and put back, so that unlike ours its results depend on the batch size. What it returns
-    is trusted in nothing: every image must be in its place and inside the ball, and the model decides again. Raises
+    It gets the correctly classified images alone, in float32 and in batches; it draws from global generators that are
+    seeded for every batch and restored, so that unlike ours its results depend on the batch size. Its images are
+    checked: each must be in its place and inside the ball, and the model decides again. Raises
     UnknownNameError for an attack that is not there, InvalidValueError for arguments that it does not take, that are
     not plain data, or for a toolkit that is not installed.
     """
@@ -73,7 +73,7 @@ class External(Attack):
         return randomness.generator("cpu", self.name, seed, image).initial_seed() % 2**32
 
     def view(self, model: nn.Module, y: Int64[Tensor, "batch"]) -> nn.Module:
-        """What the toolkit attacks on images with labels `y`: the model itself."""
+        """The module that the toolkit attacks on images with labels `y`: the model itself."""
         return model
 
     def search(self, task: engine.Task) -> engine.Outcome:
@@ -82,7 +82,7 @@ class External(Attack):
         if len(x) == 0:  # not every model takes an empty batch
             return engine.Outcome(x_adv=x, broken=y.bool(), steps=y, margin=x.new_zeros(0))
         with calling.frozen(task.model):
-            worker = engine.Worker(task.model, task.batch_size)
+            worker = engine.Worker(task.model, task.budget.batch_size)
             logits = worker.logits(x, y)
             broken, margin = verdict(logits, y)
             x_adv, rows = x.clone(), (~broken).nonzero()[:, 0]
@@ -91,10 +91,10 @@ class External(Attack):
             shown = _Shown(counted, x)
 
             def propose(at: Tensor) -> tuple[Tensor, ...]:
-                key = self.seed_of(task.seed, int(task.ids[at[0].cpu()]))
+                key = self.seed_of(task.budget.seed, int(task.ids[at[0].cpu()]))
                 return (self._propose(shown, x[at], y[at], task.threat, classes=logits.shape[1], seed=key),)
 
-            for at in torch.split(rows, task.batch_size) if len(rows) else ():
+            for at in torch.split(rows, task.budget.batch_size) if len(rows) else ():
                 (x_adv[at],) = worker.map(lambda part, at=at: propose(at[part]), len(at))  # type: ignore[misc]
                 broken[at], margin[at] = worker.decide(x_adv[at], y[at])
                 if task.on_done is not None:
@@ -105,7 +105,7 @@ class External(Attack):
     def _propose(
         self, shown: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, *, classes: int, seed: int
     ) -> Float[Tensor, "batch *image"]:
-        """What the toolkit makes of a batch, verified."""
+        """The toolkit's images for a batch, verified."""
         # Copies: an attack that writes into its input must not move the ball that it is held to.
         given = x.float().clone(memory_format=torch.contiguous_format)
         seen = self.view(shown, y)
@@ -174,7 +174,7 @@ def parse(name: str) -> External:
 
 
 class _Shown(nn.Module):
-    """The model as toolkits see it: in float32, and refusing what no attack can go on from."""
+    """The model that toolkits get: in float32, with an error for images or logits that are not finite."""
 
     def __init__(self, model: nn.Module, x: Tensor) -> None:
         super().__init__()

@@ -131,7 +131,7 @@ def _run(job: Job, tests: Sequence[_Test]) -> Entry:
     for test in tests:
         rows = torch.from_numpy(test.rows)
         x, y = job.images.batch(rows)
-        x, y, ids = x.to(job.device), y.to(job.device), job.images.ids[rows]
+        x, y, ids = x.to(job.budget.device), y.to(job.budget.device), job.images.ids[rows]
         standing = torch.ones(len(ids), dtype=torch.bool)
         for name in test.names:
             left = standing.nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""From scores to a record: counts, intervals, warnings and everything that says where they come from."""
+"""From scores to a record: counts, intervals, warnings, and the model, data, versions and commit behind them."""
 
 from collections.abc import Sequence
 
@@ -69,14 +69,14 @@ def make_record(
         n=n,
         threat=Threat(norm=job.threat.norm, eps=job.threat.eps),
         suite=suite,
-        seed=job.seed,
+        seed=job.budget.seed,
         clean=CleanScore(correct=correct, n=n, accuracy=correct / n, ci_low=clean_low, ci_high=clean_high),
         robust=RobustScore(robust=robust, n=n, accuracy=robust / n, ci_low=low, ci_high=high),
         attacks=results,
         blackbox=next((_blackbox(a, results) for a in job.attacks if isinstance(a, Transfer)), None),
         warnings=warnings_of(scores, results, cascade=job.cascade, probe=probe),
         seconds=seconds,
-        device=_device_name(job.device),
+        device=_device_name(job.budget.device),
         versions=versions(),
         commit=commit(),
         view=subject.view,
