@@ -2,6 +2,10 @@
 # make test    the whole test suite, in two processes
 # make lint    formatting, lint, types and the order of imports
 # make install the set-up alone; the others call it, and it does nothing when nothing has changed
+# make browser Chromium for the tests of the pages: by apt-get as root, else Playwright's own for this user
+# make test-machines
+#              the tests that call a network under other instruction sets, thread counts, Pythons and the oldest
+#              packages (environments of their own, about 6 GB each); SETTINGS="omp-2 oldest" for some of these
 #
 # VENV=dir puts the environment elsewhere, PYTHON=python3.12 picks the interpreter that makes it,
 # ARGS="…" is handed on to the demo or to pytest.
@@ -9,6 +13,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+SETTINGS ?=
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 comma := ,
@@ -16,7 +21,7 @@ comma := ,
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint
+.PHONY: help install demo test lint browser test-machines
 
 help:
 	@sed -n '/^[A-Z]/q; s/^# \{0,1\}//p' Makefile
@@ -36,6 +41,17 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(call timed,lint,ruff$(comma) mypy and lint-imports,\
 		$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m mypy && $(VENV)/bin/lint-imports)
+
+test-machines: $(VENV)/.installed-dev
+	$(call timed,test-machines,the tests that call a network$(comma) in one setting after the other,\
+		$(RUN) tests/machines.py --venv "$(VENV)" --settings "$(SETTINGS)" -- $(ARGS))
+
+# Playwright's own needs no rights but may miss libraries of the system; apt-get brings them.
+browser: $(VENV)/.installed
+	$(call timed,browser,a Chromium for the tests of the pages (about 150 MB),\
+		if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+		elif [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -q -y chromium; then :; \
+		else $(RUN) -m playwright install chromium; fi)
 
 # The stamp is written last, so that an install that broke off is done again.
 $(VENV)/.installed: setup.cfg pyproject.toml

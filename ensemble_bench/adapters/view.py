@@ -1,23 +1,13 @@
 """Views of a model that a foreign toolkit may attack, or train, without leaving anything else behind."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-
-@contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put every submodule's train or eval mode back on leaving, also by an exception."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+from ensemble_bench.models.calling import modes_kept
 
 
 class AttackView(nn.Module):

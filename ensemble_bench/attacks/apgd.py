@@ -1,7 +1,7 @@
 """Auto-PGD: momentum, and a step size that halves when progress stalls (Croce & Hein 2020, arXiv 2003.01690)."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,11 @@ class APGD(GradientAttack):
             raise InvalidValueError(f"{self.name}: keep is {self.keep!r}: Auto-PGD works from its best iterate")
 
     def checkpoints(self) -> list[int]:
-        """Iterations at which a step size may halve: 0 and then ⌈p_j·steps⌉ with p_1 = 0.22 and shrinking gaps."""
+        """Iterations at which a step size may halve: 0 and then ⌈p_j·steps⌉ with p_1 = 0.22 and shrinking gaps.
+
+        The paper's formula. The authors' code rounds the gaps down instead: the same marks at 100 steps, earlier ones
+        at 20 and later ones at 50.
+        """
         percent = [0, 22]
         while percent[-1] < 100:
             percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
@@ -79,16 +83,15 @@ class APGD(GradientAttack):
 
 def apgd_ce(steps: int, **settings: Any) -> APGD:
     """Auto-PGD with `steps` steps on the cross-entropy."""
-    return APGD(**{"name": f"apgd{steps}", "steps": steps, **settings})
+    return replace(APGD(name=f"apgd{steps}", steps=steps), **settings)
 
 
 def apgd_dlr(steps: int, **settings: Any) -> APGD:
     """Auto-PGD with `steps` steps on the difference of logits ratio."""
-    return APGD(**{"name": f"apgd-dlr{steps}", "steps": steps, "loss": losses.dlr, **settings})
+    return replace(APGD(name=f"apgd-dlr{steps}", steps=steps, loss=losses.dlr), **settings)
 
 
 def apgd_t(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
     """Targeted Auto-PGD: `steps` steps on the targeted difference of logits ratio, at each of the strongest classes."""
-    return targeted(
-        APGD(**{"name": f"apgd-t{steps}", "steps": steps, "loss": losses.dlr_targeted, **settings}), classes=classes
-    )
+    attack = APGD(name=f"apgd-t{steps}", steps=steps, loss=losses.dlr_targeted)
+    return targeted(replace(attack, **settings), classes=classes)

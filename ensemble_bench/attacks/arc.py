@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class ARC(Attack):
         x_adv, steps = x.clone(), torch.zeros_like(y)
         with calling.frozen(task.model):
             worker = Worker(task.model, task.batch_size)
-            members = [Counted(member) for member in members_of(task.model)]
+            members = [Counted(member) for member in members_of(worker.model)]
             search = _Search(attack=self, worker=worker, members=members, threat=threat, precision=task.precision)
             broken, margin = worker.decide(x, y)
             right = (~broken).nonzero()[:, 0]
@@ -181,4 +181,4 @@ def nearest_boundary(
 
 def arc(steps: int, **settings: Any) -> ARC:
     """ARC with `steps` rounds."""
-    return ARC(**{"name": f"arc{steps}", "steps": steps, **settings})
+    return replace(ARC(name=f"arc{steps}", steps=steps), **settings)

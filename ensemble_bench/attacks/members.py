@@ -1,9 +1,9 @@
 """Attacks on the members' own logits, which averaged probabilities hide; the whole ensemble decides what counts."""
 
-import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,21 +15,20 @@ from ensemble_bench.attacks.apgd import APGD
 from ensemble_bench.attacks.engine import Attack, Chain, GradientAttack, Loss, Noise, State, doubled
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.models import calling
+from ensemble_bench.models.ensemble import Ensemble, as_ensemble
 from ensemble_bench.threat import ThreatModel
 
 
-def members_of(model: Any) -> Sequence[nn.Module]:
+def members_of(model: nn.Module) -> Sequence[nn.Module]:
     """The networks that `model` is made of: itself, where it is no ensemble."""
-    return list(model.members) if hasattr(model, "member_logits") else [model]
+    return list(as_ensemble(model).members)
 
 
 def weights_of(
-    model: Any, member_logits: Float[Tensor, "member batch class"], x: Tensor
+    model: nn.Module, member_logits: Float[Tensor, "member batch class"], x: Tensor
 ) -> Float[Tensor, "member batch"]:
     """What every member counts on every image of `x`: a gate's weights or 1/k; they sum to 1 over the members."""
-    if not hasattr(model, "log_weights"):
-        return member_logits.new_full(member_logits.shape[:2], 1 / len(member_logits))
-    weights: Tensor = model.log_weights(calling.channels_last(x)).exp()[..., 0]
+    weights = as_ensemble(model).log_weights(calling.channels_last(x)).exp()[..., 0]
     return weights.to(member_logits.dtype).expand(member_logits.shape[:2])
 
 
@@ -45,15 +44,11 @@ class OnMembers(GradientAttack, ABC):
     ) -> Float[Tensor, "batch"]:
         """What is ascended, given the members' logits and what they count."""
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble and the value, of one call of the members."""
         logits = calling.member_logits_of(model, x_adv)
         value = self.value(logits, weights_of(model, logits, x_adv), s)
         return calling.aggregated(model, logits, x_adv), value
-
-    def loss_of(self, logits: Float[Tensor, "batch class"], s: State) -> Float[Tensor, "batch"]:
-        """The attack's loss."""
-        return self.loss(logits, s["y"], *([] if self.target is None else [s["target"]]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,19 +155,7 @@ def bypass(steps: int, **settings: Any) -> Bypass:
 
     Of the three losses the margin broke the most of digits' validation images, before the cross-entropy and DLR.
     """
-    return Bypass(**{"name": f"bypass{steps}", "steps": steps, "loss": losses.margin, **settings})
-
-
-def _pooled(kind: type[MemberPGD], family: str, steps: int, settings: dict[str, Any]) -> MemberPGD:
-    """PGD with steps of 2.5·eps/steps, as margin_pgd."""
-    return kind(**{"name": f"{family}{steps}", "steps": steps, "step_size": 2.5 / steps, **settings})
-
-
-def _pooled_doubled(make: Callable[..., Attack], family: str, steps: int, settings: dict[str, Any]) -> Chain:
-    """10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
-    first, patience = settings.pop("first", 10), settings.pop("patience", 2)
-    make = functools.partial(make, **settings)
-    return doubled(f"{family}-doubled{steps}", make, first=first, last=steps, patience=patience)
+    return replace(Bypass(name=f"bypass{steps}", steps=steps, loss=losses.margin), **settings)
 
 
 def mean_member(steps: int, **settings: Any) -> MemberPGD:
@@ -195,27 +178,28 @@ def random_member(steps: int, **settings: Any) -> MemberPGD:
     return _pooled(RandomMember, "random-member", steps, settings)
 
 
-def mean_member_doubled(steps: int, **settings: Any) -> Chain:
-    """mean_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
-    return _pooled_doubled(mean_member, "mean-member", steps, settings)
+def _pooled(kind: type[MemberPGD], family: str, steps: int, settings: dict[str, Any]) -> MemberPGD:
+    """PGD with steps of 2.5·eps/steps, as margin_pgd."""
+    return replace(kind(name=f"{family}{steps}", steps=steps, step_size=2.5 / steps), **settings)
 
 
-def max_member_doubled(steps: int, **settings: Any) -> Chain:
-    """max_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
-    return _pooled_doubled(max_member, "max-member", steps, settings)
+def _doubled(
+    family: str, make: Callable[..., MemberPGD], steps: int, *, first: int = 10, patience: int = 2, **settings: Any
+) -> Chain:
+    """`make` with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
+    stage = partial(make, **settings)
+    return doubled(f"{family}-doubled{steps}", stage, first=first, last=steps, patience=patience)
 
 
-def clipped_member_doubled(steps: int, **settings: Any) -> Chain:
-    """clipped_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
-    return _pooled_doubled(clipped_member, "clipped-member", steps, settings)
-
-
-def random_member_doubled(steps: int, **settings: Any) -> Chain:
-    """random_member with 10, 20, 40, … steps, up to `steps`, until accuracy stops falling."""
-    return _pooled_doubled(random_member, "random-member", steps, settings)
+DOUBLED: Mapping[str, Callable[..., Chain]] = {
+    "mean-member-doubled": partial(_doubled, "mean-member", mean_member),
+    "max-member-doubled": partial(_doubled, "max-member", max_member),
+    "clipped-member-doubled": partial(_doubled, "clipped-member", clipped_member),
+    "random-member-doubled": partial(_doubled, "random-member", random_member),
+}
 
 
 def member_transfer(steps: int, **settings: Any) -> MemberTransfer:
     """Auto-PGD with `steps` steps on the cross-entropy of one member after the other."""
-    stage = OneMember(**{"name": f"member-transfer{steps}", "steps": steps, **settings})
+    stage = replace(OneMember(name=f"member-transfer{steps}", steps=steps), **settings)
     return MemberTransfer(name=stage.name, stages=(stage,))

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.engine import Chain, GradientAttack, Noise, State, cosine, per_image
 from ensemble_bench.attacks.members import weights_of
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import calling
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
 BETA = 0.2
@@ -43,16 +44,15 @@ class MORA(GradientAttack):
         """The start has no past."""
         s["x_prev"] = s["x_adv"]
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits of the ensemble, and the loss of the reweighed ones."""
-        aggregation = getattr(model, "aggregation", "prob")
         logits = calling.member_logits_of(model, x_adv)
         whole = calling.aggregated(model, logits, x_adv)
         # What draws or counts votes has no gradient to ascend: its members' mean probability stands in.
-        hard = aggregation in ("draw", "vote")
-        log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole  # type: ignore[operator]
+        hard = model.aggregation in ("draw", "vote")
+        log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole
 
-        beta = self.beta if self.beta is not None else 0.0 if aggregation == "logit" else BETA
+        beta = self.beta if self.beta is not None else 0.0 if model.aggregation == "logit" else BETA
         wrong = log_mean.scatter(1, s["y"][:, None], -torch.inf).argmax(dim=1) if self.target is None else s["target"]
         weights = member_weights(
             logits.detach(), s["y"], wrong, beta=beta, shares=weights_of(model, logits, x_adv).detach()
@@ -61,7 +61,7 @@ class MORA(GradientAttack):
         scale = (top_gap(logits).amax(dim=0) / 10).clamp_min(1)
         reweighed = (weights[..., None] * logits).sum(dim=0) / scale[:, None]
         combined = (1 - self.alpha) * log_mean / top_gap(log_mean)[:, None] + self.alpha * reweighed
-        return whole, self.loss(combined, s["y"], *([] if self.target is None else [s["target"]]))
+        return whole, self.loss_of(combined, s)
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)), η = eps·(1 + cos(πt/T)); x ← Π(x + μ(z − x) + (1−μ)(x − x_prev))."""
@@ -121,12 +121,11 @@ def mora(steps: int, *, alphas: tuple[float, ...] = ALPHAS, classes: int = 9, **
 
     Targets are the `classes` strongest wrong classes, one after the other.
     """
-    made = {"name": f"mora{steps}", "steps": steps, **settings}
-    name = made["name"]
-    first = MORA(**{**made, "name": f"{name}/alpha{alphas[0]:g}", "alpha": alphas[0]})
-    untargeted = [replace(first, name=f"{name}/alpha{alpha:g}", alpha=alpha) for alpha in alphas]
+    attack = replace(MORA(name=f"mora{steps}", steps=steps), **settings)
+    name = attack.name
+    untargeted = [replace(attack, name=f"{name}/alpha{alpha:g}", alpha=alpha) for alpha in alphas]
     targeted = [
-        replace(first, name=f"{name}/target{rank}", alpha=0.5, target=rank, loss=losses.margin_targeted)
+        replace(attack, name=f"{name}/target{rank}", alpha=0.5, target=rank, loss=losses.margin_targeted)
         for rank in range(1, classes + 1)
     ]
     return Chain(name=name, stages=(*untargeted, *targeted))

@@ -1,15 +1,16 @@
 """Output-diversified initialisation: starts that differ in what the model says, not only in pixels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.engine import Loss, Noise, State, per_image
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
 
@@ -35,7 +36,7 @@ class ODI(PGD):
         """The direction w."""
         s["direction"] = noise((s["clean_logits"].shape[1],), "direction")
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits, and wᵀf(x) or, from then on, the loss."""
         logits, value = super().evaluate(model, x_adv, s)
         # At −∞ no such iterate is ever the best; the gradient is that of wᵀf.
@@ -50,5 +51,5 @@ class ODI(PGD):
 
 def margin_odi(steps: int, *, odi_steps: int = 2, **settings: Any) -> ODI:
     """PGD with `steps` steepest steps of 2.5·eps/steps on the margin, after `odi_steps` steps that diversify."""
-    made = {"name": f"margin-odi{steps}", "steps": odi_steps + steps, "step_size": 2.5 / steps}
-    return ODI(**{**made, "odi_steps": odi_steps, **settings})
+    attack = ODI(name=f"margin-odi{steps}", steps=odi_steps + steps, step_size=2.5 / steps, odi_steps=odi_steps)
+    return replace(attack, **settings)

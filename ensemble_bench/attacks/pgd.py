@@ -1,7 +1,7 @@
 """Projected gradient attacks: IFGSM, PGD with Adam's update, and PGD on the margin."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -66,29 +66,29 @@ def ifgsm(steps: int, **settings: Any) -> PGD:
     Seven steps are the training attack, with steps of eps/4 (2/255 at eps = 8/255); otherwise 2.5·eps/steps.
     """
     size = 0.25 if steps == 7 else 2.5 / steps
-    return PGD(**{"name": f"ifgsm{steps}", "steps": steps, "step_size": size, **settings})
+    return replace(PGD(name=f"ifgsm{steps}", steps=steps, step_size=size), **settings)
 
 
 def bim(steps: int, **settings: Any) -> PGD:
     """Basic iterative method: as ifgsm, with steps of 2.5·eps/steps from the image itself (Kurakin et al. 2017)."""
-    return PGD(**{"name": f"bim{steps}", "steps": steps, "step_size": 2.5 / steps, "random_start": False, **settings})
+    return replace(PGD(name=f"bim{steps}", steps=steps, step_size=2.5 / steps, random_start=False), **settings)
 
 
 def pgd_adam(steps: int, **settings: Any) -> PGDAdam:
     """PGD with `steps` Adam steps on the cross-entropy, keeping the best iterate: the paper's pgd5, pgd20, pgd500."""
-    return PGDAdam(**{"name": f"pgd{steps}", "steps": steps, "keep": "best", **settings})
+    return replace(PGDAdam(name=f"pgd{steps}", steps=steps, keep="best"), **settings)
 
 
 def margin_pgd(steps: int, **settings: Any) -> PGD:
     """PGD with `steps` steepest steps of 2.5·eps/steps on the logit margin (Carlini & Wagner 2017)."""
-    made = {"name": f"margin{steps}", "steps": steps, "step_size": 2.5 / steps, "loss": losses.margin, "keep": "best"}
-    return PGD(**{**made, **settings})
+    attack = PGD(name=f"margin{steps}", steps=steps, step_size=2.5 / steps, loss=losses.margin, keep="best")
+    return replace(attack, **settings)
 
 
 def margin_t(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
     """PGD with `steps` steepest steps on the margin of each of the strongest wrong classes (Gowal et al. 2019)."""
-    attack = margin_pgd(steps, **{"name": f"margin-t{steps}", "loss": losses.margin_targeted, **settings})
-    return targeted(attack, classes=classes)
+    attack = margin_pgd(steps, name=f"margin-t{steps}", loss=losses.margin_targeted)
+    return targeted(replace(attack, **settings), classes=classes)
 
 
 def margin_doubled(steps: int, *, first: int = 10, patience: int = 2, **settings: Any) -> Chain:
@@ -105,4 +105,4 @@ def margin_plateau(steps: int, *, first: int = 100, patience: int = 2, **setting
 
 def eot(steps: int, *, draws: int = 10, **settings: Any) -> PGD:
     """PGD on the margin whose every step is the mean over `draws` calls of a randomised model (Athalye et al. 2018)."""
-    return margin_pgd(steps, **{"name": f"eot{steps}", "draws": draws, **settings})
+    return replace(margin_pgd(steps, name=f"eot{steps}", draws=draws), **settings)

@@ -28,8 +28,8 @@ def sweep(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
 
     The second strongest class goes first and the strongest last: the margin to it is what the first stage ascended.
     """
-    made = {"steps": steps, "loss": losses.margin, "keep": "best", **settings}
-    first = CosinePGD(**{"name": f"sweep{steps}/margin", **made})
+    first = CosinePGD(name=f"sweep{steps}/margin", steps=steps, loss=losses.margin, keep="best")
+    first = replace(first, **settings)
     ranks = [*range(2, classes + 1), 1]
     targeted = [
         replace(first, name=f"sweep{steps}/target{rank}", loss=losses.margin_targeted, target=rank) for rank in ranks

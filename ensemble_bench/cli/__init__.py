@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli import blackbox, bundle, demo, doctor, evaluate, leaderboard, names, report, serve, train
+from ensemble_bench.cli import blackbox, demo, doctor, evaluate, leaderboard, names, report, serve, submissions, train
 from ensemble_bench.errors import EnsembleBenchError
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def version() -> None:
 
 for command in (
     *(train.train, evaluate.evaluate, report.report, report.diagnose),
-    *(bundle.bundle, bundle.verify, bundle.submit),
+    *(submissions.bundle, submissions.verify, submissions.submit),
 ):
     app.command()(command)
 for name, group in GROUPS.items():

@@ -7,7 +7,7 @@ import typer
 
 from ensemble_bench.cli.options import DataDir, Device
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format.limits import Limits
 
@@ -48,7 +48,7 @@ def serve(
     """Take submissions over HTTP, verify them one by one, publish those that hold, and show the leaderboard."""
     if context.invoked_subcommand is not None:
         return
-    settings = Settings(
+    settings = ServiceSettings(
         data=data,
         leaderboards=leaderboards,
         suite=suite,
@@ -95,6 +95,6 @@ def list_tokens(data: Data = DATA) -> None:
 
 
 def _store(data: Path) -> Store:
-    settings = Settings(data=data)
+    settings = ServiceSettings(data=data)
     settings.make_folders()
     return Store(settings.store)

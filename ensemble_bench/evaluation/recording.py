@@ -14,6 +14,7 @@ from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.evaluation.trust.masking import warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe
 from ensemble_bench.models import cost
+from ensemble_bench.models.ensemble import as_ensemble
 from ensemble_bench.records import (
     AttackResult,
     Blackbox,
@@ -60,7 +61,7 @@ def make_record(
         architecture=None if subject.info is None else subject.info.architecture.as_dict(),
         parameters=cost.parameters(job.model),
         flops=cost.flops(job.model, source.image_shape),
-        forward_passes=len(getattr(job.model, "members", [job.model])),
+        forward_passes=len(as_ensemble(job.model).members),
         dataset=source.dataset,
         data_name=source.name,
         data_hash=source.fingerprint,

@@ -13,8 +13,8 @@ from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.models import calling, checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
-from ensemble_bench.models.ensemble import Ensemble
-from ensemble_bench.models.sources import Source
+from ensemble_bench.models.ensemble import Ensemble, as_ensemble
+from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.models.state_dict import reason
 
 LOGIT = "logit"
@@ -70,8 +70,8 @@ class Subject:
     def is_weighted(self) -> bool:
         """Whether a gate weights the members, or one of them is drawn at random, so that attacks for that apply."""
         if self.model is not None:
-            model = self.load()
-            return getattr(model, "gate", None) is not None or getattr(model, "aggregation", None) == "draw"
+            model = as_ensemble(self.load())
+            return model.gate is not None or model.aggregation == "draw"
         if self.info is None or self.view not in (None, LOGIT):
             return False
         return self.info.architecture.gated or self.info.architecture.aggregation == "draw"
@@ -82,7 +82,7 @@ def of_checkpoint(info: CheckpointInfo) -> Subject:
     return Subject(name=name_of(info.path), weights_hash=info.weights_hash, info=info, home=info.path.parent)
 
 
-def of_source(source: Source, data: DataSource, *, runs: Path) -> Subject:
+def of_source(source: ModelSource, data: DataSource, *, runs: Path) -> Subject:
     """A checkpoint of ours, or a model from elsewhere, whose records lie below `runs` in a folder of its own.
 
     Raises EnsembleBenchError, naming the model, when one from elsewhere cannot be loaded, fails on images of the data

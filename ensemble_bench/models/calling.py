@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +9,18 @@ from torch import Tensor, nn
 
 from ensemble_bench import losses
 from ensemble_bench.errors import AttackError
+from ensemble_bench.models.ensemble import Ensemble
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put the train or eval mode of every submodule back on leaving, also by an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager
@@ -19,18 +30,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
     Restored are every submodule's train/eval flag, every parameter's requires_grad, and torch's global random
     state. Parameters' .grad is never touched.
     """
-    training = [(m, m.training) for m in model.modules()]
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), modes_kept(model):
         try:
             model.eval()
             for p, _ in trainable:
                 p.requires_grad_(False)
             yield
         finally:
-            for m, flag in training:
-                m.training = flag
             for p, flag in trainable:
                 p.requires_grad_(flag)
 
@@ -46,22 +54,16 @@ def logits_of(model: nn.Module, x: Tensor) -> Float[Tensor, "batch class"]:
     return _checked(logits, x, "(batch, class)")
 
 
-def member_logits_of(model: Any, x: Tensor) -> Float[Tensor, "member batch class"]:
-    """Logits of every member, as `logits_of`; a model without `member_logits` is its own only member."""
-    if not hasattr(model, "member_logits"):
-        return logits_of(model, x)[None]
-    logits: Tensor = model.member_logits(channels_last(x))
-    return _checked(logits, x, "(member, batch, class)")
+def member_logits_of(model: Ensemble, x: Tensor) -> Float[Tensor, "member batch class"]:
+    """Logits of every member, as `logits_of`."""
+    return _checked(model.member_logits(channels_last(x)), x, "(member, batch, class)")
 
 
 def aggregated(
-    model: Any, member_logits: Float[Tensor, "member batch class"], x: Tensor
+    model: Ensemble, member_logits: Float[Tensor, "member batch class"], x: Tensor
 ) -> Float[Tensor, "batch class"]:
     """Logits of the model, from its members' at `x`, without calling the members again."""
-    if not hasattr(model, "aggregate"):
-        return member_logits[0]
-    logits: Tensor = model.aggregate(member_logits, channels_last(x))
-    return _checked(logits, x, "(batch, class)")
+    return _checked(model.aggregate(member_logits, channels_last(x)), x, "(batch, class)")
 
 
 def _checked(logits: Tensor, x: Tensor, axes: str) -> Tensor:
@@ -88,14 +90,10 @@ def verdict(logits: Float[Tensor, "batch class"], y: Tensor) -> tuple[Tensor, Te
     return logits.argmax(dim=1) != y, losses.margin(logits, y)
 
 
-def judge_of(model: Any) -> nn.Module:
+def judge_of(model: Ensemble) -> Ensemble:
     """The model that decides what counts as broken: of an ensemble that draws a member, the members' majority.
 
     A single draw would call an image broken as soon as luck helps; by majority it is broken when the expected
     accuracy on it falls below one half.
     """
-    if getattr(model, "aggregation", None) == "draw":
-        judge: nn.Module = model.aggregate_as("vote")
-        return judge
-    whole: nn.Module = model
-    return whole
+    return model.aggregate_as("vote") if model.aggregation == "draw" else model

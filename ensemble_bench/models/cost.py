@@ -1,4 +1,4 @@
-"""What a model costs, and the width that makes a single network as costly as an ensemble."""
+"""Parameters and FLOPs of a model, and the width at which a single network has as many as an ensemble."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
+from ensemble_bench.models.calling import modes_kept
 
 # The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
 PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
 
 
 def parameters(model: nn.Module | Architecture) -> int:
-    """Number of distinct trainable weights (buffers such as batch norm's statistics are none)."""
+    """Number of distinct weights, without buffers such as batch norm's statistics."""
     module = skeleton(model, device="meta") if isinstance(model, Architecture) else model
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -59,7 +60,7 @@ def match_width(architecture: Architecture, *, times: int, by: str) -> float:
 
 
 def _closest(cost: Callable[[float], int], target: int, low: float, high: float) -> float:
-    """Width in [low, high] whose `cost`, a rising staircase, is nearest to `target`, in as few decimals as it takes."""
+    """Width in [low, high] whose `cost` is nearest to `target`, with the fewest decimals; `cost` rises in steps."""
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if cost(middle) >= target else (middle, high)
@@ -68,7 +69,10 @@ def _closest(cost: Callable[[float], int], target: int, low: float, high: float)
 
 
 def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Sum over the layers that one forward pass in eval mode runs."""
+    """FLOPs of the layers that one forward pass in eval mode runs.
+
+    Not by torch.utils.flop_counter: it counts attention only on devices and in modes where no fused kernel is used.
+    """
     total = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -79,17 +83,13 @@ def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
         elif isinstance(module, nn.Linear):
             total += 2 * output.numel() * module.in_features
 
-    modules = list(model.modules())
-    training = [module.training for module in modules]
-    hooks = [module.register_forward_hook(add) for module in modules if isinstance(module, nn.Conv2d | nn.Linear)]
+    counted = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    hooks = [module.register_forward_hook(add) for module in counted]
     like = next(model.parameters(), torch.empty(0))
     try:
-        model.eval()
-        with torch.no_grad():
-            model(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
+        with modes_kept(model), torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in zip(modules, training, strict=True):
-            module.training = mode
     return total

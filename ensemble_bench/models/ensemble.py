@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,9 @@ from torch.nn import functional as F
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import AGGREGATIONS, CheckpointInfo
+
+# What a class of another package needs to count as an ensemble.
+INTERFACE = ("members", "gate", "aggregation", "member_logits", "log_weights", "aggregate", "aggregate_as")
 
 
 class Ensemble(nn.Module):
@@ -102,6 +106,35 @@ class Ensemble(nn.Module):
     def extra_repr(self) -> str:
         """Aggregation, for `repr(model)`."""
         return f"aggregation={self.aggregation!r}"
+
+
+class Single(Ensemble):
+    """A network as an ensemble of one, whose answer is that network's own logits, unchanged."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__([network])
+
+    def member_logits(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "member batch class"]:
+        """Logits of the network, as of one member."""
+        return self(x)[None]  # type: ignore[no-any-return]
+
+    def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
+        """Logits of the network."""
+        logits: Tensor = self.members[0](x)
+        return logits
+
+    def aggregate(
+        self, member_logits: Float[Tensor, "member batch class"], x: Float[Tensor, "batch channel row column"]
+    ) -> Float[Tensor, "batch class"]:
+        """Logits of the network, from `member_logits`."""
+        return member_logits[0]
+
+
+def as_ensemble(model: nn.Module) -> Ensemble:
+    """`model` itself where it is an ensemble, or has all of its `INTERFACE`; any other network as a `Single`."""
+    if isinstance(model, Ensemble) or all(hasattr(model, name) for name in INTERFACE):
+        return cast(Ensemble, model)
+    return Single(model)
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import math
 import secrets
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from ensemble_bench.server import uploads
 from ensemble_bench.server.middleware import HeardRefusals, SecurityHeaders
 from ensemble_bench.server.pages import page
 from ensemble_bench.server.ratelimit import RateLimit
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import QUEUED, Store, Submission, Token
 
 ZIP = "application/zip"
@@ -30,14 +31,14 @@ CHECKS = 2
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(settings: Settings, store: Store, *, lifespan: Lifespan | None = None) -> ASGIApp:
+def create_app(settings: ServiceSettings, store: Store, *, lifespan: Lifespan | None = None) -> ASGIApp:
     """The service on `store` as an ASGI application; `lifespan` is what runs beside it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     rate = RateLimit(settings.requests_per_minute)
     checks = CapacityLimiter(CHECKS)
 
     def caller(request: Request) -> Token | None:
-        """Whose token was sent, None without a valid one; 429 for whoever asks too often."""
+        """The token that was sent, None without a valid one; 429 for a caller who asks too often."""
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         token = store.find_token(sent.strip()) if scheme.lower() == "bearer" else None
         address = request.client.host if request.client else ""
@@ -64,12 +65,13 @@ def create_app(settings: Settings, store: Store, *, lifespan: Lifespan | None = 
                 await uploads.receive(request.stream(), path, settings.limits.max_bytes)
             bundle = await to_thread.run_sync(uploads.check, path, settings, limiter=checks)
             await to_thread.run_sync(
-                lambda: uploads.accept(path, identifier, bundle, owner=owner, settings=settings, store=store)
+                lambda: uploads.accept(bundle, identifier, owner=owner, settings=settings, store=store)
             )
         except (uploads.TooLargeError, BundleError, TimeoutError, ClientDisconnect, OSError) as error:
             raise _refusal(error, settings) from error
         finally:
             path.unlink(missing_ok=True)
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
         return {"id": identifier, "name": bundle.name, "status": QUEUED}
 
     @app.get("/api/submissions/{identifier}")
@@ -79,7 +81,7 @@ def create_app(settings: Settings, store: Store, *, lifespan: Lifespan | None = 
             raise HTTPException(404, "no such submission")
         if submission.owner != owner:
             raise HTTPException(403, "this is another's submission")
-        return _told(submission)
+        return _status(submission)
 
     @app.get("/api/leaderboard.{form}", dependencies=[Depends(caller)])
     def leaderboard(form: str) -> Response:
@@ -113,8 +115,8 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-def _refusal(error: Exception, settings: Settings) -> HTTPException:
-    """How an upload that failed is answered."""
+def _refusal(error: Exception, settings: ServiceSettings) -> HTTPException:
+    """The answer to an upload that failed."""
     match error:
         case uploads.TooLargeError():
             return _too_large(settings.limits.max_bytes)
@@ -133,8 +135,8 @@ def _too_large(max_bytes: int) -> HTTPException:
     return HTTPException(413, f"at most {max_bytes} bytes are taken")
 
 
-def _told(submission: Submission) -> dict[str, Any]:
-    """What the owner of a submission is told of it."""
+def _status(submission: Submission) -> dict[str, Any]:
+    """The status of a submission, as its owner gets it."""
     return {
         "id": submission.id,
         "name": submission.name,

@@ -1,4 +1,4 @@
-"""What holds for every request and every answer."""
+"""Middleware of every request: security headers on answers, and refusals that a busy client gets to read."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ DRAIN_SECONDS = 60.0
 
 
 class SecurityHeaders:
-    """Puts HEADERS on every answer that has no own ones, also on that to an error of ours."""
+    """Adds HEADERS to every answer, errors of ours included, where it has none of its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,9 +36,10 @@ class SecurityHeaders:
 
 
 class HeardRefusals:
-    """Lets a client finish before it is refused: most read no answer while they send, and see a reset connection.
+    """Answers a refusal after the client has sent everything: most read no answer before, and see a reset connection.
 
-    At most `max_bytes` are read for that, and dropped. One that waits to be told to continue is answered at once.
+    At most `max_bytes` are read for that, and dropped. A client that asked first (Expect: 100-continue) is answered at
+    once.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -46,7 +47,7 @@ class HeardRefusals:
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as the application does, refusals a little later."""
+        """Answer as the application does, refusals after the whole request was read."""
         if scope["type"] != "http" or "expect" in Headers(scope=scope):
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,8 @@
-"""The static site, as files over HTTP."""
+"""The static site, as files over HTTP.
+
+Not by Starlette's StaticFiles: it reads a file's size before it opens it, so that answers have a wrong length while the
+site is replaced, and it serves hidden files.
+"""
 
 import html
 import os

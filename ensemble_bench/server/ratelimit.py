@@ -1,4 +1,7 @@
-"""How often a caller may ask."""
+"""How often a caller may ask.
+
+The library `limits` counts in the same windows, by the wall clock and with a thread of its own, in no less code.
+"""
 
 import threading
 import time

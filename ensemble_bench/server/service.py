@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.server.app import Lifespan, create_app
 from ensemble_bench.server.lock import hold
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.server.worker import FREED, LOCK, rebuild, work
 
@@ -24,10 +24,12 @@ PAUSE = 1.0
 GRACE = 5
 """Seconds that requests under way have to end when the service is stopped."""
 
-Worker = Callable[[Settings], None]
+Worker = Callable[[ServiceSettings], None]
 
 
-def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, worker: Worker | None = work) -> None:
+def serve(
+    settings: ServiceSettings, *, host: str = "127.0.0.1", port: int = 8000, worker: Worker | None = work
+) -> None:
     """Serve until interrupted; with no `worker`, submissions wait for a service that has one.
 
     Raises InvalidValueError where it cannot listen, and when another service runs on the same data.
@@ -44,8 +46,8 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000, work
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def recover(settings: Settings, store: Store) -> None:
-    """Mend what a service that was killed left: its verification waits again, and files that nobody needs go."""
+def recover(settings: ServiceSettings, store: Store) -> None:
+    """Clean up after a service that was killed: its verification waits again, files without a submission go."""
     store.requeue()
     pending = store.pending()
     leftovers = [
@@ -71,8 +73,8 @@ def _listening(host: str, port: int) -> socket.socket:
         raise InvalidValueError(f"cannot listen on {host}:{port}: {error}") from None
 
 
-def _beside(worker: Worker, settings: Settings) -> Lifespan:
-    """What keeps a worker running as long as the application does."""
+def _beside(worker: Worker, settings: ServiceSettings) -> Lifespan:
+    """A lifespan of the application in which a worker is kept running."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,7 +90,7 @@ def _beside(worker: Worker, settings: Settings) -> Lifespan:
     return lifespan
 
 
-def _keep(worker: Worker, settings: Settings, stopping: threading.Event) -> None:
+def _keep(worker: Worker, settings: ServiceSettings, stopping: threading.Event) -> None:
     """Run `worker` in a process of its own, again and again: it may crash, the service may not."""
     while not stopping.is_set():
         process = get_context("spawn").Process(target=worker, args=(settings,))

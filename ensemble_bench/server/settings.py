@@ -1,4 +1,4 @@
-"""What a service is told at its start, and where it keeps its things."""
+"""The options of a service, and the folders that it uses."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from ensemble_bench.submissions.format.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """How the service on the folder `data` takes submissions and verifies them.
 
     `leaderboards` is where it publishes, by default in `data`. `suite`, `n`, `data_dir` and `device` are those of
@@ -46,17 +46,17 @@ class Settings:
 
     @property
     def incoming(self) -> Path:
-        """Uploads on their way in: nothing here outlives a restart."""
+        """Uploads that are being received; emptied at every start."""
         return self.data / "incoming"
 
     @property
     def uploads(self) -> Path:
-        """Accepted bundles that wait for their verdict."""
+        """Accepted bundles, unpacked, that wait for their verdict."""
         return self.data / "uploads"
 
     @property
     def work(self) -> Path:
-        """What verifications have done so far."""
+        """Models and records of verifications that are not finished."""
         return self.data / "work"
 
     @property
@@ -71,15 +71,15 @@ class Settings:
 
     @property
     def site(self) -> Path:
-        """The static site of them."""
+        """The static site of the leaderboards."""
         return self.data / "site"
 
     def upload(self, identifier: str) -> Path:
-        """The accepted bundle of a submission."""
-        return self.uploads / f"{identifier}.zip"
+        """The folder of a submission's accepted bundle."""
+        return self.uploads / identifier
 
     def make_folders(self) -> None:
-        """Make them all; others' unpublished models lie in `data`, so only its user may look inside."""
+        """Make them all; `data` holds others' unpublished models, so only its user can open it."""
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.incoming, self.uploads, self.work, self.root):
             folder.mkdir(parents=True, exist_ok=True)

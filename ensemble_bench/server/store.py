@@ -1,4 +1,4 @@
-"""What the service remembers, in one SQLite file: tokens as hashes, submissions in their order, and owners of names."""
+"""The memory of the service, one SQLite file: tokens as hashes, submissions in their order, and owners of names."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ PRAGMA user_version = 1;
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """Who may submit, since when (UTC), and until when if the token is revoked; the token itself is not kept."""
+    """Who may submit, since when and, if it is revoked, until when (UTC); the token itself is not kept."""
 
     owner: str
     created: str
@@ -115,7 +115,7 @@ class Store:
         return [Token(**dict(row)) for row in rows]
 
     def find_token(self, token: str) -> Token | None:
-        """Whose token this is, revoked or not; None if nobody's."""
+        """The entry of a token, revoked or not; None if it was never made."""
         with self._connected() as connection:
             row = connection.execute(
                 "SELECT owner, created, revoked FROM tokens WHERE hash = ?", (_hashed(token),)
@@ -156,7 +156,7 @@ class Store:
         return _submission(rows[0]) if rows else None
 
     def requeue(self, *, crashes: int = 0) -> None:
-        """Return what is verifying to the queue, in its old place, with `crashes` more to its account."""
+        """Return the submissions under verification to their old places in the queue, with `crashes` more counted."""
         with self._connected() as connection:
             connection.execute(
                 "UPDATE submissions SET status = ?, crashes = crashes + ?, changed = ? WHERE status = ?",
@@ -164,7 +164,7 @@ class Store:
             )
 
     def crashed(self, attempts: int) -> list[Submission]:
-        """What waits in the queue though the verifier crashed at it `attempts` times."""
+        """The submissions in the queue at which the verifier crashed `attempts` times."""
         with self._connected() as connection:
             rows = connection.execute(
                 "SELECT * FROM submissions WHERE status = ? AND crashes >= ?", (QUEUED, attempts)
@@ -182,7 +182,7 @@ class Store:
     # Names
 
     def owner_of(self, name: str) -> str | None:
-        """Who publishes under a name; None where nobody did through this service."""
+        """Who publishes under a name through this service; None if nobody does."""
         with self._connected() as connection:
             row = connection.execute("SELECT owner FROM names WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row["owner"])

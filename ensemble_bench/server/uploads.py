@@ -1,4 +1,4 @@
-"""How an upload becomes a submission: received, checked, then kept and queued, or nothing of it stays."""
+"""How an upload becomes a submission: received, unpacked, checked, then kept and queued, or nothing of it stays."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.files import sync_directory
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
 
@@ -27,32 +27,32 @@ async def receive(chunks: AsyncIterable[bytes], path: Path, max_bytes: int) -> N
             file.write(chunk)
 
 
-def check(path: Path, settings: Settings) -> Bundle:
-    """Check all of the bundle at `path` that needs no model; only what is returned stays of it.
+def check(path: Path, settings: ServiceSettings) -> Bundle:
+    """Unpack the upload at `path` into a folder beside it, and check all of it that needs no model.
 
-    Raises BundleError for one that would be refused.
+    This is where a stranger's bytes come in; the worker takes the folder as it is. Raises BundleError for a bundle that
+    would be refused; then no folder stays.
     """
-    folder = path.with_suffix("")
     try:
-        return unpack(path, folder, limits=settings.limits)
+        return unpack(path, path.with_suffix(""), limits=settings.limits)
     except BundleError as error:
         raise BundleError(str(error).replace(f"{path.parent}/", "")) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def accept(path: Path, identifier: str, bundle: Bundle, *, owner: str, settings: Settings, store: Store) -> None:
-    """Keep the upload at `path` and queue it: when this returns it is not lost any more, if it raises nothing is kept.
+def accept(bundle: Bundle, identifier: str, *, owner: str, settings: ServiceSettings, store: Store) -> None:
+    """Keep a checked bundle and queue it: once this returns it cannot be lost; if it raises, nothing is kept.
 
     The entry in the queue comes last, and a restart removes uploads without one.
     """
     kept = settings.upload(identifier)
     try:
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-        path.replace(kept)
+        for path in bundle.folder.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        sync_directory(bundle.folder)
+        bundle.folder.replace(kept)
         sync_directory(kept.parent)
-        store.add(identifier, owner=owner, name=bundle.name, weights_hash=bundle.config["weights_hash"])
+        store.add(identifier, owner=owner, name=bundle.name, weights_hash=bundle.weights_hash)
     except BaseException:
-        kept.unlink(missing_ok=True)
+        shutil.rmtree(kept, ignore_errors=True)
         raise

@@ -18,9 +18,10 @@ from pathlib import Path
 from ensemble_bench.errors import BundleError, DataError, EnsembleBenchError
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.server.lock import hold
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.submissions import REFUSED, VERIFIED
+from ensemble_bench.submissions.format.bundle import read
 
 LOCK = "worker.lock"
 FREED = 60.0
@@ -30,10 +31,10 @@ POLL = 0.5
 
 Verdict = tuple[str, tuple[str, ...]]
 """A status, and the reasons for it."""
-Judge = Callable[[Submission, Settings, Store], Verdict]
+Judge = Callable[[Submission, ServiceSettings, Store], Verdict]
 
 
-def work(settings: Settings) -> None:
+def work(settings: ServiceSettings) -> None:
     """Verify and publish until the service ends."""
     from ensemble_bench.training.hardware import resolve_device
 
@@ -45,12 +46,12 @@ def work(settings: Settings) -> None:
     run(settings, judge)
 
 
-def run(settings: Settings, judge: Judge) -> None:
+def run(settings: ServiceSettings, judge: Judge) -> None:
     """Let `judge` decide on one submission after another until the service ends."""
     _end_with_parent()
     store = Store(settings.store)
     with hold(settings.data / LOCK, wait=FREED):
-        # What is verifying now is what the worker before this one died of.
+        # A submission that is under verification now is the one at which the worker before this one ended.
         store.requeue(crashes=1)
         reason = f"the verifier crashed at it, or took more than {settings.hours:g} hours, {settings.attempts} times"
         for hopeless in store.crashed(settings.attempts):
@@ -64,30 +65,30 @@ def run(settings: Settings, judge: Judge) -> None:
                 time.sleep(POLL)
 
 
-def judge(submission: Submission, settings: Settings, store: Store) -> Verdict:
+def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Verdict:
     """Verify a submission, and publish it if it holds."""
     from ensemble_bench.submissions.publishing import check_free, publish
-    from ensemble_bench.submissions.verification import BUNDLE, verify
+    from ensemble_bench.submissions.verification import verify
 
-    work = settings.work / submission.id
     try:
         # Before hours of attacks, not after.
         check_free(submission.name, submission.weights_hash, settings.root)
         _check_owner(submission, settings.root, store)
+        bundle = read(settings.upload(submission.id), settings.limits)
         result = verify(
-            settings.upload(submission.id),
+            bundle,
             suite=settings.suite,
             n=settings.n,
             data_dir=settings.data_dir,
             device=settings.device,
             limits=settings.limits,
-            work=work,
+            work=settings.work / submission.id,
             runs=settings.runs,
         )
         if result.status == VERIFIED:
             # Whose it is stands first: a publication that was cut short is then still the owner's.
             store.give_name(submission.name, submission.owner)
-            publish(result, work / BUNDLE, settings.root)
+            publish(result, bundle.folder, settings.root)
             rebuild(settings)
     except BundleError as error:
         return REFUSED, (str(error).replace(f"{settings.root}/", ""),)
@@ -97,8 +98,8 @@ def judge(submission: Submission, settings: Settings, store: Store) -> Verdict:
     return result.status, result.reasons
 
 
-def rebuild(settings: Settings) -> None:
-    """Render the site again; one that cannot be rendered leaves the old one, and is the operator's to mend."""
+def rebuild(settings: ServiceSettings) -> None:
+    """Render the site again; if that fails, the old one stays and the operator reads why."""
     try:
         build_site(settings.root, settings.site)
     except (EnsembleBenchError, OSError) as error:
@@ -106,18 +107,18 @@ def rebuild(settings: Settings) -> None:
 
 
 def _check_owner(submission: Submission, root: Path, store: Store) -> None:
-    """Raise BundleError if the name is another's: its authors and its card would change with a new publication."""
+    """Raise BundleError if the name is another submitter's: a new publication would change its authors and its card."""
     owner = store.owner_of(submission.name)
     if owner != submission.owner and (owner is not None or any(root.glob(f"*/*/weights/{submission.name}"))):
         raise BundleError(f"name {submission.name!r} belongs to another submitter: choose another --name")
 
 
-def _settle(submission: Submission, verdict: Verdict, settings: Settings, store: Store) -> None:
-    """Write the verdict, then remove what only its search needed."""
+def _settle(submission: Submission, verdict: Verdict, settings: ServiceSettings, store: Store) -> None:
+    """Write the verdict, then remove the bundle and the files of its verification."""
     store.finish(submission.id, *verdict)
     print(f"submission {submission.id} ({submission.name}): {verdict[0]}", file=sys.stderr, flush=True)
-    settings.upload(submission.id).unlink(missing_ok=True)
-    shutil.rmtree(settings.work / submission.id, ignore_errors=True)
+    for folder in (settings.upload(submission.id), settings.work / submission.id):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

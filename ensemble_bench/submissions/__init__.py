@@ -1,4 +1,4 @@
-"""Submissions: a trained model as a bundle, a bundle verified by running it, and what is verified published."""
+"""Submissions: a model is packed as a bundle, a bundle is verified by running it, a verified model is published."""
 
 VERIFIED, NOT_REPRODUCED, REFUSED = STATUSES = ("verified", "not reproduced", "refused")
-"""What may become of a submission."""
+"""The verdicts on a submission."""

@@ -1,7 +1,6 @@
-"""From a run to a bundle: the checkpoint, and what its records back."""
+"""Make the bundle of a run: its checkpoint, and the claims that its records support."""
 
 import json
-import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench.errors import BundleError, RecordError
-from ensemble_bench.files import write_atomic
+from ensemble_bench.files import new_folder, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.records import Record, find_records
 from ensemble_bench.submissions.format import archive, card, claims
-from ensemble_bench.submissions.format.bundle import read
+from ensemble_bench.submissions.format.bundle import Bundle, check
 from ensemble_bench.submissions.format.limits import Limits
 
 ZIP = ".zip"
@@ -40,35 +39,30 @@ def bundle(
     record of the whole model under the threat model of its training, on test images. Raises BundleError, or
     CheckpointError, for a run without a checkpoint or such records, and texts that no bundle may hold.
     """
-    run = Path(run)
-    info = checkpoint.read_info(run / f"{checkpoint_name}{checkpoint.SUFFIX}" if run.is_dir() else run)
-    name = claims.check_name(name or info.path.resolve().parent.name)
+    info = _checkpoint(run, checkpoint_name)
+    name = _name(info, name)
     target = Path(f"{name}{ZIP}") if out is None else Path(out)
-    if target.exists():
-        raise BundleError(f"{target} exists already: choose another --out")
-    records = claimable(info)
-    entry = entry_of(records, name=name, authors=authors, link=link, venue=venue)
+    if target.suffix != ZIP:
+        return _make(info, target, name=name, authors=authors, link=link, venue=venue).folder
+    _check_absent(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir()
-        _fill(temporary, name, info, records, entry)
-        read(temporary, Limits())
-        if target.suffix == ZIP:
-            write_atomic(target, archive.packed(temporary))
-        else:
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        made = _make(info, Path(folder) / "bundle", name=name, authors=authors, link=link, venue=venue)
+        write_atomic(target, archive.packed(made.folder))
     return target
 
 
-def as_bundle(source: Path, folder: Path) -> Path:
-    """A bundle as it is, or that of a run, made in `folder`; raises as `bundle`."""
-    is_folder = any((source / name).exists() for name in archive.FILES)
-    if is_folder or (source.is_file() and source.suffix != checkpoint.SUFFIX):
-        return source
-    return bundle(source, out=Path(tempfile.mkdtemp(dir=folder)) / "bundle")
+def make(run: str | Path, folder: Path) -> Bundle:
+    """Write the bundle of a run's best checkpoint as the new `folder`; raises as `bundle`."""
+    info = _checkpoint(run, "best")
+    return _make(info, folder, name=_name(info, None))
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is to be read as a bundle, whatever it holds, and not as a run or its checkpoint."""
+    if path.is_dir():
+        return any((path / name).exists() for name in archive.FILES)
+    return path.is_file() and path.suffix != checkpoint.SUFFIX
 
 
 def claimable(info: CheckpointInfo) -> list[Record]:
@@ -77,18 +71,18 @@ def claimable(info: CheckpointInfo) -> list[Record]:
     Where there is none of that threat model but one of a single other, that one's. Raises BundleError without any.
     """
     folder = info.path.parent / "evaluations"
-    found = find_records(folder) if folder.is_dir() else []
-    fits = [r for r in found if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
+    records = find_records(folder) if folder.is_dir() else []
+    fits = [r for r in records if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
     threats = {(r.threat.norm, r.threat.eps) for r in fits}
     trained = info.meta.get("threat") or {}
     wanted = (trained.get("norm"), trained.get("eps"))
     if not fits:
         raise BundleError(f"{info.path}: no record that backs a claim: `ensemble-bench evaluate {info.path}` makes one")
     if wanted not in threats and len(threats) > 1:
-        shown = " and ".join(sorted({str(r.threat) for r in fits}))
-        raise BundleError(f"{info.path}: its records are of {shown}, none of the threat model that it was trained for")
+        known = " and ".join(sorted({str(r.threat) for r in fits}))
+        raise BundleError(f"{info.path}: its records are of {known}, none of the threat model that it was trained for")
     chosen = [r for r in fits if wanted not in threats or (r.threat.norm, r.threat.eps) == wanted]
-    # One of each: what differs in nothing that a claim tells is the same evaluation in another precision.
+    # One of each: records that differ in nothing that a claim has are the same evaluation in another precision.
     unique = {(r.suite, r.n, r.seed): r for r in sorted(chosen, key=lambda r: r.id)}
     return [unique[key] for key in sorted(unique)]
 
@@ -110,6 +104,31 @@ def entry_of(records: Sequence[Record], **about: Any) -> ModelInfo:
     return replace(entry, autoattack_acc=None, footnote=" ".join(filter(None, (entry.footnote, note))))
 
 
+def _checkpoint(run: str | Path, name: str) -> CheckpointInfo:
+    run = Path(run)
+    return checkpoint.read_info(run / f"{name}{checkpoint.SUFFIX}" if run.is_dir() else run)
+
+
+def _name(info: CheckpointInfo, name: str | None) -> str:
+    return claims.check_name(name or info.path.resolve().parent.name)
+
+
+def _make(info: CheckpointInfo, folder: Path, *, name: str, **about: str) -> Bundle:
+    """Write a checked bundle as the new `folder`, whole or not at all."""
+    _check_absent(folder)
+    records = claimable(info)
+    entry = entry_of(records, name=name, **about)
+    with new_folder(folder) as filled:
+        _fill(filled, name, info, records, entry)
+        made = check(filled, Limits())
+    return replace(made, folder=folder)
+
+
+def _check_absent(target: Path) -> None:
+    if target.exists():
+        raise BundleError(f"{target} exists already: choose another --out")
+
+
 def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Record], entry: ModelInfo) -> None:
     config = {
         "schema": checkpoint.SCHEMA,
@@ -117,16 +136,16 @@ def _fill(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Recor
         "meta": info.meta,
         "weights_hash": info.weights_hash,
     }
-    told = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
+    claimed = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
     shutil.copyfile(info.path, folder / archive.WEIGHTS)
     _write_json(folder / archive.CONFIG, config)
     _write_json(folder / archive.MODEL_INFO, entry.as_dict())
-    _write_json(folder / archive.CLAIMS, told.as_dict())
+    _write_json(folder / archive.CLAIMS, claimed.as_dict())
     (folder / archive.CARD).write_text(card.render(name, config, records, credit=credit_of(entry)), encoding="utf-8")
 
 
 def credit_of(entry: ModelInfo) -> str:
-    """Who made a model and where they say so, as far as they tell."""
+    """Authors, venue and link of an entry on one line, without those that are missing."""
     return ", ".join(part for part in (entry.authors, entry.venue, entry.link) if part and part != "Unpublished")
 
 

@@ -1,4 +1,4 @@
-"""Publish a verified submission in a folder of leaderboards: its weights and the verifier's own records, no claims."""
+"""Publish a verified model in a folder of leaderboards: its weights and the verifier's own records, no claims."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,9 @@ from ensemble_bench.submissions.verification import Verification
 def publish(verification: Verification, folder: str | Path, root: str | Path) -> Path:
     """Publish the model that was verified, from its bundle unpacked in `folder`, below `root`; returns its board.
 
-    The board is <root>/<data name>/<threat>. Every file arrives whole and what refers to another comes after it, so a
-    call that was cut short is mended by calling again, and one that was not changes nothing. Raises BundleError for a
-    submission that is not verified, a bundle that is not the one that was, and a name that other weights have.
+    The board is <root>/<data name>/<threat>. Every file is written whole, and after the files that it refers to: a call
+    that was interrupted is completed by calling again, and repeating a complete one changes nothing. Raises BundleError
+    for a submission that is not verified, other weights than those verified, and a name that other weights have.
     """
     folder, root = Path(folder), Path(root)
     if verification.status != VERIFIED or verification.name is None or verification.info is None:
@@ -75,24 +75,24 @@ def _publish_record(record: Record, evaluations: Path) -> None:
 
 
 def _publish_info(verification: Verification, records: list[Record], board: Path) -> None:
-    """RobustBench's entry from our own records, where one of autoattack gives it the figure that theirs have."""
-    told = verification.info
-    assert told is not None
+    """Write RobustBench's entry from our own records, if one of them is of autoattack, as its figure must be."""
+    info = verification.info
+    assert info is not None
     if any(record.suite == "autoattack" for record in records):
-        about = {"authors": told.authors, "link": told.link, "venue": told.venue, "name": told.name}
-        entry = model_info.from_records(records, additional_data=told.additional_data, **about)
+        about = {"authors": info.authors, "link": info.link, "venue": info.venue, "name": info.name}
+        entry = model_info.from_records(records, additional_data=info.additional_data, **about)
         model_info.write(entry, board / "model_info" / f"{verification.name}.json")
 
 
 def _publish_verdict(verification: Verification, path: Path) -> None:
-    """Write what was verified down, with the suites of these weights that were verified before."""
-    told = verification.as_dict()
+    """Write the verdict, with the suites that were verified before of the same weights."""
+    verdict = verification.as_dict()
     if path.is_file():
         before = json.loads(path.read_bytes())
-        if before["weights_hash"] == told["weights_hash"]:
-            told["suites"] = sorted({*before["suites"], *told["suites"]})
-            told["n"] = max(before["n"], told["n"])
-    _write(path, (json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        if before["weights_hash"] == verdict["weights_hash"]:
+            verdict["suites"] = sorted({*before["suites"], *verdict["suites"]})
+            verdict["n"] = max(before["n"], verdict["n"])
+    _write(path, (json.dumps(verdict, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -5,19 +5,17 @@ import os
 import re
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPException
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
+
+import httpx
 
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.submissions.format import archive
-from ensemble_bench.submissions.format.bundle import unpack
-from ensemble_bench.submissions.format.untrusted import shown
+from ensemble_bench.submissions.format.bundle import Bundle
+from ensemble_bench.submissions.format.untrusted import on_one_line, quoted
 
 TOKEN = "ENSEMBLE_BENCH_TOKEN"
 SERVICES = ("http://", "https://")
@@ -31,7 +29,7 @@ MAX_ANSWER = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What a service says of a submission: its id there, its status, and the reasons for that."""
+    """A service's answer on a submission: its id there, its status, and the reasons for it."""
 
     id: str
     status: str
@@ -40,28 +38,30 @@ class Receipt:
 
 def is_service(target: str) -> bool:
     """Whether a target is the address of an upload service; raises InvalidValueError for an address of no target."""
-    scheme, found, _ = target.partition("://")
-    if found and f"{scheme}://" not in (*SERVICES, HUB):
+    scheme, separator, _ = target.partition("://")
+    if separator and f"{scheme}://" not in (*SERVICES, HUB):
         raise InvalidValueError(f"target is {target!r}: expected a folder, {', '.join(SERVICES)} or {HUB}owner/name")
     return target.startswith(SERVICES)
 
 
-def upload(bundle: Path, url: str, *, token: str | None = None) -> Receipt:
-    """Send a bundle to the service at `url`; returns what it says of it.
+def upload(bundle: Bundle, url: str, *, token: str | None = None) -> Receipt:
+    """Send a bundle to the service at `url`; returns its answer.
 
-    `token` defaults to the environment's ENSEMBLE_BENCH_TOKEN. The bundle is checked here first. Raises BundleError,
-    with the service's reason, for a bundle or token that is refused and a service that does not answer;
-    InvalidValueError without a token, or where http would show it to the network.
+    `token` defaults to the environment's ENSEMBLE_BENCH_TOKEN. Raises BundleError, with the service's reason, for a
+    bundle or token that is refused and a service that does not answer; InvalidValueError without a token, or where http
+    would show it to the network.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        data = archive.packed(unpack(bundle, Path(folder) / "bundle").folder)
-    return _receipt(_request(f"{_base(url)}/api/submissions", _token(token), data))
+    address, token = f"{_base(url)}/api/submissions", _token(token)
+    with tempfile.TemporaryFile() as file:
+        archive.pack(bundle.folder, file)
+        file.seek(0)
+        return _receipt(_request(address, token, file))
 
 
 def status(url: str, identifier: str, *, token: str | None = None) -> Receipt:
-    """What the service at `url` says now of a submission; raises as upload."""
+    """The service's present answer on a submission; raises as upload."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", identifier):
-        raise BundleError(f"{url}: {shown(identifier)} is no id of a submission")
+        raise BundleError(f"{url}: {quoted(identifier)} is no id of a submission")
     return _receipt(_request(f"{_base(url)}/api/submissions/{identifier}", _token(token)))
 
 
@@ -73,7 +73,7 @@ def wait(
     pause: float = 5.0,
     report: Callable[[Receipt], None] = lambda _: None,
 ) -> Receipt:
-    """Ask every `pause` seconds until the service has decided; `report` hears each change. Raises as upload."""
+    """Ask every `pause` seconds until the service has decided; `report` gets each change. Raises as upload."""
     while receipt.status in PENDING:
         time.sleep(pause)
         now = status(url, receipt.id, token=token)
@@ -83,11 +83,11 @@ def wait(
     return receipt
 
 
-def push(bundle: Path, target: str) -> str:
+def push(bundle: Bundle, target: str) -> str:
     """Upload a bundle's files as the model repository hf://owner/name; returns its address.
 
-    It is made where it does not exist, with the token that huggingface_hub finds where it always does. The bundle is
-    checked first; what it claims is not. Raises BundleError for a bundle or an upload that fails.
+    It is made where it does not exist, with the token that huggingface_hub reads from its usual places. Nothing is
+    verified. Raises BundleError for an upload that fails, InvalidValueError for another target.
     """
     repository = target.removeprefix(HUB)
     if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", repository, re.ASCII):
@@ -96,24 +96,18 @@ def push(bundle: Path, target: str) -> str:
         from huggingface_hub import HfApi
     except ImportError as error:
         raise BundleError(f"{target}: needs huggingface_hub: pip install huggingface_hub") from error
-    with tempfile.TemporaryDirectory() as folder:
-        files = unpack(bundle, Path(folder) / "bundle").folder
-        try:
-            api = HfApi()
-            api.create_repo(repository, repo_type="model", exist_ok=True)
-            api.upload_folder(
-                repo_id=repository, folder_path=files, repo_type="model", commit_message="Upload with ensemble-bench"
-            )
-        except Exception as error:  # of the library, of the one that it asks with, or of the network
-            raise BundleError(f"{target}: {shown(str(error), 300)}") from error
+    try:
+        api = HfApi()
+        api.create_repo(repository, repo_type="model", exist_ok=True)
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=bundle.folder,
+            repo_type="model",
+            commit_message="Upload with ensemble-bench",
+        )
+    except Exception as error:  # of the library, of the one that it asks with, or of the network
+        raise BundleError(f"{target}: {quoted(str(error), 300)}") from error
     return f"https://huggingface.co/{repository}"
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would take the token elsewhere."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 def _base(url: str) -> str:
@@ -126,38 +120,55 @@ def _base(url: str) -> str:
 
 
 def _token(token: str | None) -> str:
-    found = token or os.environ.get(TOKEN, "")
-    if not re.fullmatch(r"[\x21-\x7e]+", found):
+    token = token or os.environ.get(TOKEN, "")
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
         raise InvalidValueError(f"no token: pass --token or set {TOKEN}; the service's operator gives one")
-    return found
+    return token
 
 
-def _request(url: str, token: str, data: bytes | None = None) -> Mapping[str, Any]:
-    """POST `data`, or GET without; the answer's JSON. Raises BundleError for any other answer and for none."""
-    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
-    if data is not None:
+def _request(url: str, token: str, file: IO[bytes] | None = None) -> Mapping[str, Any]:
+    """POST a file, or GET without; the JSON of the answer. Raises BundleError for any other answer and for none."""
+    headers = {"Authorization": f"Bearer {token}", "Accept": "application/json", "Accept-Encoding": "identity"}
+    if file is not None:
         headers["Content-Type"] = "application/zip"
-    request = urllib.request.Request(url, data=data, headers=headers)
+    method = "GET" if file is None else "POST"
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT) as answer:
-            found = json.loads(answer.read(MAX_ANSWER))
-    except urllib.error.HTTPError as error:
-        raise BundleError(f"{url}: {error.code} {error.reason}: {_detail(error)}") from None
-    except urllib.error.URLError as error:
-        raise BundleError(f"{url}: no answer: {error.reason}") from None
-    except (OSError, HTTPException, ValueError, RecursionError) as error:
-        raise BundleError(f"{url}: not an upload service of ensemble-bench: {shown(str(error), 200)}") from None
-    if not isinstance(found, dict):
+        # A redirect would take the token elsewhere.
+        with httpx.stream(
+            method, url, headers=headers, content=file, timeout=TIMEOUT, follow_redirects=False
+        ) as response:
+            body = _start(response)
+    except (httpx.ProtocolError, httpx.InvalidURL) as error:
+        raise BundleError(f"{url}: not an upload service of ensemble-bench: {quoted(str(error), 200)}") from None
+    except (httpx.TransportError, ImportError, ValueError) as error:  # the last two for a proxy of the environment
+        raise BundleError(f"{url}: no answer: {quoted(str(error) or type(error).__name__, 200)}") from None
+    if not response.is_success:
+        raise BundleError(f"{url}: {response.status_code} {on_one_line(response.reason_phrase)}: {_detail(body)}")
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{url}: not an upload service of ensemble-bench: {quoted(str(error), 200)}") from None
+    if not isinstance(answer, dict):
         raise BundleError(f"{url}: not an upload service of ensemble-bench: its answer is no object")
-    return found
+    return answer
 
 
-def _detail(error: urllib.error.HTTPError) -> str:
-    """Why a service refuses, as it says so."""
+def _start(response: httpx.Response) -> bytes:
+    """The first MAX_ANSWER bytes of an answer, as they were sent: what is compressed may unpack without bound."""
+    body = b""
+    for chunk in response.iter_raw():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            break
+    return body[:MAX_ANSWER]
+
+
+def _detail(body: bytes) -> str:
+    """The reason for a refusal that a service gives."""
     try:
-        found = json.loads(error.read(MAX_ANSWER))
-        return shown(str(found.get("detail") or found.get("reasons") or found), 500)
-    except (OSError, HTTPException, ValueError, AttributeError, RecursionError):
+        answer = json.loads(body)
+        return quoted(str(answer.get("detail") or answer.get("reasons") or answer), 500)
+    except (ValueError, AttributeError, RecursionError):
         return "it does not say why"
 
 

@@ -1,5 +1,6 @@
 """Verify a submission by running it: build the model from its description and weights alone, and evaluate it again."""
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ BUNDLE, MODELS = "bundle", "evaluated"
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A claim beside the record of its repetition, and in words what of it was not reproduced."""
+    """A claim, our record of its repetition, and the reasons, if any, why they disagree."""
 
     claim: Claim
     record: Record
@@ -53,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What became of a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
+    """The verdict on a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
 
     `records` are the verifier's own, views of an ensemble included. `name`, `weights_hash` and `info` are None for a
     bundle that could not be read; `date` is in UTC.
@@ -69,7 +70,7 @@ class Verification:
     date: str
 
     def as_dict(self) -> dict[str, Any]:
-        """What is published of it, as plain JSON values; `n` is the number of images of the largest repetition."""
+        """The published verdict as plain JSON values; `n` is the number of images of the largest repetition."""
         whole = [comparison.record for comparison in self.comparisons]
         return {
             "status": self.status,
@@ -83,7 +84,7 @@ class Verification:
 
 
 def verify(
-    path: str | Path,
+    source: str | Path | Bundle,
     *,
     suite: str | None = None,
     n: int | None = None,
@@ -94,7 +95,9 @@ def verify(
     runs: str | Path = "runs",
     progress: Progress = silent,
 ) -> Verification:
-    """Repeat what the bundle at `path` claims, and say whether it came out again.
+    """Repeat what a bundle claims, and say whether it came out again.
+
+    `source` is its path, which is unpacked in `work`, or a bundle that was unpacked and checked before.
 
     Each claim is evaluated with its own suite, seed, threat model and number of images, on our data, against our own
     black-box set where the suite has one (below `runs`: the one of the model's preset if it is there, else of preset
@@ -107,27 +110,28 @@ def verify(
     `work`, a folder for this alone, keeps the unpacked bundle and our records: an interrupted verification of the same
     bundle goes on there. Nothing stays there of one that is refused.
     """
-    path, work, limits = Path(path), Path(work), limits or Limits()
+    work, limits = Path(work), limits or Limits()
     bench = _Bench(runs=Path(runs), data_dir=data_dir, device=resolve_device(device), progress=progress)
     if suite is not None:
         registry.split_suite(suite)
     if n is not None and n < 1:
         raise InvalidValueError(f"n is {n}: expected at least 1 image")
     result = Verification(name=None, status=REFUSED, date=datetime.now(UTC).isoformat(timespec="seconds"))
-    existed = _prepare(work, path)
+    if not isinstance(source, Bundle):
+        prepare(work, Path(source))
     try:
-        bundle = unpack(path, work / BUNDLE, limits=limits)
-        result = replace(result, name=bundle.name, weights_hash=bundle.config["weights_hash"], info=bundle.info)
+        bundle = source if isinstance(source, Bundle) else unpack(Path(source), work / BUNDLE, limits=limits)
+        result = replace(result, name=bundle.name, weights_hash=bundle.weights_hash, info=bundle.info)
         if reasons := _wrong_hashes(bundle):
             return replace(result, status=NOT_REPRODUCED, reasons=reasons)
         claims = _chosen(bundle, suite)
-        source = data.open_source(claims[0].dataset, data_dir)
-        _check_model(bundle, source, limits)
-        _check_images(claims, source)
+        images = data.open_source(claims[0].dataset, data_dir)
+        _check_model(bundle, images, limits)
+        _check_images(claims, images)
         model, preset = _checkpoint(bundle, work), bundle.config["meta"].get("preset")
-        repeated = [_repeat(claim, model, n, bench, bench.blackbox_set(claim, source, preset)) for claim in claims]
+        repeated = [_repeat(claim, model, n, bench, bench.blackbox_set(claim, images, preset)) for claim in claims]
     except (BundleError, CheckpointError, InvalidValueError, RecordError, AttackError) as error:
-        _clear(work, existed=existed)
+        clear(work, BUNDLE, MODELS)
         return replace(result, reasons=(_without_paths(str(error), work),))
     comparisons = tuple(_compare(claim, records) for claim, records in zip(claims, repeated, strict=True))
     wrong = tuple(reason for comparison in comparisons for reason in comparison.reasons)
@@ -139,6 +143,27 @@ def verify(
         records=tuple({record.id: record for records in repeated for record in records}.values()),
         comparisons=comparisons,
     )
+
+
+def prepare(work: Path, source: Path) -> None:
+    """Remove what an earlier verification unpacked in `work`; raises InvalidValueError if other things are there."""
+    if source.resolve() == (work / BUNDLE).resolve():
+        raise InvalidValueError(f"work is {work}: the bundle itself lies where it would be unpacked")
+    if not work.exists():
+        return
+    stale = [path for path in work.iterdir() if path.name == BUNDLE or path.name.startswith(f".{BUNDLE}.")]
+    if foreign := sorted(path.name for path in {*work.iterdir()} - {*stale, work / MODELS}):
+        raise InvalidValueError(f"work is {work}: holds {foreign[0]}, give it a folder of its own")
+    for path in stale:
+        shutil.rmtree(path)
+
+
+def clear(work: Path, *folders: str) -> None:
+    """Remove these folders of `work`, and `work` if nothing else is in it."""
+    for folder in folders:
+        shutil.rmtree(work / folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +201,7 @@ class _Bench:
 
 
 def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_set: Path | None) -> list[Record]:
-    """Our records of what is claimed: of the model, and of the parts that the suite scores on their own."""
+    """Our records of a claimed evaluation: of the model, and of the parts that the suite scores on their own."""
     return evaluate_checkpoints(
         [model],
         runs=bench.runs,
@@ -194,10 +219,10 @@ def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_se
 
 
 def _wrong_hashes(bundle: Bundle) -> tuple[str, ...]:
-    """Where the weights are others than the bundle says: nothing that is claimed is of them then."""
-    said, found = bundle.config["weights_hash"], sha256_file(bundle.weights)
-    if found != said:
-        return (f"model.safetensors was changed: it is {found}, config.json describes {said}",)
+    """Reasons where the weights are not those that the description and the claims are of."""
+    said, actual = bundle.weights_hash, sha256_file(bundle.weights)
+    if actual != said:
+        return (f"model.safetensors was changed: it is {actual}, config.json describes {said}",)
     if bundle.claims[0].weights_hash != said:
         return (f"the claims are of other weights: of {bundle.claims[0].weights_hash}, the bundle holds {said}",)
     return ()
@@ -243,7 +268,7 @@ def _check_model(bundle: Bundle, source: DataSource, limits: Limits) -> None:
 
 
 def _checkpoint(bundle: Bundle, work: Path) -> Path:
-    """Lay the model out as the checkpoint of a run of the bundle's name, which our records then name it by."""
+    """Write the model as the checkpoint of a run with the bundle's name: our records name it by that."""
     stem = bundle.config["meta"].get("checkpoint") or "best"
     path = work / MODELS / bundle.name / f"{stem}{checkpoint.SUFFIX}"
     write_atomic(path.with_suffix(".json"), (bundle.folder / "config.json").read_bytes())
@@ -268,30 +293,8 @@ def _compare(claim: Claim, records: Sequence[Record]) -> Comparison:
     return Comparison(claim=claim, record=record, reasons=tuple(reasons))
 
 
-def _prepare(work: Path, path: Path) -> bool:
-    """Make way for unpacking, and return whether `work` was there; raises InvalidValueError if it is not all ours."""
-    if path.resolve() == (work / BUNDLE).resolve():
-        raise InvalidValueError(f"work is {work}: the bundle itself lies where it would be unpacked")
-    if not work.exists():
-        return False
-    stale = [found for found in work.iterdir() if found.name == BUNDLE or found.name.startswith(f".{BUNDLE}.")]
-    if foreign := sorted(found.name for found in {*work.iterdir()} - {*stale, work / MODELS}):
-        raise InvalidValueError(f"work is {work}: holds {foreign[0]}, give it a folder of its own")
-    for found in stale:
-        shutil.rmtree(found)
-    return True
-
-
-def _clear(work: Path, *, existed: bool) -> None:
-    """Remove what a refused bundle left."""
-    for folder in (work / BUNDLE, work / MODELS):
-        shutil.rmtree(folder, ignore_errors=True)
-    if not existed:
-        shutil.rmtree(work, ignore_errors=True)
-
-
 def _without_paths(message: str, work: Path) -> str:
-    """A message for strangers: where our files lie is none of their business."""
+    """An error's message for strangers, without the paths of our files."""
     for folder in (work, work.resolve()):
         message = message.replace(f"{folder}/", "")
     return re.sub(rf"{MODELS}/[^/ ]+/(best|last)\.safetensors", "model.safetensors", message)

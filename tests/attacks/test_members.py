@@ -229,3 +229,30 @@ def test_weights_are_the_ensembles_own() -> None:
     assert list(members_of(model)) == list(model.members)
     single = nn.Identity()
     assert members_of(single) == [single]
+
+
+class Alike(nn.Module):
+    """A model of another class that has all that an ensemble has."""
+
+    def __init__(self, model: Ensemble) -> None:
+        super().__init__()
+        self.members, self.gate, self.aggregation = model.members, model.gate, model.aggregation
+        for method in ("member_logits", "log_weights", "aggregate", "aggregate_as", "forward"):
+            setattr(self, method, getattr(model, method))
+
+
+@pytest.mark.parametrize("name", ["mean-member4", "bypass4", "member-transfer4", "mora4", "arc2"])
+def test_a_class_like_ours_is_attacked_as_ours(name: str) -> None:
+    x, y = images(24)
+    ours, theirs = (attacks.get(name).run(model, x, y, THREAT) for model in (gated(), Alike(gated())))
+    assert torch.equal(ours.x_adv, theirs.x_adv)
+    assert (ours.passes, ours.broken.tolist()) == (theirs.passes, theirs.broken.tolist())
+
+
+@pytest.mark.parametrize(("name", "plain"), [("bypass6", "apgd6"), ("mean-member6", "margin6")])
+def test_the_only_member_of_a_network_is_the_network(name: str, plain: str) -> None:
+    network, (x, y) = trained(members=1).members[0], images(40)
+    settings = {"loss": losses.margin, "random_start": False}
+    on_members, on_it = (attacks.get(n, **settings).run(network, x, y, THREAT) for n in (name, plain))
+    assert torch.equal(on_members.x_adv, on_it.x_adv)
+    assert torch.equal(on_members.margin, on_it.margin)

@@ -11,9 +11,6 @@ from synthetic_runs import build_appendix, build_runs, build_sweep
 from ensemble_bench.leaderboard.site import build_site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None:
-    pytest.skip("needs Chromium on the PATH", allow_module_level=True)
 
 FLAGS = [
     "--no-sandbox",
@@ -38,9 +35,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium."""
+    """Headless Chromium: the system's, else Playwright's own."""
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        names = ("chromium", "chromium-browser", "google-chrome", driver.chromium.executable_path)
+        found = next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            pytest.skip("no Chromium on the PATH nor from Playwright: `make browser` installs one")
+        chromium = driver.chromium.launch(executable_path=found, args=FLAGS)
         yield chromium
         chromium.close()
 

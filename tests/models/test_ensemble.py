@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.losses import cross_entropy
-from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.ensemble import INTERFACE, Ensemble, Single, as_ensemble
 
 
 def linear(seed: int, *, outputs: int = 5, gain: float = 1.0) -> nn.Module:
@@ -223,3 +223,34 @@ def test_aggregate_is_the_second_half_of_forward(gated: bool) -> None:
         model = Ensemble(members, aggregation=aggregation, gate=Constant([0.0, 1.0]) if gated else None)
         x = torch.zeros(3, 1, 8, 8)
         assert torch.equal(model.aggregate(model.member_logits(x), x), model(x))
+
+
+def test_a_network_is_an_ensemble_of_one_with_its_raw_logits() -> None:
+    network, x = linear(0), images()
+    whole = as_ensemble(network)
+    assert isinstance(whole, Single)
+    assert list(whole.members) == [network]
+    assert torch.equal(whole(x), network(x))
+    assert torch.equal(whole.member_logits(x), network(x)[None])
+    assert torch.equal(whole.aggregate(whole.member_logits(x), x), network(x))
+    assert all(a is b for a, b in zip(whole.parameters(), network.parameters(), strict=True))
+
+
+def test_an_ensemble_stays_itself_as_does_what_has_all_of_its_interface() -> None:
+    model = Ensemble([linear(0), linear(1)])
+    assert as_ensemble(model) is model
+
+    class Alike(nn.Module):
+        """An ensemble by another class."""
+
+        def __init__(self, names: tuple[str, ...]) -> None:
+            super().__init__()
+            for name in names:
+                setattr(self, name, getattr(model, name))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return model(x)
+
+    alike = Alike(INTERFACE)
+    assert as_ensemble(alike) is alike
+    assert isinstance(as_ensemble(Alike(INTERFACE[:-1])), Single)

@@ -19,14 +19,14 @@ def work(settings: Any) -> None:
 
     (settings.data / WORKER).write_text(str(os.getpid()))
 
-    def verify(path: Path, *, work: Path, **_: Any) -> SimpleNamespace:
-        (work / "bundle").mkdir(parents=True, exist_ok=True)
-        (work / "bundle" / "upload").write_bytes(path.read_bytes())
+    def verify(bundle: Any, *, work: Path, **_: Any) -> SimpleNamespace:
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "weights").write_bytes(bundle.weights.read_bytes())
         time.sleep(0.03)
-        return SimpleNamespace(status="verified", reasons=(), name=settings.upload(work.name).stem)
+        return SimpleNamespace(status="verified", reasons=(), name=work.name)
 
     def publish(verification: SimpleNamespace, folder: Path, root: Path) -> None:
-        assert (folder / "upload").is_file()
+        assert (folder / "model.safetensors").is_file()
         with open(settings.data / CALLS, "a") as calls:
             calls.write(f"{verification.name}\n")
         board = root / BOARD
@@ -36,7 +36,7 @@ def work(settings: Any) -> None:
 
     verification = ModuleType("ensemble_bench.submissions.verification")
     publishing = ModuleType("ensemble_bench.submissions.publishing")
-    vars(verification).update(BUNDLE="bundle", verify=verify)
+    vars(verification).update(verify=verify)
     vars(publishing).update(publish=publish, check_free=lambda *_: None)
     sys.modules |= {module.__name__: module for module in (verification, publishing)}
     run(settings, judge)
@@ -53,8 +53,8 @@ WORKERS = {"fake": work, "crash": crash, "none": None}
 
 if __name__ == "__main__":
     from ensemble_bench.server.service import serve
-    from ensemble_bench.server.settings import Settings
+    from ensemble_bench.server.settings import ServiceSettings
 
     data, port, worker, attempts = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    settings = Settings(data=data, attempts=attempts, requests_per_minute=10**6)
+    settings = ServiceSettings(data=data, attempts=attempts, requests_per_minute=10**6)
     serve(settings, port=port, worker=WORKERS[worker])

@@ -11,21 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from bundles import edited, files_of, honest, tree, zipped
+from sample_bundles import edited, files_of, honest, tree, zipped
 from services import Answer, ask, submit, uvicorn
 
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.server import uploads
 from ensemble_bench.server.app import create_app
 from ensemble_bench.server.ratelimit import MANY, RateLimit
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    settings: Settings
+    settings: ServiceSettings
     store: Store
     port: int
     token: str
@@ -44,7 +44,7 @@ class Services:
         self.running: list[tuple[object, threading.Thread]] = []
 
     def start(self, **changes: object) -> Service:
-        settings = replace(Settings(data=self.folder / str(len(self.running))), **changes)
+        settings = replace(ServiceSettings(data=self.folder / str(len(self.running))), **changes)
         settings.make_folders()
         build_site(settings.root, settings.site)
         store = Store(settings.store)
@@ -102,7 +102,8 @@ def test_a_submission_is_accepted_and_told_to_its_owner(services: Services) -> N
     assert answer.status == 202
     told = answer.json
     assert (told["name"], told["status"]) == ("mine", "queued")
-    assert service.settings.upload(told["id"]).read_bytes() == body
+    kept = service.settings.upload(told["id"])
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == files_of(honest())
     assert service.store.pending() == {told["id"]}
     assert not list(service.settings.incoming.iterdir())
     where = f"/api/submissions/{told['id']}"

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from ensemble_bench.cli import serve
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.server import settings as service_settings
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 
 
@@ -22,7 +22,7 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
     data = tmp_path / "data"
     token = run("token", "create", "alice", "--data", str(data)).strip()
     assert data.stat().st_mode & 0o077 == 0
-    store = Store(Settings(data=data).store)
+    store = Store(ServiceSettings(data=data).store)
     found = store.find_token(token)
     assert found is not None
     assert found.owner == "alice"
@@ -40,7 +40,7 @@ def test_options_reach_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     more = "--max-parameters 4 --requests-per-minute 5 --attempts 6 --hours 0.5 --device cpu --no-worker"
     run("--data", str(tmp_path), *options.split(), *more.split())
     assert (seen["host"], seen["port"], seen["worker"]) == ("0.0.0.0", 81, None)
-    assert seen["settings"] == Settings(
+    assert seen["settings"] == ServiceSettings(
         data=tmp_path,
         suite="quick",
         n=50,
@@ -55,4 +55,4 @@ def test_options_reach_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("wrong", [{"suite": "nonesuch"}, {"n": 0}, {"attempts": 0}, {"hours": 0.0}])
 def test_settings_are_checked_before_anything_starts(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidValueError, match=str(next(iter(wrong.values())))):
-        Settings(data=tmp_path, **wrong)  # type: ignore[arg-type]
+        ServiceSettings(data=tmp_path, **wrong)  # type: ignore[arg-type]

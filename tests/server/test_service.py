@@ -14,27 +14,27 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from bundles import honest
 from live_service import BOARD, CALLS, WORKER
+from sample_bundles import honest
 from services import ask, free_port, start, submit
 
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.server.service import recover, serve
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 
 KILLS = 20
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = Settings(data=tmp_path)
+def settings(tmp_path: Path) -> ServiceSettings:
+    settings = ServiceSettings(data=tmp_path)
     settings.make_folders()
     return settings
 
 
 @contextlib.contextmanager
-def running(settings: Settings, port: int, worker: str, attempts: int = 3) -> Iterator[None]:
+def running(settings: ServiceSettings, port: int, worker: str, attempts: int = 3) -> Iterator[None]:
     process = start(settings.data, port, worker, str(attempts))
     try:
         yield
@@ -51,13 +51,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def kept(settings: Settings) -> list[Path]:
+def kept(settings: ServiceSettings) -> list[Path]:
     """What is left of submissions outside of the leaderboards."""
     return [path for folder in (settings.incoming, settings.uploads, settings.work) for path in folder.iterdir()]
 
 
 @pytest.mark.slow
-def test_200_at_once_are_all_queued_once(settings: Settings) -> None:
+def test_200_at_once_are_all_queued_once(settings: ServiceSettings) -> None:
     store, port, body = Store(settings.store), free_port(), honest().read_bytes()
     tokens = [store.create_token(f"user{i}") for i in range(20)]
     gate = threading.Barrier(200)
@@ -83,7 +83,7 @@ def test_200_at_once_are_all_queued_once(settings: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(settings: Settings) -> None:
+def test_killed_at_random_moments(settings: ServiceSettings) -> None:
     """Every answered upload ends on the board, once, whatever was killed when."""
     store, port, moments = Store(settings.store), free_port(), random.Random(0)
     token = store.create_token("alice")
@@ -129,7 +129,7 @@ def test_killed_at_random_moments(settings: Settings) -> None:
     assert sum(calls.values()) - len(board) <= 2 * KILLS  # again only where a kill came between it and its verdict
 
 
-def test_a_submission_that_crashes_the_worker_is_refused(settings: Settings) -> None:
+def test_a_submission_that_crashes_the_worker_is_refused(settings: ServiceSettings) -> None:
     store, port = Store(settings.store), free_port()
     token = store.create_token("alice")
     with running(settings, port, "crash", attempts=2):
@@ -142,19 +142,19 @@ def test_a_submission_that_crashes_the_worker_is_refused(settings: Settings) -> 
     )
 
 
-def test_one_service_on_one_folder(settings: Settings) -> None:
+def test_one_service_on_one_folder(settings: ServiceSettings) -> None:
     with running(settings, free_port(), "none"):
         with pytest.raises(InvalidValueError, match="another service"):
             serve(settings, port=free_port())
         assert not list(settings.incoming.iterdir())
 
 
-def test_a_port_in_use_is_one_line(settings: Settings) -> None:
+def test_a_port_in_use_is_one_line(settings: ServiceSettings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InvalidValueError, match="cannot listen on"):
         serve(settings, port=taken.getsockname()[1])
 
 
-def test_recover_removes_what_nobody_needs(settings: Settings) -> None:
+def test_recover_removes_what_nobody_needs(settings: ServiceSettings) -> None:
     store = Store(settings.store)
     for identifier in ("runs", "waits", "done"):
         store.add(identifier, owner="alice", name="m", weights_hash="w")

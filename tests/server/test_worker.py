@@ -4,13 +4,14 @@ import csv
 from pathlib import Path
 
 import pytest
-from bundles import edited, files_of, honest, tree, zipped
+from sample_bundles import edited, files_of, honest, tree, zipped
 
 from ensemble_bench.errors import DataError
-from ensemble_bench.server.settings import Settings
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.server.worker import judge
 from ensemble_bench.submissions import publishing, verification
+from ensemble_bench.submissions.format.bundle import unpack
 
 N = 20
 
@@ -19,7 +20,7 @@ class Desk:
     """A service's folder and its queue, without the service."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(data=folder, n=N)
+        self.settings = ServiceSettings(data=folder, n=N)
         self.settings.make_folders()
         self.store = Store(self.settings.store)
         self.count = 0
@@ -27,9 +28,8 @@ class Desk:
     def queue(self, bundle: Path, *, owner: str = "alice") -> Submission:
         self.count += 1
         identifier = f"submission{self.count}"
-        self.settings.upload(identifier).write_bytes(bundle.read_bytes())
-        read = verification.unpack(bundle, self.settings.data / "read" / identifier)
-        self.store.add(identifier, owner=owner, name=read.name, weights_hash=read.config["weights_hash"])
+        kept = unpack(bundle, self.settings.upload(identifier))
+        self.store.add(identifier, owner=owner, name=kept.name, weights_hash=kept.weights_hash)
         taken = self.store.take()
         assert taken is not None
         return taken

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from bundles import SUITE, claiming, files_of, honest, make_run, scored, tree, zipped
+from sample_bundles import SUITE, claiming, files_of, honest, make_run, scored, tree, zipped
 from typer.testing import CliRunner, Result
 
-from ensemble_bench.cli.bundle import bundle, submit, verify
+from ensemble_bench.cli.submissions import bundle, submit, verify
 from ensemble_bench.errors import BundleError
 from ensemble_bench.submissions import targets
 

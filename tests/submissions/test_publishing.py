@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundles import SUITE, honest, make_run, tree
+from sample_bundles import SUITE, honest, make_run, tree
 from small_models import images, trained
 
 import ensemble_bench as eb
@@ -196,7 +196,7 @@ def test_one_name_on_two_boards(verified: tuple[Verification, Path], tmp_path: P
             (target / "weights" / "mine").mkdir(parents=True, exist_ok=True)
             (target / "weights" / "mine" / path.name).write_bytes(path.read_bytes())
     assert zoo.find("mine", tmp_path).name == "best.safetensors"
-    from bundles import META
+    from sample_bundles import META
     from small_models import ARCHITECTURE
 
     from ensemble_bench.models import checkpoint

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from bundles import files_of, honest, make_run, zipped
+from sample_bundles import files_of, honest, make_run, opened, zipped
 
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.submissions import targets
-from ensemble_bench.submissions.bundling import as_bundle
+from ensemble_bench.submissions.submit import receive, submit
 from ensemble_bench.submissions.targets import Receipt, push, status, upload, wait
 
 
@@ -70,7 +70,7 @@ def test_an_upload_arrives_as_it_is_and_is_waited_for(service: str) -> None:
             (200, {"id": "17", "status": "not reproduced", "reasons": ["robust accuracy is 0"]}),
         ],
     }
-    receipt = upload(honest(), f"{service}/", token="good")
+    receipt = upload(opened(), f"{service}/", token="good")
     assert receipt == Receipt(id="17", status="queued")
     ((method, _, headers, body),) = Service.seen
     assert (method, headers["Content-Type"], body) == ("POST", "application/zip", honest().read_bytes())
@@ -98,6 +98,7 @@ def test_the_token_comes_from_the_environment(service: str, monkeypatch: pytest.
         (429, b"slow down", "429 .*does not say why"),
         (302, b"", "302"),
         (200, b"<html>", "not an upload service"),
+        (200, b" " * 2**20 + b'{"id": "1"}', "not an upload service"),
         (200, [], "its answer is no object"),
         (200, {"status": "queued"}, "has no id"),
         (500, {"detail": "\x1b[2J"}, r"500 .*\\x1b"),
@@ -106,7 +107,7 @@ def test_the_token_comes_from_the_environment(service: str, monkeypatch: pytest.
 def test_what_a_service_says_instead(service: str, code: int, content: Any, reason: str) -> None:
     Service.answers = {"/api/submissions": [(code, content)], "/elsewhere": [(200, {"id": "1"})]}
     with pytest.raises(BundleError, match=reason) as error:
-        upload(honest(), service, token="good")
+        upload(opened(), service, token="good")
     assert len(Service.seen) == 1  # the token went nowhere else
     assert str(error.value).isprintable()
 
@@ -114,27 +115,36 @@ def test_what_a_service_says_instead(service: str, code: int, content: Any, reas
 def test_a_wrong_token_and_no_service(service: str) -> None:
     Service.answers = {"/api/submissions": [(202, {"id": "1"})]}
     with pytest.raises(BundleError, match=r"401 .*unknown token"):
-        upload(honest(), service, token="bad")
+        upload(opened(), service, token="bad")
     with pytest.raises(BundleError, match="no answer"):
-        upload(honest(), "http://127.0.0.1:9", token="good")
+        upload(opened(), "http://127.0.0.1:9", token="good")
     for url in ("http://example.org", "https://", "http://localhost/?x=1", "https://me@example.org"):
         with pytest.raises(InvalidValueError, match="target is"):
-            upload(honest(), url, token="good")
+            upload(opened(), url, token="good")
+
+
+def test_a_proxy_that_httpx_cannot_use_is_one_line(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://proxy")
+    with pytest.raises(BundleError, match=r"no answer: .*proxy"):
+        upload(opened(), service, token="good")
 
 
 def test_a_bad_bundle_is_not_sent(service: str, tmp_path: Path) -> None:
     bad = zipped({"model.pkl": b""}, tmp_path / "bad.zip")
     with pytest.raises(BundleError, match=r"'model.pkl'"):
-        upload(bad, service, token="good")
+        submit(bad, service, token="good")
     assert Service.seen == []
 
 
 def test_runs_are_bundled_on_the_way(tmp_path: Path) -> None:
-    assert as_bundle(honest(), tmp_path) == honest()
     run = make_run(tmp_path / "mine")
-    made = as_bundle(run, tmp_path)
-    assert {path.name: path.read_bytes() for path in made.iterdir()} == files_of(honest())
-    assert as_bundle(made, tmp_path) == made
+    made = receive(run, tmp_path / "made")
+    assert {path.name: path.read_bytes() for path in made.folder.iterdir()} == files_of(honest())
+    for source in (honest(), made.folder):
+        received = receive(source, tmp_path / f"from {source.name}")
+        assert {path.name: path.read_bytes() for path in received.folder.iterdir()} == files_of(honest())
+    best = receive(run / "best.safetensors", tmp_path / "of a checkpoint")
+    assert (best.name, best.claims) == (made.name, made.claims)
 
 
 class Hub:
@@ -155,19 +165,19 @@ class Hub:
 def test_the_hub_gets_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Hub))  # type: ignore[arg-type]
     monkeypatch.setattr(Hub, "calls", [])
-    assert push(honest(), "hf://me/mine") == "https://huggingface.co/me/mine"
+    assert push(opened(), "hf://me/mine") == "https://huggingface.co/me/mine"
     assert Hub.calls == [
         ("me/mine", {"repo_type": "model", "exist_ok": True}),
         ("me/mine", files_of(honest())),
     ]
     for target in ("hf://mine", "hf://me/mine/more", "hf://", "hf://../x y"):
         with pytest.raises(InvalidValueError, match="hf://OWNER/NAME"):
-            push(honest(), target)
+            push(opened(), target)
     with pytest.raises(BundleError, match=r"'model.pkl'"):
-        push(zipped({"model.pkl": b""}, tmp_path / "bad.zip"), "hf://me/mine")
+        submit(zipped({"model.pkl": b""}, tmp_path / "bad.zip"), "hf://me/mine")
     monkeypatch.setattr(Hub, "fails", True)
     with pytest.raises(BundleError, match=r"hf://me/mine: .*not logged in"):
-        push(honest(), "hf://me/mine")
+        push(opened(), "hf://me/mine")
     assert len(Hub.calls) == 3
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from bundles import SUITE, Files, claiming, edited, files_of, honest, make_run, rehashed, scored, tree, zipped
 from safetensors.torch import load, save
+from sample_bundles import SUITE, Files, claiming, edited, files_of, honest, make_run, rehashed, scored, tree, zipped
 from small_models import ARCHITECTURE, trained
 
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info

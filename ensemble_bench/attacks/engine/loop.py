@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from ensemble_bench import losses, randomness
 from ensemble_bench.attacks.engine.attack import Attack
@@ -19,6 +20,7 @@ from ensemble_bench.attacks.engine.task import Outcome, Task, check
 from ensemble_bench.attacks.engine.worker import Worker
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models.calling import frozen, logits_of, verdict
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
 Loss = Callable[..., Tensor]
@@ -54,10 +56,14 @@ class GradientAttack(Attack):
     def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
         """Add to the state of fresh images what the step rule remembers; they already stand at their start."""
 
-    def evaluate(self, model: nn.Module, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
+    def evaluate(self, model: Ensemble, x_adv: Tensor, s: State) -> tuple[Tensor, Tensor]:
         """Logits (batch, class) that decide, and the per-image value (batch) that the attack ascends."""
         logits = logits_of(model, x_adv)
-        return logits, self.loss(logits, s["y"], *([] if self.target is None else [s["target"]]))
+        return logits, self.loss_of(logits, s)
+
+    def loss_of(self, logits: Float[Tensor, "batch class"], s: State) -> Float[Tensor, "batch"]:
+        """The attack's loss, towards the target where it has one."""
+        return self.loss(logits, s["y"]) if self.target is None else self.loss(logits, s["y"], s["target"])
 
     @abstractmethod
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:

@@ -1,7 +1,6 @@
 """The worker: runs a model on images in batches that fit in memory, and counts what it runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -10,21 +9,24 @@ from torch import Tensor, nn
 from ensemble_bench.attacks.engine.state import State, select
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models.calling import gradient, judge_of, logits_of, verdict
+from ensemble_bench.models.ensemble import Ensemble, as_ensemble
 
-Evaluate = Callable[[nn.Module, Tensor, State], tuple[Tensor, Tensor]]
+Evaluate = Callable[[Ensemble, Tensor, State], tuple[Tensor, Tensor]]
 """Of a model, x_adv and the state: logits (batch, class) that decide, and the per-image value (batch) to ascend."""
 
 
-@dataclass
 class Worker:
-    """Runs a model in batches that halve when memory runs out, and counts what it runs."""
+    """Runs a model in batches that halve when memory runs out, and counts what it runs.
 
-    model: nn.Module
-    batch_size: int
-    passes: int = 0
+    Here every model becomes an `Ensemble`, so that attacks find members in each. `passes` counts images pushed through
+    the model, forward or backward.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, model: nn.Module, batch_size: int) -> None:
+        self.model = as_ensemble(model)
         self.judge = judge_of(self.model)
+        self.batch_size = batch_size
+        self.passes = 0
 
     def map(self, f: Callable[[slice], tuple[Tensor, ...]], rows: int) -> tuple[Tensor, ...]:
         """Concatenate f over slices of `rows` rows that are no larger than the batch size."""

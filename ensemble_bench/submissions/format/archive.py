@@ -12,7 +12,7 @@ from typing import IO
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.submissions.format.limits import Limits
-from ensemble_bench.submissions.format.untrusted import shown
+from ensemble_bench.submissions.format.untrusted import quoted
 
 CONFIG, WEIGHTS, MODEL_INFO, CLAIMS, CARD = FILES = (
     "config.json",
@@ -22,7 +22,7 @@ CONFIG, WEIGHTS, MODEL_INFO, CLAIMS, CARD = FILES = (
     "README.md",
 )
 CHUNK = 2**20
-# More than a bundle has, so that what is too many can be named; its directory holds names and what packers add.
+# More than the five of a bundle, so that an error can name the one too many. The directory: names and packers' fields.
 MAX_ENTRIES = 32
 MAX_DIRECTORY = 8192
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -32,7 +32,7 @@ def extract(path: Path, folder: Path, limits: Limits) -> None:
     """Copy the bundle at `path`, a folder or a .zip, into the new `folder`, within `limits`.
 
     Names and sizes are checked before anything is read, and counted again while it is. Raises BundleError for anything
-    but the five regular FILES; what was copied by then is the caller's to remove.
+    but the five regular FILES; the caller then removes what was copied.
     """
     try:
         if path.is_dir():
@@ -85,7 +85,7 @@ def _unzip(path: Path, folder: Path, limits: Limits) -> None:
             with zipfile.ZipFile(file) as archive:
                 _unzip_entries(archive, folder, limits)
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{shown(path.name)}: damaged or not a .zip: {shown(str(error), 200)}") from error
+        raise BundleError(f"{quoted(path.name)}: damaged or not a .zip: {quoted(str(error), 200)}") from error
 
 
 def _check_directory(file: IO[bytes], size: int) -> None:
@@ -132,7 +132,7 @@ def _check_name(name: str, known: Mapping[str, int]) -> None:
     if name in known:
         raise BundleError(f"{name}: stands twice")
     if name not in FILES:
-        raise BundleError(f"{shown(name)}: not a file of a bundle, expected {', '.join(FILES)} at the top level")
+        raise BundleError(f"{quoted(name)}: not a file of a bundle, expected {', '.join(FILES)} at the top level")
 
 
 def _check_sizes(sizes: Mapping[str, int], limits: Limits) -> None:

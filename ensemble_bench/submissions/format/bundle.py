@@ -1,12 +1,10 @@
 """Submissions as bundles: one folder or .zip that holds a model and what is claimed of it, and nothing else.
 
-Whoever receives one knows nothing of who made it, so here every byte is checked before it is used, and no code of it
-ever runs. What only the model's skeleton can tell, `ensemble_bench.submissions.verification` checks.
+A bundle comes from a stranger, so every byte is checked here before it is used, and no code of it ever runs. The checks
+that need a model's skeleton are in `ensemble_bench.submissions.verification`.
 """
 
 import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
+from ensemble_bench.files import new_folder
 from ensemble_bench.leaderboard.model_info import RESULTS, ModelInfo
 from ensemble_bench.records import Threat
 from ensemble_bench.records.decoding import decode
@@ -21,7 +20,7 @@ from ensemble_bench.submissions.format import archive, claims, tensors
 from ensemble_bench.submissions.format.archive import CARD, CLAIMS, CONFIG, MODEL_INFO, WEIGHTS
 from ensemble_bench.submissions.format.claims import Claim
 from ensemble_bench.submissions.format.limits import Limits
-from ensemble_bench.submissions.format.untrusted import check_page, parse_json, shown
+from ensemble_bench.submissions.format.untrusted import check_page, parse_json, quoted
 
 CHECKPOINTS = ("best", "last")
 CONFIG_KEYS = {"schema", "architecture", "meta", "weights_hash"}
@@ -30,20 +29,29 @@ LINK = r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s\"'<>\\]*)?"
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked bundle, unpacked in `folder`: the checkpoint's description and weights, and what is said of it."""
+    """A checked bundle, unpacked in `folder`: config.json, RobustBench's entry, the claims and the card."""
 
     name: str
     folder: Path
     config: Mapping[str, Any]
-    weights: Path
     info: ModelInfo
     claims: tuple[Claim, ...]
     card: str
 
+    @property
+    def weights(self) -> Path:
+        """The file of the weights."""
+        return self.folder / WEIGHTS
+
+    @property
+    def weights_hash(self) -> str:
+        """The hash that config.json gives for the weights ("sha256:…"); whether it is theirs is not checked here."""
+        return str(self.config["weights_hash"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What evaluation and leaderboards read of a training's description; there may be more, and all may be missing."""
+    """The keys of a training's description that evaluation and leaderboards read; each may be missing."""
 
     recipe: str | None = None
     preset: str | None = None
@@ -66,46 +74,51 @@ def unpack(path: Path, folder: Path, *, limits: Limits | None = None) -> Bundle:
     path, folder, limits = Path(path), Path(folder), limits or Limits()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BundleError(f"{folder}: exists and is not an empty folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        archive.extract(path, temporary, limits)
-        bundle = read(temporary, limits)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return replace(bundle, folder=folder, weights=folder / WEIGHTS)
+    with new_folder(folder) as filled:
+        archive.extract(path, filled, limits)
+        bundle = check(filled, limits)
+    return replace(bundle, folder=folder)
+
+
+def check(folder: Path, limits: Limits) -> Bundle:
+    """The bundle whose FILES are in `folder`, every byte of them checked; raises BundleError."""
+    bundle = read(folder, limits)
+    tensors.check_tensors(bundle.weights, limits)
+    return bundle
 
 
 def read(folder: Path, limits: Limits) -> Bundle:
-    """Check the files of an unpacked bundle; raises BundleError."""
+    """The bundle that `unpack` put into `folder` before: its texts, parsed again; raises BundleError."""
     config = _config(_json(folder, CONFIG), limits)
-    found = claims.parse(_json(folder, CLAIMS), limits)
+    parsed = claims.parse(_json(folder, CLAIMS), limits)
     info = _info(_json(folder, MODEL_INFO))
-    card = check_page((folder / CARD).read_bytes(), CARD)
-    tensors.check_tensors(folder / WEIGHTS, limits)
+    card = check_page(_bytes(folder, CARD), CARD)
     return Bundle(
-        name=found.name,
+        name=parsed.name,
         folder=folder,
         config=config,
-        weights=folder / WEIGHTS,
         info=info,
-        claims=found.claims,
+        claims=parsed.claims,
         card=card,
     )
 
 
+def _bytes(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{name}: cannot be read: {error.strerror}") from None
+
+
 def _json(folder: Path, name: str) -> Any:
-    return parse_json((folder / name).read_bytes(), name)
+    return parse_json(_bytes(folder, name), name)
 
 
 def _config(values: Any, limits: Limits) -> dict[str, Any]:
     if not isinstance(values, dict) or set(values) != CONFIG_KEYS:
         raise BundleError(f"{CONFIG}: expected the keys {', '.join(sorted(CONFIG_KEYS))}")
     if values["schema"] != 1:
-        raise BundleError(f"{CONFIG}: schema is {shown(str(values['schema']))}, this version reads 1")
+        raise BundleError(f"{CONFIG}: schema is {quoted(str(values['schema']))}, this version reads 1")
     if not isinstance(values["weights_hash"], str) or not re.fullmatch(claims.HASH, values["weights_hash"]):
         raise BundleError(f"{CONFIG}: weights_hash is no {claims.HASH}")
     architecture, meta = values["architecture"], values["meta"]
@@ -114,7 +127,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
     for name, most in (("classes", limits.max_classes), ("members", limits.max_members)):
         value = architecture.get(name)
         if type(value) is not int or not 1 <= value <= most:
-            raise BundleError(f"{CONFIG}: architecture.{name} is {shown(str(value))}, expected 1 to {most}")
+            raise BundleError(f"{CONFIG}: architecture.{name} is {quoted(str(value))}, expected 1 to {most}")
     try:
         about: Meta = decode(Meta, {key: meta[key] for key in Meta.__annotations__ if key in meta}, "meta")
         if about.preset is not None:
@@ -122,7 +135,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
             registry.check("preset", about.preset)
         if about.checkpoint not in (None, *CHECKPOINTS):
             # Files are named by it.
-            raise ValueError(f"meta.checkpoint is {shown(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
+            raise ValueError(f"meta.checkpoint is {quoted(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
     except ValueError as error:
         raise BundleError(f"{CONFIG}: {shortened(str(error))}") from None
     return values
@@ -138,5 +151,5 @@ def _info(values: Any) -> ModelInfo:
     except (RecordError, InvalidValueError) as error:
         raise BundleError(f"{MODEL_INFO}: {shortened(str(error))}") from None
     if info.link and not re.fullmatch(LINK, info.link):
-        raise BundleError(f"{MODEL_INFO}: link is {shown(info.link)}, expected an http address or nothing")
+        raise BundleError(f"{MODEL_INFO}: link is {quoted(info.link)}, expected an http address or nothing")
     return info

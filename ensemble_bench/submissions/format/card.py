@@ -68,7 +68,7 @@ model = eb.load("zoo:{{ name }}")
 
 Weights: `{{ weights_hash }}` (safetensors).
 """
-# What of a training's description a card tells, where it is there.
+# Keys of a training's description that a card lists, where they are present.
 TRAINING = (
     "recipe",
     "preset",
@@ -100,7 +100,7 @@ def render(name: str, config: Mapping[str, Any], records: Sequence[Record], *, c
         threat=whole[0].threat,
         records=whole,
         warnings=sorted({f"{w.name}: {w.message} ({r.suite})" for r in whole for w in r.warnings}),
-        training=[(key, _told(meta[key])) for key in TRAINING if meta.get(key) is not None],
+        training=[(key, _text(meta[key])) for key in TRAINING if meta.get(key) is not None],
         weights_hash=config["weights_hash"],
     )
 
@@ -114,7 +114,7 @@ def _template() -> Template:
 
 
 def _network(about: Mapping[str, Any]) -> str:
-    backbone = "-".join(_told(about[key]) for key in ("backbone", "depth", "width") if about[key] is not None)
+    backbone = "-".join(_text(about[key]) for key in ("backbone", "depth", "width") if about[key] is not None)
     if about["members"] == 1:
         return backbone
     gate = ", weighted by a gating network" if about["gated"] else ""
@@ -125,9 +125,9 @@ def _percent(score: Any) -> str:
     return f"{100 * score.accuracy:.1f} % [{100 * score.ci_low:.1f}, {100 * score.ci_high:.1f}]"
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_told(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value).replace("|", "/")

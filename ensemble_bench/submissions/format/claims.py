@@ -1,4 +1,4 @@
-"""What a submission says it reaches, and which results of running it again agree with that."""
+"""The claims of a submission, and which results of a repetition agree with them."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore
 from ensemble_bench.records.decoding import decode, plain
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions.format.limits import Limits
-from ensemble_bench.submissions.format.untrusted import shown
+from ensemble_bench.submissions.format.untrusted import quoted
 
 SCHEMA = 1
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
@@ -22,7 +22,7 @@ SPLIT = "test"
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One record as a submission tells it: what was evaluated how, and what came out.
+    """One record of the submitter: what was evaluated, how, and the scores.
 
     `id` is the record's; `weights_hash` and `data_hash` ("sha256:…") say of which weights and images. `eps` is in units
     of the pixel range; scores are counts of images, fractions and 95 % Wilson intervals.
@@ -60,7 +60,7 @@ SHARED = ("weights_hash", "dataset", "data_name", "data_hash", "norm", "eps")
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """What claims.json holds."""
+    """The content of claims.json."""
 
     schema: int = SCHEMA
     name: str
@@ -73,7 +73,7 @@ class Claims:
 
 
 def parse(values: Any, limits: Limits) -> Claims:
-    """Check what a claims.json says; raises BundleError, naming the field, for whatever does not hold together."""
+    """The claims of a parsed claims.json; raises BundleError, naming the field, for a value that cannot be true."""
     try:
         found: Claims = decode(Claims, values, "claims")
         if found.schema != SCHEMA:
@@ -97,7 +97,7 @@ def check_name(name: str) -> str:
     """Return a submission's name; raises InvalidValueError unless it can be that of files everywhere."""
     if not re.fullmatch(NAME, name):
         raise InvalidValueError(
-            f"name is {shown(name)}: expected 1 to 80 letters, digits, points, underscores and hyphens, the first a "
+            f"name is {quoted(name)}: expected 1 to 80 letters, digits, points, underscores and hyphens, the first a "
             "letter or digit"
         )
     return name
@@ -118,7 +118,7 @@ def agreeing_counts(low: float, high: float, n: int, m: int) -> tuple[int, int]:
     """Smallest and largest count of `m` images that agrees with a claim of `low` to `high` on `n` images, m ≤ n.
 
     `low` and `high` are the claim's 95 % interval, as fractions. On the same images (m = n) the count has to lie inside
-    it: what it leaves is room for other hardware and other black-box sets. On the first m of them, chance adds to this:
+    it, which leaves room for other hardware and other black-box sets. On the first m of them, chance is added:
     the counts between the 2.5 % and the 97.5 % quantile of m images drawn from n, of which as many are right as the
     ends of the interval say (hypergeometric, so exact). Splits are in random order, so the first m are such a draw.
     """
@@ -133,20 +133,20 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
     """Raise ValueError unless a claim can be true and can be checked."""
     for field, form in (("id", "[0-9a-f]{64}"), ("weights_hash", HASH), ("data_hash", HASH), ("data_name", NAME)):
         if not re.fullmatch(form, getattr(claim, field)):
-            raise ValueError(f"{where}.{field} is {shown(getattr(claim, field))}: expected {form}")
+            raise ValueError(f"{where}.{field} is {quoted(getattr(claim, field))}: expected {form}")
     if claim.commit is not None and not re.fullmatch(r"[0-9a-f]{7,64}(-dirty)?", claim.commit):
-        raise ValueError(f"{where}.commit is {shown(claim.commit)}: expected a commit's hash or null")
+        raise ValueError(f"{where}.commit is {quoted(claim.commit)}: expected a commit's hash or null")
     registry.check("data set", claim.dataset)
     _check_suite(claim.suite, limits)
     if claim.split != SPLIT:
-        raise ValueError(f"{where}.split is {shown(claim.split)}: expected {SPLIT}")
+        raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {SPLIT}")
     if not 1 <= claim.n <= limits.max_images:
         raise ValueError(f"{where}.n is {claim.n}: expected 1 to {limits.max_images} images")
     if not 0 <= claim.seed < 2**31:
         raise ValueError(f"{where}.seed is {claim.seed}: expected 0 to 2147483647")
     # Any image of [0, 1] is within linf 1 of any other; l2 radii of use are far smaller than 100.
     if claim.norm not in ("linf", "l2") or not 1e-6 <= claim.eps <= (1 if claim.norm == "linf" else 100):
-        raise ValueError(f"{where}: norm {shown(claim.norm)} and eps {claim.eps:g} are no threat model")
+        raise ValueError(f"{where}: norm {quoted(claim.norm)} and eps {claim.eps:g} are no threat model")
     if not claim.clean.n == claim.robust.n == claim.n:
         raise ValueError(f"{where}: n is {claim.n}, its scores are of {claim.clean.n} and {claim.robust.n} images")
     _check_score(f"{where}.clean", claim.clean.correct, claim.clean, claim.n)
@@ -159,16 +159,18 @@ def _check_suite(suite: str, limits: Limits) -> None:
     Attacks of toolkits take arguments without bounds, so no stranger chooses them.
     """
     if len(suite) > 200 or len(parts := registry.split_suite(suite)) > limits.max_attacks:
-        raise InvalidValueError(f"suite {shown(suite)} is longer than {limits.max_attacks} suites and attacks")
+        raise InvalidValueError(f"suite {quoted(suite)} is longer than {limits.max_attacks} suites and attacks")
     for part in parts:
         if part.partition(":")[0] in registry.TOOLKITS:
             raise InvalidValueError(
-                f"suite {shown(suite)} holds {shown(part)}, and a toolkit's attacks are not claimed"
+                f"suite {quoted(suite)} holds {quoted(part)}, and a toolkit's attacks are not claimed"
             )
         if part not in registry.names("suite"):
             _, steps = registry.split_steps(registry.split_implementation(part)[0])
             if steps is not None and steps > limits.max_steps:
-                raise InvalidValueError(f"suite {shown(suite)} takes {steps} steps, at most {limits.max_steps} are run")
+                raise InvalidValueError(
+                    f"suite {quoted(suite)} takes {steps} steps, at most {limits.max_steps} are run"
+                )
 
 
 def _check_score(where: str, count: int, score: CleanScore | RobustScore, most: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.submissions.format.limits import Limits
-from ensemble_bench.submissions.format.untrusted import parse_json, shown
+from ensemble_bench.submissions.format.untrusted import parse_json, quoted
 
 DTYPES: Mapping[str, str] = {
     "F64": "<f8",
@@ -40,14 +40,14 @@ def check_tensors(path: Path, limits: Limits) -> None:
         at = 0
         for begin, end, _, name in spans:
             if begin != at:
-                raise BundleError(f"{path.name}: {shown(name)} begins at byte {begin} of the weights, expected {at}")
+                raise BundleError(f"{path.name}: {quoted(name)} begins at byte {begin} of the weights, expected {at}")
             at = end
         if start + at != size:
             raise BundleError(f"{path.name}: {size} bytes, but its tensors end at {start + at}: truncated or padded")
         for begin, end, kind, name in spans:
             if "f" in kind:
                 file.seek(start + begin)
-                _check_finite(file, end - begin, kind, f"{path.name}: {shown(name)}")
+                _check_finite(file, end - begin, kind, f"{path.name}: {quoted(name)}")
 
 
 def _header(file: IO[bytes], where: str, size: int) -> tuple[dict[str, Any], int]:
@@ -69,19 +69,19 @@ def _header(file: IO[bytes], where: str, size: int) -> tuple[dict[str, Any], int
 
 def _layout(where: str, name: str, about: Any) -> tuple[int, int, str]:
     """First byte, last byte and NumPy type of a tensor; raises BundleError where its size is not that of its shape."""
-    where = f"{where}: {shown(name)}"
+    where = f"{where}: {quoted(name)}"
     if not isinstance(about, dict) or set(about) != {"dtype", "shape", "data_offsets"}:
         raise BundleError(f"{where}: expected dtype, shape and data_offsets")
     kind, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
-        raise BundleError(f"{where}: dtype is {shown(str(kind))}, expected {', '.join(DTYPES)}")
+        raise BundleError(f"{where}: dtype is {quoted(str(kind))}, expected {', '.join(DTYPES)}")
     if not _are_sizes(shape) or len(shape) > MAX_AXES:
-        raise BundleError(f"{where}: shape is {shown(str(shape))}, expected at most {MAX_AXES} sizes")
+        raise BundleError(f"{where}: shape is {quoted(str(shape))}, expected at most {MAX_AXES} sizes")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise BundleError(f"{where}: data_offsets are {shown(str(offsets))}, expected two")
+        raise BundleError(f"{where}: data_offsets are {quoted(str(offsets))}, expected two")
     begin, end = offsets
     if end - begin != math.prod(shape) * np.dtype(DTYPES[kind]).itemsize:
-        raise BundleError(f"{where}: {kind} of shape {shown(str(shape))} does not take {end - begin} bytes")
+        raise BundleError(f"{where}: {kind} of shape {quoted(str(shape))} does not take {end - begin} bytes")
     return begin, end, DTYPES[kind]
 
 

@@ -1,4 +1,4 @@
-"""Text and JSON of strangers: read strictly, so that whoever shows it later meets no surprise."""
+"""Strict reading of strangers' text and JSON: what passes is safe to store, to print and to put into a page."""
 
 import json
 import unicodedata
@@ -14,9 +14,9 @@ MAX_CHARACTERS = 2000
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """Return what the JSON `data` of the file `where` says.
+    """Parse the JSON `data` of the file `where`.
 
-    Raises BundleError for text that is not UTF-8 or not JSON, a key that stands twice, a number beyond 64 bits,
+    Raises BundleError for text that is not UTF-8 or not JSON, a key given twice, a number beyond 64 bits,
     more than MAX_DEPTH levels, and texts that check_line refuses.
     """
     try:
@@ -26,7 +26,7 @@ def parse_json(data: bytes, where: str) -> Any:
     except RecursionError:
         raise BundleError(f"{where}: nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
-        raise BundleError(f"{where}: not JSON: {shown(str(error), 200)}") from None
+        raise BundleError(f"{where}: not JSON: {quoted(str(error), 200)}") from None
     _check(values, where, depth=1)
     return values
 
@@ -37,7 +37,7 @@ def check_line(text: str, where: str) -> str:
         raise BundleError(f"{where}: a text of {len(text)} characters, at most {MAX_CHARACTERS} are taken")
     for character in text:
         if character in "<>" or _is_invisible(character):
-            raise BundleError(f"{where}: {shown(text)} holds {_named(character)}, which no text may")
+            raise BundleError(f"{where}: {quoted(text)} holds {_named(character)}, which no text may")
     return text
 
 
@@ -53,13 +53,13 @@ def check_page(data: bytes, where: str) -> str:
     return text
 
 
-def shown(text: str, length: int = 60) -> str:
-    """A stranger's text, quoted, its beginning alone, and without anything that a terminal would obey."""
+def quoted(text: str, length: int = 60) -> str:
+    """At most `length` characters of a stranger's text in quotes, control characters escaped."""
     return repr(text if len(text) <= length else f"{text[:length]}…")
 
 
-def printable(text: str) -> str:
-    """A stranger's text on one line, without what a terminal would obey."""
+def on_one_line(text: str) -> str:
+    """A stranger's text on one line, with a question mark for each control character."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -90,6 +90,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"the key {shown(key)} stands twice")
+            raise ValueError(f"the key {quoted(key)} stands twice")
         values[key] = value
     return values

@@ -4,6 +4,8 @@ import json
 import pickle
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from bundles import Files, bytes_of, edited, files_of, honest, tree, with_header, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sample_bundles import Files, bytes_of, edited, files_of, honest, tree, with_header, zipped
 from scipy.stats import hypergeom
 
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.submissions import format as bundle_format
 from ensemble_bench.submissions.format.archive import FILES, packed
 from ensemble_bench.submissions.format.bundle import unpack
 from ensemble_bench.submissions.format.claims import agreeing_counts
@@ -382,3 +385,10 @@ def test_torch_is_not_needed_for_weights(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     assert all(torch.isfinite(value).all() for value in load_file(found.weights).values())
+
+
+def test_the_format_is_imported_without_torch() -> None:
+    folder = Path(bundle_format.__file__).parent
+    modules = [f"{bundle_format.__name__}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
+    code = f"import sys, {', '.join(modules)}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,9 +2,8 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -55,8 +54,15 @@ def verify(
     runs: Runs = Path("runs"),
 ) -> None:
     """Repeat what a bundle claims: exit status 0 if verified, 1 if not reproduced, 2 if refused."""
-    with _folder(work) as folder:
-        result = _verify(path, suite=suite, n=n, data_dir=data_dir, device=device, work=folder, runs=runs)
+    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.submissions import verification
+
+    with tempfile.TemporaryDirectory() as scratch:
+        with Bars() as bars:
+            result = verification.verify(
+                path, suite=suite, n=n, data_dir=data_dir, device=device, work=work or scratch, runs=runs, progress=bars
+            )
+        _print_verification(result, path)
     raise typer.Exit(EXIT[result.status])
 
 
@@ -81,53 +87,51 @@ def submit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided."""
-    from ensemble_bench.submissions import bundling, publishing, targets
-    from ensemble_bench.submissions.format.bundle import unpack
-    from ensemble_bench.submissions.verification import BUNDLE
+    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.submissions.submit import Publication
+    from ensemble_bench.submissions.submit import submit as submit_model
+    from ensemble_bench.submissions.verification import Verification
 
-    online = targets.is_service(to)
-    with tempfile.TemporaryDirectory() as scratch, _folder(work) as folder:
-        found = bundling.as_bundle(path, Path(scratch))
-        if online:
-            raise typer.Exit(_upload(found, to, token, wait=wait))
-        if to.startswith(targets.HUB):
-            typer.echo(targets.push(found, to))
-            return
-        checked = unpack(found, Path(scratch) / "checked")
-        # Before hours of attacks, not after.
-        publishing.check_free(checked.name, checked.config["weights_hash"], Path(to))
-        result = _verify(found, suite=suite, n=n, data_dir=data_dir, device=device, work=folder, runs=runs)
-        if not EXIT[result.status]:
-            typer.echo(publishing.publish(result, folder / BUNDLE, to))
-        raise typer.Exit(EXIT[result.status])
+    def report(news: "Receipt | Verification | Publication") -> None:
+        bars.close()  # while they are drawn, stdout is theirs
+        match news:
+            case Verification():
+                _print_verification(news, path)
+            case Publication():
+                typer.echo(news.place)
+            case _:
+                _print_receipt(news)
+
+    with contextlib.ExitStack() as bars:
+        progress = bars.enter_context(Bars())
+        status = submit_model(
+            path,
+            to,
+            token=token,
+            wait=wait,
+            suite=suite,
+            n=n,
+            data_dir=data_dir,
+            device=device,
+            work=work,
+            runs=runs,
+            report=report,
+            progress=progress,
+        )
+    raise typer.Exit(EXIT.get(status, 0))
 
 
-def _upload(bundle: Path, to: str, token: str | None, *, wait: bool) -> int:
-    """Send a bundle to a service, wait if that is wanted, and return the exit status."""
-    from ensemble_bench.submissions import targets
+def _print_verification(result: "Verification", path: Path) -> None:
+    """Print what was claimed beside what was measured, the verdict and its reasons."""
+    from ensemble_bench.cli.console import table
+    from ensemble_bench.submissions.format.untrusted import on_one_line
 
-    receipt = targets.upload(bundle, to, token=token)
-    _show_receipt(receipt)
-    if wait:
-        receipt = targets.wait(to, receipt, token=token, report=_show_receipt)
-    return EXIT.get(receipt.status, 0)
-
-
-def _verify(path: Path, **options: Any) -> "Verification":
-    """Verify a bundle, and print what was claimed beside what came out, the verdict and its reasons."""
-    from ensemble_bench.cli.console import Bars, table
-    from ensemble_bench.submissions.format.untrusted import printable
-    from ensemble_bench.submissions.verification import verify as verify_bundle
-
-    with Bars() as bars:
-        result = verify_bundle(path, progress=bars, **options)
     if result.comparisons:
         columns = ["suite", "seed", "n", "claimed clean", "measured", "claimed robust", "measured"]
         table("claimed and measured accuracy in %, with 95 % intervals", columns, map(_row, result.comparisons))
     typer.echo(f"{result.name or path}: {result.status}")
     for reason in result.reasons:
-        typer.echo(f"  {printable(reason)}")
-    return result
+        typer.echo(f"  {on_one_line(reason)}")
 
 
 def _row(comparison: "Comparison") -> list[object]:
@@ -139,19 +143,9 @@ def _row(comparison: "Comparison") -> list[object]:
     return [claim.suite, claim.seed, n, *(interval(score) for score in scores)]
 
 
-def _show_receipt(receipt: "Receipt") -> None:
-    from ensemble_bench.submissions.format.untrusted import printable
+def _print_receipt(receipt: "Receipt") -> None:
+    from ensemble_bench.submissions.format.untrusted import on_one_line
 
-    typer.echo(printable(f"submission {receipt.id}: {receipt.status}"))
+    typer.echo(on_one_line(f"submission {receipt.id}: {receipt.status}"))
     for reason in receipt.reasons:
-        typer.echo(printable(f"  {reason}"))
-
-
-@contextlib.contextmanager
-def _folder(work: Path | None) -> Iterator[Path]:
-    """The folder that is given, else one that is removed in the end."""
-    if work is not None:
-        yield work
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
+        typer.echo(on_one_line(f"  {reason}"))

@@ -17,6 +17,7 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions.bundling import bundle
+from ensemble_bench.submissions.format.bundle import Bundle, unpack
 
 SUITE, N = "ifgsm5+margin10", 60
 META = {
@@ -50,6 +51,12 @@ def honest() -> Path:
     """A .zip that claims what was measured."""
     scratch = Path(_scratch().name)
     return bundle(make_run(scratch / "mine"), out=scratch / "mine.zip")
+
+
+@functools.lru_cache
+def opened() -> Bundle:
+    """The honest bundle, unpacked."""
+    return unpack(honest(), Path(_scratch().name) / "opened")
 
 
 def files_of(path: Path) -> Files:
