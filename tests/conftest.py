@@ -13,11 +13,42 @@ import torch
 
 from ensemble_bench.data import DataSource, open_source
 
-ROOT = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+# Where tests call a network, and so may come out otherwise on another processor …
+NETWORK = (
+    "adapters",
+    "attacks",
+    "evaluation",
+    "models",
+    "server/test_worker.py",
+    "submissions",
+    "test_plugins.py",
+    "test_toolkit_table.py",
+    "training",
+)
+# … but for these, which compute nothing that rounding could change, or nothing at all.
+NO_NETWORK = {
+    "attacks/test_randomness.py",
+    "attacks/test_suites.py",
+    "evaluation/test_journal.py",
+    "evaluation/test_statistics.py",
+    "models/test_cost.py",
+    "training/test_batches.py",
+    "training/test_choices.py",
+}
 
 # The models under test are tiny: more threads only wait for each other (on a busy machine, minutes for seconds).
 # OMP_NUM_THREADS asks for more: a test must pass under any number.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that call a network, by their place, so that a new one is among them unasked."""
+    for item in items:
+        module = item.path.relative_to(TESTS).as_posix()
+        if module.startswith(NETWORK) and module not in NO_NETWORK:
+            item.add_marker("network")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble_bench import data
+from ensemble_bench.data import ImageSet
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
@@ -123,6 +124,19 @@ def linear_images(threat: ThreatModel) -> tuple[Linear, Tensor, Tensor, Tensor]:
     assert x.min() > threat.eps  # the box [0, 1] binds nowhere
     assert x.max() < 1 - threat.eps
     return Linear(weight, bias), x.view(-1, 1, 8, 8), y, radius
+
+
+def odd_and_even(n: int) -> tuple[Linear, ImageSet]:
+    """The first `n` test digits, odd (1) or even (0), and a linear model that tells them apart as well as means can.
+
+    Of two classes the gradient points one way everywhere: rounding turns no step of an attack.
+    """
+    split = data.open_source("digits").split("test").first(n)
+    split = replace(split, labels=split.labels % 2)
+    x = split.batch(slice(None))[0].flatten(1)
+    odd, even = x[split.labels == 1].mean(dim=0), x[split.labels == 0].mean(dim=0)
+    weight = torch.stack([even - odd, odd - even])
+    return Linear(weight, -weight @ (odd + even) / 2), split
 
 
 class Wrapped(nn.Module):

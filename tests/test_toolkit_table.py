@@ -62,7 +62,7 @@ def test_attack_does_what_its_row_says(toolkit: str, name: str, setup: Setup) ->
     if documented.robust_accuracy is None or n < documented.n:
         return
     p = documented.robust_accuracy
-    # The same weights differ by an image that rounding tips; others by chance.
+    # The same weights differ by an image that rounding tips; those of the page, if trained elsewhere, by chance.
     same = table.fingerprint(model) == REPORT["weights"]
     assert found.robust_accuracy == pytest.approx(
         p, abs=1.01 / n if same else 3 * (2 * max(p * (1 - p), 0.05) / n) ** 0.5

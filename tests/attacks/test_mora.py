@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from small_models import images, trained
+from small_models import Linear, images, linear_images, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks
@@ -169,8 +169,11 @@ def test_every_aggregation_is_attacked_and_decided_by_its_own_verdict(aggregatio
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_batches_change_nothing_on_a_gated_ensemble(batch_size: int) -> None:
-    model, (x, y) = Ensemble(trained(members=2).members, gate=Tilt()).eval(), images(24)
-    base, other = (attacks.get("mora2", classes=2).run(model, x, y, THREAT, batch_size=b) for b in (64, batch_size))
+    threat = ThreatModel(eps=0.02)
+    linear, x, y, _ = linear_images(threat)  # of which rounding tips no verdict
+    model = Ensemble([linear, Linear(2 * linear.weight, 2 * linear.bias)], gate=Tilt()).eval()
+    base, other = (attacks.get("mora2", classes=2).run(model, x, y, threat, batch_size=b) for b in (64, batch_size))
+    assert 0 < base.broken.sum() < len(x)
     assert torch.equal(other.broken, base.broken)
     assert torch.equal(other.steps, base.steps)
 

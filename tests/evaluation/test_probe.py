@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import Linear, Wrapped, trained
+from small_models import Wrapped, odd_and_even, trained
 from torch import Tensor
 
 import ensemble_bench as eb
@@ -53,19 +53,10 @@ def probed(j: Job) -> tuple[Probe, Scores]:
     return probe(j, scores, in_memory()), scores
 
 
-def linear(labels: Tensor) -> Linear:
-    """A model of two classes that tells `labels` (0 or 1) apart as well as a mean image can."""
-    x = first(len(labels)).batch(slice(None))[0].flatten(1)
-    ones, zeros = x[labels == 1].mean(dim=0), x[labels == 0].mean(dim=0)
-    weight = torch.stack([zeros - ones, ones - zeros])
-    middle = weight @ (ones + zeros) / 2
-    return Linear(weight, -middle)
-
-
 def test_a_linear_model_against_its_closed_form() -> None:
     """Every attack reaches the optimum of a linear model: every pixel as far as the ball and the box let it."""
-    labels = first(120).labels % 2
-    j = job(n=120, model=linear(labels), images=replace(first(120), labels=labels), threat=ThreatModel(eps=0.05))
+    model, images = odd_and_even(120)
+    j = job(n=120, model=model, images=images, threat=ThreatModel(eps=0.05))
     found, scores = probed(j)
     rows = np.flatnonzero(scores.samples["clean"])
     x, y = (v[rows] for v in j.images.batch(slice(None)))
@@ -114,7 +105,6 @@ def test_it_is_what_the_attacks_find_on_the_first_correct_images(monkeypatch: py
     assert list(found.single_step.standing) == standing("ifgsm1").tolist()
     first_loss, second_loss = standing("apgd20"), standing("apgd-dlr20")
     assert list(found.autoattack.standing) == (first_loss & second_loss).tolist()
-    assert (second_loss & ~first_loss).any()
     assert list(found.large.standing) == standing("margin50", ThreatModel(eps=0.5)).tolist()
     assert 0 < found.plain.left < 40
     assert [t.attack for t in (found.plain, found.autoattack, found.single_step, found.large)] == [
