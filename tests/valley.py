@@ -36,13 +36,19 @@ class Valley(nn.Module):
         return torch.stack([torch.zeros_like(hole), hole, u @ self.slope - 30], dim=1)
 
 
-def valley(norm: str, n: int) -> tuple[Valley, Tensor, Tensor, ThreatModel]:
+def valley(norm: str, n: int, *, depth: float | None = None) -> tuple[Valley, Tensor, Tensor, ThreatModel]:
     """The model, `n` images of class 0 whose ball holds the bottom, their labels and the threat.
 
-    Every one of them can be broken, by CENTRE. Their noise has a seed that no attack starts from.
+    Every one of them can be broken, by CENTRE. Weaker attacks than Auto-PGD need a hole of more `depth`. The images'
+    noise has a seed that no attack starts from.
     """
     threat = THREATS[norm]
     noise = torch.randn(n, 1, 1, PIXELS, generator=torch.Generator().manual_seed(2003_01690))
     on_the_sphere, in_the_cube = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1), torch.erf(noise / 2**0.5)
     away = on_the_sphere if norm == "l2" else in_the_cube
-    return Valley(DEPTH[norm]).eval(), CENTRE + 0.9 * threat.eps * away, torch.zeros(n, dtype=torch.int64), threat
+    return (
+        Valley(depth or DEPTH[norm]).eval(),
+        CENTRE + 0.9 * threat.eps * away,
+        torch.zeros(n, dtype=torch.int64),
+        threat,
+    )

@@ -1,10 +1,13 @@
 """Suite crosscheck: three implementations of an attack agree on honest models, and who finds less is named."""
 
 import functools
+import itertools
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from chance import CONFIDENCE, power, weaker
 from small_models import Wrapped, trained
 
 import ensemble_bench as eb
@@ -14,16 +17,29 @@ from ensemble_bench.evaluation.trust.masking import is_white_box, warnings_of
 from ensemble_bench.records import AttackResult, NamedWarning
 from ensemble_bench.registry import SUITES
 
+WHO = ("engine", "torchattacks", "art")
+# Four attacks, three implementations of each beside both of the others, two norms.
+PAIRS = 48
+N = 300
+
+
+def standing(samples: pd.DataFrame, attack: str) -> torch.Tensor:
+    """Which images the attack leaves standing."""
+    return torch.tensor(samples[attack].to_numpy(dtype=bool))
+
 
 @pytest.mark.parametrize("threat", [ThreatModel(eps=0.1), ThreatModel(norm="l2", eps=0.5)], ids=lambda t: t.norm)
 def test_all_three_agree_on_an_honest_ensemble(threat: ThreatModel) -> None:
-    result = eb.evaluate(trained(members=2), suite="crosscheck", n=120, threat=threat)
+    """By chance, where they start at random: all comparisons together raise a false alarm at most once in 10⁶."""
+    result = eb.evaluate(trained(members=2), suite="crosscheck", n=N, threat=threat)
     assert result.warnings == ()
     assert tuple(result.per_attack) == SUITES["crosscheck"].attacks
     assert len(result.per_attack) == 12
     for attack in ("bim20", "ifgsm20", "apgd20", "margin20"):
-        found = [result.per_attack[f"{attack}@{who}"] or 0.0 for who in ("engine", "torchattacks", "art")]
-        assert max(found) - min(found) < 0.05
+        found = [result.per_attack[f"{attack}@{who}"] or 0.0 for who in WHO]
+        for one, other in itertools.permutations(WHO, 2):
+            first, second = (standing(result.samples, f"{attack}@{who}") for who in (one, other))
+            assert not weaker(first, second, comparisons=PAIRS), f"{attack}: {one} finds less than {other}"
         assert 0.3 < min(found) <= max(found) < result.clean_accuracy - 0.1
     assert result.robust_accuracy <= min(a for a in result.per_attack.values() if a is not None)
 
@@ -38,7 +54,7 @@ def test_a_crippled_implementation_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         made(self, model, **{**arguments, "alpha": 0.0})
 
     monkeypatch.setattr(torchattacks.PGD, "__init__", crippled)
-    result = eb.evaluate(trained(), suite="crosscheck", n=120, threat=ThreatModel(eps=0.1))
+    result = eb.evaluate(trained(), suite="crosscheck", n=N, threat=ThreatModel(eps=0.1))
     assert {w.name for w in result.warnings} == {"implementations-disagree"}
     said = [w.message for w in result.warnings]
     assert [m.partition(" ")[0] for m in said] == [
@@ -50,9 +66,14 @@ def test_a_crippled_implementation_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert all(m.endswith("torchattacks found less") for m in said)
     left = {a.name: a.robust for a in result.record.attacks}
     assert said[0].startswith(
-        f"ifgsm20: torchattacks leaves {left['ifgsm20@torchattacks']} of 120 images standing, "
+        f"ifgsm20: torchattacks leaves {left['ifgsm20@torchattacks']} of {N} images standing, "
         f"engine {left['ifgsm20@engine']} (p = "
     )
+    # And the comparison of the honest ones has the power to tell.
+    for attack, other in itertools.product(("ifgsm20", "margin20"), ("engine", "art")):
+        first, second = (standing(result.samples, f"{attack}@{who}") for who in ("torchattacks", other))
+        assert weaker(first, second, comparisons=PAIRS)
+        assert power(first, second, comparisons=PAIRS) > CONFIDENCE
 
 
 def test_toolkits_that_add_to_tiny_gradients_are_named() -> None:
