@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ensemble_bench.errors import AttackError, InvalidValueError
-from ensemble_bench.records import Threat
-
-NORMS = ("linf", "l2")
+from ensemble_bench.records.threat import NORMS, Threat
 
 
 def _norms(v: Tensor) -> Tensor:
@@ -21,7 +18,7 @@ def _norms(v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThreatModel:
+class ThreatModel(Threat):
     """All images within `eps` of the clean one in `norm` ("linf" or "l2"), inside the image box [0, 1].
 
     `eps` is in units of the pixel range: 8/255, never 8. Raises InvalidValueError for an unknown norm or
@@ -89,12 +86,3 @@ class ThreatModel:
         worst = self.distance(x_adv, x).max().item()
         if worst > self.eps + tolerance:
             raise AttackError(f"x_adv leaves the {self.norm} ball: distance {worst:.6g}, eps {self.eps:.6g}")
-
-    @property
-    def slug(self) -> str:
-        """Norm and eps for names of files, without dots: "linf8of255", or "l2-0_5"."""
-        return Threat(**self.as_dict()).slug
-
-    def as_dict(self) -> dict[str, Any]:
-        """Norm and eps, as records hold them."""
-        return {"norm": self.norm, "eps": self.eps}

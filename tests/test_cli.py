@@ -21,8 +21,8 @@ from PIL import Image
 
 from ensemble_bench import registry
 from ensemble_bench.cli import run
-from ensemble_bench.cli.options import parse_eps
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.records.threat import parse_eps
 
 COMMANDS = ("train", "evaluate", "report", "blackbox build", "list", "demo", "version")
 HEAVY = ("torch", "pandas", "matplotlib", "pyarrow", "numpy", "sklearn", "torchattacks", "robustbench", "art")

@@ -278,9 +278,9 @@ def test_no_attack_is_named_like_a_column(install: Install, tmp_path: Path) -> N
     header = write_leaderboard(runs).read_text().splitlines()[0].split(",")
     ours = [column for column in header if not column.startswith(tuple(registry.ATTACKS))]
     columns = {column for column in (*SAMPLE_COLUMNS, *ours) if "_" not in column}
-    assert columns == set(plugins.COLUMNS) - {"smaller-eps"}
-    install("odd", {"attack": dict.fromkeys(plugins.COLUMNS, "odd:it")}, BROKEN)
-    for name in plugins.COLUMNS:
+    assert columns == set(plugins.RESERVED) - {"smaller-eps"}
+    install("odd", {"attack": dict.fromkeys(plugins.RESERVED, "odd:it")}, BROKEN)
+    for name in plugins.RESERVED:
         with pytest.raises(InvalidValueError, match="cannot be used"):
             registry.split_steps(name)
 

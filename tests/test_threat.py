@@ -165,3 +165,17 @@ def test_bad_norm_and_eps_in_255ths() -> None:
     with pytest.raises(InvalidValueError, match="8 means 8/255"):
         ThreatModel(eps=8)
     assert ThreatModel(norm="l2", eps=8).as_dict() == {"norm": "l2", "eps": 8}
+
+
+def test_one_threat_is_data_and_geometry() -> None:
+    data, geometry = Threat.parse("8/255"), ThreatModel.parse("0.5", "l2")
+    assert (data, str(data), data.slug) == (Threat(norm="linf", eps=8 / 255), "linf 8/255", "linf8of255")
+    assert isinstance(geometry, ThreatModel)
+    assert (str(geometry), geometry.slug, geometry.as_dict()) == ("l2 0.5", "l2-0_5", {"norm": "l2", "eps": 0.5})
+    assert sorted([Threat(norm="linf", eps=0.2), Threat(norm="l2", eps=0.5), Threat(norm="linf", eps=0.1)]) == [
+        Threat(norm="l2", eps=0.5),
+        Threat(norm="linf", eps=0.1),
+        Threat(norm="linf", eps=0.2),
+    ]
+    with pytest.raises(InvalidValueError, match="eps is '8/0'"):
+        Threat.parse("8/0")

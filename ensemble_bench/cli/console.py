@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 # Columns of a file or a pipe, which cannot say how wide they are: enough for every table.
 WIDE = 160
 # Models whose names fit beside each other.
-BESIDE = 4
+ROWS_BESIDE = 4
 # Columns of a report's table that fit beside each other.
-COLUMNS = 10
+COLUMNS_BESIDE = 10
 
 
 class Bars:
@@ -124,14 +124,14 @@ def _show_apart(title: str, records: Sequence[Record]) -> None:
         rows.append([record.model, str(record.n), _percent(record.clean.accuracy), *shown, _worst_case(record)])
     title = f"{title}: accuracy in %, worst case over all attacks with its 95 % interval"
     columns = ["model", "n", "clean", *attacks, "worst case"]
-    (table if len(columns) <= COLUMNS else _show_turned)(title, columns, rows)
+    (table if len(columns) <= COLUMNS_BESIDE else _show_turned)(title, columns, rows)
 
 
 def _show_cascade(title: str, records: Sequence[Record]) -> None:
     """Attacks that each met what those before left standing: a row an attack, a column a model."""
     title = f"{title}: % left standing after each attack in turn (images it broke that all before it missed)"
-    for start in range(0, len(records), BESIDE):
-        shown = records[start : start + BESIDE]
+    for start in range(0, len(records), ROWS_BESIDE):
+        shown = records[start : start + ROWS_BESIDE]
         attacks = _attacks(shown)
         columns = [
             [record.n, _percent(record.clean.accuracy), *_left(record, attacks), _worst_case(record)]
@@ -166,7 +166,7 @@ def _left(record: Record, attacks: Sequence[str]) -> list[str]:
 def show_tables(tables: "Iterable[ReportTable]") -> None:
     """Print tables of a report, each with its caption."""
     for shown in tables:
-        if len(shown.columns) <= COLUMNS:
+        if len(shown.columns) <= COLUMNS_BESIDE:
             table(shown.title, shown.columns, shown.text_rows())
         else:
             _show_turned(shown.title, shown.columns, shown.text_rows())
@@ -185,8 +185,8 @@ def show_report(report: "Report") -> None:
 
 def _show_turned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table that is too wide with its rows as columns, few beside each other."""
-    for start in range(0, len(rows), BESIDE):
-        first, *others = zip(columns, *rows[start : start + BESIDE], strict=True)
+    for start in range(0, len(rows), ROWS_BESIDE):
+        first, *others = zip(columns, *rows[start : start + ROWS_BESIDE], strict=True)
         table(title, first, others)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli.options import parse_eps
+from ensemble_bench.records.threat import Threat
 
 app = typer.Typer(help="The leaderboard as a static site, and beside RobustBench's.")
 Root = Annotated[Path, typer.Option(help="Folder of the leaderboards, or of runs.")]
@@ -36,14 +36,14 @@ def compare(
     ] = None,
 ) -> None:
     """Rank RobustBench's CIFAR-10 entries and our records in one table."""
-    size = parse_eps(eps)
+    threat = Threat.parse(eps, norm)
     from ensemble_bench.cli import console
     from ensemble_bench.files import write_atomic
-    from ensemble_bench.records import Threat, find_records
+    from ensemble_bench.records import find_records
     from ensemble_bench.reports.tables.beside import beside_robustbench
     from ensemble_bench.reports.tables.table import to_csv, to_markdown
 
-    table = beside_robustbench(robustbench, find_records(root), threat=Threat(norm=norm, eps=size))
+    table = beside_robustbench(robustbench, find_records(root), threat=threat)
     if out is None:
         console.table(table.title, table.columns, table.text_rows())
         typer.echo(table.caption)

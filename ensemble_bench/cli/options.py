@@ -1,13 +1,12 @@
 """Options that several commands share, and how their values are read."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.records.threat import parse_eps
 
 
 def names(kind: str) -> str:
@@ -26,21 +25,6 @@ Eps = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda or cuda:1; by default a GPU where there is one.")]
 Preset = Annotated[str, typer.Option(help=f"Size and schedule: {names('preset')}.")]
-
-
-def parse_eps(text: str) -> float:
-    """Read an eps written as a number or as a fraction: "8/255" is 0.03137.
-
-    Raises InvalidValueError, naming the value, unless it is a positive number.
-    """
-    above, _, below = text.partition("/")
-    try:
-        eps = float(above) / float(below or 1)
-    except (ValueError, ZeroDivisionError):
-        eps = math.nan
-    if not 0 < eps < math.inf:
-        raise InvalidValueError(f"eps is {text!r}: it must be a positive number or fraction, such as 0.03 or 8/255")
-    return eps
 
 
 def parse_sizes(text: str) -> list[float]:

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Eps, Preset, Seed, names, parse_eps
+from ensemble_bench.cli.options import DataDir, Device, Eps, Preset, Seed, names
+from ensemble_bench.records.threat import parse_eps
 
 
 def train(

@@ -63,7 +63,7 @@ class Result:
     @property
     def threat(self) -> ThreatModel:
         """Threat model of the attacks."""
-        return ThreatModel(norm=self.record.threat.norm, eps=self.record.threat.eps)
+        return ThreatModel(**self.record.threat.as_dict())
 
     @property
     def warnings(self) -> tuple[NamedWarning, ...]:

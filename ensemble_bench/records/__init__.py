@@ -11,7 +11,6 @@ from ensemble_bench.records.record import (
     RobustScore,
     StageResult,
     Surrogate,
-    Threat,
 )
 from ensemble_bench.records.samples import (
     SAMPLE_COLUMNS,
@@ -22,6 +21,7 @@ from ensemble_bench.records.samples import (
     worst_case,
 )
 from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
+from ensemble_bench.records.threat import Threat
 
 __all__ = [
     "CARRIED",

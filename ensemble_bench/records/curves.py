@@ -10,7 +10,7 @@ from ensemble_bench.files import write_atomic
 
 ATTACKS = ("ifgsm5", "ifgsm7", "pgd5", "pgd20")
 """What the validation images are attacked with at every evaluation point."""
-COLUMNS = ("step", "epoch", "clean", *ATTACKS, "loss", "lr", "seconds")
+CURVE_COLUMNS = ("step", "epoch", "clean", *ATTACKS, "loss", "lr", "seconds")
 Row = Mapping[str, float]
 
 
@@ -20,20 +20,21 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open(encoding="utf-8", newline="") as lines:
         reader = csv.DictReader(lines)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise RecordError(f"{path}: expected the columns {','.join(COLUMNS)}")
+        if tuple(reader.fieldnames or ()) != CURVE_COLUMNS:
+            raise RecordError(f"{path}: expected the columns {','.join(CURVE_COLUMNS)}")
         try:
             return [
-                {name: int(row[name]) if name == "step" else float(row[name]) for name in COLUMNS} for row in reader
+                {name: int(row[name]) if name == "step" else float(row[name]) for name in CURVE_COLUMNS}
+                for row in reader
             ]
         except (TypeError, ValueError):
-            raise RecordError(f"{path}: row {reader.line_num} does not hold {len(COLUMNS)} numbers") from None
+            raise RecordError(f"{path}: row {reader.line_num} does not hold {len(CURVE_COLUMNS)} numbers") from None
 
 
 def write(path: Path, rows: list[Row]) -> None:
     """Write the rows; floats keep all of their digits, so that reading gives them back."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, CURVE_COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomic(path, text.getvalue())

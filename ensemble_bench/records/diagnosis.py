@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ensemble_bench.records.record import Threat
+from ensemble_bench.records.threat import Threat
 
 ENSEMBLE = "ensemble"
 QUANTITIES = (

@@ -10,35 +10,11 @@ from typing import Any
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records.decoding import decode, plain
+from ensemble_bench.records.threat import NORMS, Threat
 
 SCHEMA = 1
 CARRIED = "smaller-eps"
 """Stands among a record's attacks for the images that fell at a smaller eps and were not attacked again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Threat:
-    """What the attacker may do: move an image in [0, 1] by at most `eps` > 0 in `norm` ("linf" or "l2")."""
-
-    norm: str
-    eps: float
-
-    def __str__(self) -> str:
-        return f"{self.norm} {self.shown_eps}"
-
-    @property
-    def slug(self) -> str:
-        """Norm and eps for names of files, without dots: "linf8of255", or "l2-0_5"."""
-        levels = self.eps * 255
-        if abs(levels - round(levels)) < 1e-6:
-            return f"{self.norm}{levels:.0f}of255"
-        return f"{self.norm}-{self.eps:.6g}".replace(".", "_")
-
-    @property
-    def shown_eps(self) -> str:
-        """`eps` as people write it: in 255ths where it is a whole number of them."""
-        levels = round(self.eps * 255)
-        return f"{levels}/255" if levels and math.isclose(self.eps, levels / 255, rel_tol=1e-6) else f"{self.eps:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +188,7 @@ def _check(record: Record) -> None:
         raise ValueError(f"schema: expected {SCHEMA}, got {record.schema}")
     if not re.fullmatch(r"[0-9a-f]{64}", record.id):
         raise ValueError(f"id: expected 64 hex digits, got {record.id!r}")
-    if record.threat.norm not in ("linf", "l2") or record.threat.eps <= 0:
+    if record.threat.norm not in NORMS or record.threat.eps <= 0:
         raise ValueError(f"threat: expected norm linf or l2 and eps > 0, got {record.threat.norm} {record.threat.eps}")
     for name in ("n", "parameters", "forward_passes"):
         if getattr(record, name) < 1:

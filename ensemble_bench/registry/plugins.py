@@ -28,7 +28,7 @@ TYPES: Mapping[str, tuple[str, str | None]] = {
 }
 FACTORIES = ("attack", "backbone", "data set")
 # Samples and leaderboards have a column for each attack beside these; the others of theirs have an underscore.
-COLUMNS = (
+RESERVED = (
     *("id", "label", "clean", "model", "suite", "split", "n", "threat", "recipe", "preset", "checkpoint", "seeds"),
     *("dataset", "norm", "eps", "parameters", "flops", "warnings", "record", "smaller-eps"),
 )
@@ -70,7 +70,7 @@ def check(kind: str, name: str, *, built_in: bool) -> None:
     rule, pattern = "letters, digits, _ and -, a letter first", r"[A-Za-z][A-Za-z0-9_-]*"
     if kind == "attack":  # digits at its end would be its number of steps
         rule, pattern = "letters, digits and -, a letter first and last", r"[A-Za-z]([A-Za-z0-9-]*[A-Za-z])?"
-        if name in COLUMNS:
+        if name in RESERVED:
             raise InvalidValueError(
                 f"attack {name!r} of {origin(kind, name)} cannot be used: tables have such a column"
             )

@@ -1,11 +1,11 @@
 """What may stand in one table: runs of one data set, preset and threat, in the paper's order."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
-from ensemble_bench.leaderboard.board import seeds_text
 from ensemble_bench.records import Record, Threat
+from ensemble_bench.records.text import seeds_text
 from ensemble_bench.registry import RECIPES
 
 # Our recipes in the order of their rows.
@@ -20,17 +20,11 @@ class Group:
 
     data_name: str
     preset: str
-    norm: str
-    eps: float
+    threat: Threat
 
     def __str__(self) -> str:
         preset = f", preset {self.preset}" if self.preset else ""
         return f"{self.data_name}{preset}, {self.threat}"
-
-    @property
-    def threat(self) -> str:
-        """Norm and radius as people write them."""
-        return str(Threat(norm=self.norm, eps=self.eps))
 
 
 class Run(Protocol):
@@ -83,7 +77,7 @@ class Scored:
 
 def group_of(record: Record) -> Group:
     """Return the group that a record belongs to."""
-    return Group(data_name=record.data_name, preset=record.preset or "", norm=record.threat.norm, eps=record.threat.eps)
+    return Group(data_name=record.data_name, preset=record.preset or "", threat=record.threat)
 
 
 def best_models(records: Iterable[Record]) -> list[Record]:
@@ -93,8 +87,8 @@ def best_models(records: Iterable[Record]) -> list[Record]:
 
 def about(group: Group, carried: float | None = None) -> dict[str, str]:
     """Return what tells the tables of several groups apart in a CSV."""
-    told = {"data_name": group.data_name, "preset": group.preset, "threat": group.threat}
-    return told if carried is None else told | {"carried_eps": Threat(norm=group.norm, eps=carried).shown_eps}
+    told = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
+    return told if carried is None else told | {"carried_eps": replace(group.threat, eps=carried).shown_eps}
 
 
 def facts(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:
@@ -104,7 +98,7 @@ def facts(group: Group, runs: Iterable[Run], split: str, n: int | None, carried:
     told = f"{group}, {split} split{count}{f', seeds {seeds}' if seeds else ''}."
     if carried is None:
         return told
-    return f"{told} Images that fell at {Threat(norm=group.norm, eps=carried)} count as fallen under every attack."
+    return f"{told} Images that fell at {replace(group.threat, eps=carried)} count as fallen under every attack."
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

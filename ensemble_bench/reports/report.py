@@ -8,7 +8,6 @@ from pathlib import Path
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record, find_records
-from ensemble_bench.reports.curves import METRICS, Curve, read_curves, replaced
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.figures.lines import Panel, attack_panels, training_panels, write_figure
 from ensemble_bench.reports.parts import ALL, CAPTIONS, absent
@@ -17,10 +16,11 @@ from ensemble_bench.reports.tables.credits import credit_tables
 from ensemble_bench.reports.tables.table import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.tables.table1 import table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
+from ensemble_bench.reports.training_curves import METRICS, Curve, read_curves, replaced
 from ensemble_bench.reports.verdicts import Verdict, missing, verdicts
 
 REPORT_FILE = "report.md"
-COLUMNS = {"figure3": 2}  # of panels
+PANELS_BESIDE = {"figure3": 2}
 TRAINING = frozenset({"table1a", "figure2a", "figure2b"})  # made from curves, not from records
 
 
@@ -108,7 +108,7 @@ def _write_figures(figures: Mapping[str, list[Panel]], out: Path) -> list[Path]:
     written = []
     for name, panels in figures.items():
         if panels:
-            written += write_figure(panels, out / name, columns=COLUMNS.get(name, 1))
+            written += write_figure(panels, out / name, columns=PANELS_BESIDE.get(name, 1))
         else:
             for suffix in (".png", ".pdf"):
                 (out / name).with_suffix(suffix).unlink(missing_ok=True)

@@ -1,15 +1,15 @@
 """Is the jointly trained ensemble more robust than its budget spent otherwise? Shown, not shown or the opposite."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.leaderboard.board import carried_eps, seeds_text
-from ensemble_bench.records import Record, Threat, read_samples, worst_case
+from ensemble_bench.records import Record, read_samples, worst_case
 from ensemble_bench.records.statistics import McNemar, mcnemar
+from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.registry import RECIPES
 from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped
 
@@ -158,7 +158,7 @@ def _compare(a: Record, b: Record, kind: str, labels: Mapping[str, str]) -> Verd
 
 
 def _where(group: Group, suite: str, split: str, n: int, carried: float | None) -> str:
-    first = "" if carried is None else f", after {Threat(norm=group.norm, eps=carried)}"
+    first = "" if carried is None else f", after {replace(group.threat, eps=carried)}"
     return f"{group}{first}, suite {suite}, {split} split, n = {n}"
 
 

@@ -14,7 +14,7 @@ from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
-from ensemble_bench.records import Record, find_records
+from ensemble_bench.records import Record, Threat, find_records
 from ensemble_bench.submissions.format import archive, card, claims
 from ensemble_bench.submissions.format.bundle import Bundle, check
 from ensemble_bench.submissions.format.limits import Limits
@@ -77,15 +77,15 @@ def claimable(info: CheckpointInfo) -> list[Record]:
     folder = info.path.parent / "evaluations"
     records = find_records(folder) if folder.is_dir() else []
     fits = [r for r in records if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
-    threats = {(r.threat.norm, r.threat.eps) for r in fits}
+    threats = {r.threat for r in fits}
     trained = info.meta.get("threat") or {}
-    wanted = (trained.get("norm"), trained.get("eps"))
+    wanted = Threat(norm=trained.get("norm", ""), eps=trained.get("eps", 0.0))
     if not fits:
         raise BundleError(f"{info.path}: no record that backs a claim: `ensemble-bench evaluate {info.path}` makes one")
     if wanted not in threats and len(threats) > 1:
         known = " and ".join(sorted({str(r.threat) for r in fits}))
         raise BundleError(f"{info.path}: its records are of {known}, none of the threat model that it was trained for")
-    chosen = [r for r in fits if wanted not in threats or (r.threat.norm, r.threat.eps) == wanted]
+    chosen = [r for r in fits if wanted not in threats or r.threat == wanted]
     # One of each: records that differ in nothing that a claim has are the same evaluation in another precision.
     unique = {(r.suite, r.n, r.seed): r for r in sorted(chosen, key=lambda r: r.id)}
     return [unique[key] for key in sorted(unique)]

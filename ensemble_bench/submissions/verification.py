@@ -182,7 +182,7 @@ class _Bench:
         """
         if BLACKBOX not in suite_of(claim.suite).attacks:
             return None
-        threat = ThreatModel(norm=claim.norm, eps=claim.eps)
+        threat = ThreatModel(**claim.threat.as_dict())
         for name in (preset or CHEAPEST, CHEAPEST):
             base = blackbox.default_out(source.name, name, threat, root=self.runs / BLACKBOX)
             path = base.with_name(f"{base.name}{blackbox.SUFFIX}")

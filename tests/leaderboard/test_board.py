@@ -11,8 +11,8 @@ from synthetic_runs import WARNING, build_runs, build_sweep, make_record, path_o
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard import leaderboard_csv, write_leaderboard
-from ensemble_bench.leaderboard.board import fraction, natural
 from ensemble_bench.records import find_records
+from ensemble_bench.records.text import fraction, natural
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from synthetic_runs import write_curves
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.reports.curves import METRICS, as_paper, average, last_mean, read_curves, replaced, without_outliers
+from ensemble_bench.reports.training_curves import (
+    METRICS,
+    as_paper,
+    average,
+    last_mean,
+    read_curves,
+    replaced,
+    without_outliers,
+)
 
 
 def flat(steps: Sequence[int], value: float = 0.5, **columns: Sequence[float]) -> dict[str, Any]:

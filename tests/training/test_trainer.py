@@ -340,14 +340,14 @@ def test_a_member_that_changed_is_not_joined_silently(tmp_path: Path) -> None:
 
 
 def test_curves_round_trip_and_refuse_foreign_files(tmp_path: Path) -> None:
-    row = dict.fromkeys(curves.COLUMNS, 1 / 3) | {"step": 7}
+    row = dict.fromkeys(curves.CURVE_COLUMNS, 1 / 3) | {"step": 7}
     curves.write(tmp_path / "curves.csv", [row, row])
     assert curves.read(tmp_path / "curves.csv") == [row, row]
     assert curves.read(tmp_path / "none.csv") == []
     (tmp_path / "curves.csv").write_text("a,b\n1,2\n")
     with pytest.raises(RecordError, match="expected the columns"):
         curves.read(tmp_path / "curves.csv")
-    (tmp_path / "curves.csv").write_text(",".join(curves.COLUMNS) + "\n1,2\n")
+    (tmp_path / "curves.csv").write_text(",".join(curves.CURVE_COLUMNS) + "\n1,2\n")
     with pytest.raises(RecordError, match="row"):
         curves.read(tmp_path / "curves.csv")
 

@@ -15,8 +15,9 @@ from ensemble_bench.attacks.engine import Attack
 from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.attacks.pgd import PGD, bim, ifgsm, margin_pgd
 from ensemble_bench.errors import AttackError, UnknownNameError
+from ensemble_bench.records.threat import NORMS
 from ensemble_bench.registry import split_steps
-from ensemble_bench.threat import NORMS, ThreatModel
+from ensemble_bench.threat import ThreatModel
 
 FAMILIES: Mapping[str, Callable[..., PGD | APGD]] = {"bim": bim, "ifgsm": ifgsm, "apgd": apgd_ce, "margin": margin_pgd}
 Call = tuple[str, Mapping[str, Any]]

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.leaderboard.board import seeds_text
 from ensemble_bench.leaderboard.site import charts
 from ensemble_bench.leaderboard.site.entries import (
     OURS,
@@ -31,6 +30,7 @@ from ensemble_bench.leaderboard.site.markdown import to_html
 from ensemble_bench.leaderboard.site.models import Model, read_models
 from ensemble_bench.leaderboard.site.theirs import read_entries
 from ensemble_bench.records import CARRIED
+from ensemble_bench.records.text import seeds_text
 
 PACKAGE = "ensemble_bench.leaderboard.site"
 INDEX = "index.html"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ensemble_bench.leaderboard.board import fraction, natural, seeds_text
 from ensemble_bench.leaderboard.model_info import architecture_text
 from ensemble_bench.leaderboard.site.models import Model
 from ensemble_bench.records import CARRIED, CleanScore, NamedWarning, Record, RobustScore, Threat
+from ensemble_bench.records.text import fraction, natural, seeds_text
 
 OURS = "ensemble-bench"
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.files import write_atomic
-from ensemble_bench.leaderboard.board import carried_eps
 from ensemble_bench.records import AttackResult, Record
+from ensemble_bench.records.text import carried_eps
 from ensemble_bench.registry import RECIPES, split_steps
 from ensemble_bench.registry.recipes import DASHED, SOLID
-from ensemble_bench.reports.curves import Curve, as_paper, average
 from ensemble_bench.reports.groups import Scored, best_models, by_recipe, group_of, grouped
+from ensemble_bench.reports.training_curves import Curve, as_paper, average
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

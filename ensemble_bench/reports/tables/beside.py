@@ -13,7 +13,7 @@ from ensemble_bench.reports.tables.table import Cell, Table, Value
 
 # RobustBench counts eps = 0.031 among 8/255.
 NEAR = 0.5 / 255
-COLUMNS = {
+HEADINGS = {
     "rank": "#",
     "model": "model",
     "source": "source",
@@ -77,8 +77,8 @@ def beside_robustbench(
             "one, else AutoAttack; ours under the suites strongest and autoattack, with its 95 % interval. RobustBench "
             f"scores all of {dataset}'s test images: where ours are others, notes say so, and a rank is only a hint."
         ),
-        columns=tuple(COLUMNS.values()),
-        keys=tuple(COLUMNS),
+        columns=tuple(HEADINGS.values()),
+        keys=tuple(HEADINGS),
         rows=tuple(entry.cells(rank) for rank, entry in enumerate(entries, start=1)),
         about={"dataset": dataset, "threat": str(threat)},
     )

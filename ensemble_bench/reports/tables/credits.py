@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
-from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import CARRIED, Record
+from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import (
     Group,
     Scored,

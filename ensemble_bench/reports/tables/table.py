@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.leaderboard.board import fraction
+from ensemble_bench.records.text import fraction
 
 ABSENT = "–"
 _LATEX = {

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from ensemble_bench.leaderboard.board import carried_eps, seeds_text
 from ensemble_bench.records import Record
 from ensemble_bench.records.statistics import mean_sd
-from ensemble_bench.reports.curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
+from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import (
     Group,
     Run,
@@ -20,6 +19,7 @@ from ensemble_bench.reports.groups import (
     grouped,
 )
 from ensemble_bench.reports.tables.table import Cell, Table, Value
+from ensemble_bench.reports.training_curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
 
 ATTACKS_B = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")
 ATTACKS_C = ("ifgsm500", "pgd500")

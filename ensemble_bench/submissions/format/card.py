@@ -6,8 +6,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from ensemble_bench.leaderboard.board import natural
 from ensemble_bench.records import Record
+from ensemble_bench.records.text import natural
 
 TEMPLATE = """\
 ---

@@ -8,9 +8,10 @@ from typing import Any
 
 from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, InvalidValueError, shortened
-from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore
+from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore, Threat
 from ensemble_bench.records.decoding import decode, plain
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.threat import NORMS
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import quoted
 
@@ -49,6 +50,11 @@ class Claim:
         """The claim that a record backs."""
         threat: dict[str, Any] = {"norm": record.threat.norm, "eps": record.threat.eps}
         return cls(**threat, **{f.name: getattr(record, f.name) for f in fields(cls) if f.name not in threat})
+
+    @property
+    def threat(self) -> Threat:
+        """The threat of the record; in the file, norm and eps stand apart."""
+        return Threat(norm=self.norm, eps=self.eps)
 
     def __str__(self) -> str:
         return f"{self.suite} on {self.n} images"
@@ -145,7 +151,7 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
     if not 0 <= claim.seed < 2**31:
         raise ValueError(f"{where}.seed is {claim.seed}: expected 0 to 2147483647")
     # Any image of [0, 1] is within linf 1 of any other; l2 radii of use are far smaller than 100.
-    if claim.norm not in ("linf", "l2") or not 1e-6 <= claim.eps <= (1 if claim.norm == "linf" else 100):
+    if claim.norm not in NORMS or not 1e-6 <= claim.eps <= (1 if claim.norm == "linf" else 100):
         raise ValueError(f"{where}: norm {quoted(claim.norm)} and eps {claim.eps:g} are no threat model")
     if not claim.clean.n == claim.robust.n == claim.n:
         raise ValueError(f"{where}: n is {claim.n}, its scores are of {claim.clean.n} and {claim.robust.n} images")

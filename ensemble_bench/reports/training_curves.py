@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.records import Threat
 from ensemble_bench.records import curves as files
 from ensemble_bench.reports.groups import Group
 
@@ -151,8 +152,7 @@ def _about(path: Path) -> dict[str, Any]:
         group = Group(
             data_name=str(run["data_name"]),
             preset=str(run["preset"]),
-            norm=str(threat["norm"]),
-            eps=float(threat["eps"]),
+            threat=Threat(norm=str(threat["norm"]), eps=float(threat["eps"])),
         )
         seeds = tuple(int(seed) for seed in run["seeds"])
         n = run.get("settings", {}).get("evaluate_n")

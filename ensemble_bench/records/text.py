@@ -1,0 +1,39 @@
+"""How values of records are written wherever they are rendered: seeds, accuracies, the order of names."""
+
+import re
+from collections.abc import Sequence
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.records.record import CARRIED, Record
+
+
+def carried_eps(record: Record) -> float | None:
+    """Return the smaller eps whose fallen images `record` counts as fallen without attacking them, None without one.
+
+    Raises RecordError when the record does not say which.
+    """
+    carried = record.attack(CARRIED)
+    if carried is None:
+        return None
+    eps = carried.settings.get("eps")
+    if not isinstance(eps, float) or not 0 < eps < record.threat.eps:
+        raise RecordError(
+            f"{record.path or record.model}: attacks.{CARRIED}.settings.eps: expected a number above 0 and below "
+            f"{record.threat.eps}, got {eps!r}"
+        )
+    return eps
+
+
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key that reads digits as numbers, so that pgd20 comes before pgd500."""
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def fraction(value: float | None) -> str:
+    """Return an accuracy with 4 decimals, or an empty text for None."""
+    return "" if value is None else f"{value:.4f}"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return a model's seeds: "0", or "0+1" where members of several seeds were joined."""
+    return "+".join(map(str, seeds))
