@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ensemble_bench import ThreatModel
 from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.records import Threat
 
 NORMS = ("linf", "l2")
 
