@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from matplotlib.ticker import MaxNLocator
+
 from ensemble_bench.leaderboard.site.entries import Entry
 from ensemble_bench.records import AttackResult, CleanScore, Record, RobustScore
 
@@ -291,10 +293,8 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
 
 def _nice(low: float, high: float, count: int = 6) -> list[float]:
     """At most about `count` round numbers from `low` to `high`."""
-    span = (high - low) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / count))
-    step = next(power * base for base in (1, 2, 5, 10) if span / (power * base) <= count)
-    return [round(k * step, 10) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    values = MaxNLocator(nbins=count, steps=(1, 2, 5, 10)).tick_values(low, high if high > low else low + 1)
+    return [round(float(value), 10) for value in values if low - 1e-9 <= value <= high + 1e-9]
 
 
 def _decades(low: float, high: float) -> list[float]:
