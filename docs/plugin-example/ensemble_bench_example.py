@@ -1,6 +1,6 @@
 """An attack, a backbone, a data set, a recipe and a suite for ensemble-bench."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.engine.attack import Noise, State
+from ensemble_bench.attacks.engine import Noise, State
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.attacks.suites import Suite
 from ensemble_bench.data.source import DataSource, Rows, fingerprint
@@ -36,8 +36,7 @@ class MIFGSM(PGD):
 
 def mifgsm(steps: int = 10, **settings: Any) -> MIFGSM:
     """N sign steps of eps/N along the momentum of the gradients, by default 10 (Dong et al. 2018)."""
-    made = {"name": f"mifgsm{steps}", "steps": steps, "step_size": 1 / steps, "random_start": False}
-    return MIFGSM(**{**made, **settings})
+    return replace(MIFGSM(name=f"mifgsm{steps}", steps=steps, step_size=1 / steps, random_start=False), **settings)
 
 
 class StripeNet(nn.Module):
