@@ -381,7 +381,7 @@ def test_depth_only_where_a_backbone_takes_one() -> None:
 
 
 def test_settings_of_a_recipe_replace_the_presets(digits: data.DataSource) -> None:
-    def resolve(**settings: object) -> plans.Plan:
+    def resolve(**settings: object) -> plans.TrainingPlan:
         recipe = Recipe(name="mine", description="", settings=settings)
         return plans.resolve(recipe, digits, preset="tiny", seed=0, device=torch.device("cpu"))
 
@@ -395,7 +395,7 @@ def test_settings_of_a_recipe_replace_the_presets(digits: data.DataSource) -> No
 
 def test_a_data_set_trains_with_the_settings_it_names(digits: data.DataSource) -> None:
 
-    def resolve(source: data.DataSource) -> plans.Plan:
+    def resolve(source: data.DataSource) -> plans.TrainingPlan:
         recipe = Recipe(name="mine", description="")
         return plans.resolve(recipe, source, preset="tiny", seed=0, device=torch.device("cpu"))
 

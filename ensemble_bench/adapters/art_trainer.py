@@ -6,19 +6,21 @@ import numpy as np
 import torch
 from art.defences.trainer import Trainer
 from art.estimators.classification import PyTorchClassifier
+from torch import Tensor
 
 from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.art_attack import SPELLED
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of, optimizer_of
 from ensemble_bench.attacks import engine
-from ensemble_bench.attacks.training_attack import STARTS, check_name, perturb
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.calling import modes_kept
 from ensemble_bench.models.ensemble import Ensemble, Single, as_ensemble
 from ensemble_bench.randomness import generator
+from ensemble_bench.training.algorithm1 import algorithm1
+from ensemble_bench.training.attack import STARTS, check_name, perturb
 from ensemble_bench.training.batches import Batches
-from ensemble_bench.training.objectives import OBJECTIVES, update
-from ensemble_bench.training.state import State
+from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.state import TrainingState
 
 
 class EnsembleTrainer(Trainer):  # type: ignore[misc]
@@ -57,7 +59,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
             raise InvalidValueError(f"objective is {objective!r}: the classifier's network has no members")
         self.train_attack, self.attack_start = check_name(train_attack), attack_start
         self.objective, self.flip, self.crop, self.seed = objective, flip, crop, seed
-        self._state = State()
+        self._state = TrainingState()
 
     def fit(self, x: Any, y: Any, nb_epochs: int = 20, batch_size: int = 128, scheduler: Any = None) -> None:
         """Train for `nb_epochs` on images (n, channel, row, column) in [0, 1] with class numbers or one-hot rows.
@@ -80,19 +82,23 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
             flip=self.flip,
             crop=self.crop,
         )
+        first = self._state.step
         with modes_kept(self._model):
             self._model.train()
-            for step in range(1, nb_epochs * batches.per_epoch + 1):
-                self._step(batches)
-                if scheduler is not None and step % batches.per_epoch == 0:
+            for step in algorithm1(
+                self._model,
+                self._optimizer,
+                self._state,
+                steps=first + nb_epochs * batches.per_epoch,
+                sample=batches.at,
+                attack=self._attack,
+                objective=OBJECTIVES[self.objective],
+            ):
+                if scheduler is not None and (step - first) % batches.per_epoch == 0:
                     scheduler.step()
         self._state.settle()
 
-    def _step(self, batches: Batches) -> None:
-        """Take one step of Algorithm 1."""
-        step = self._state.step
-        x, y = batches.at(step)
+    def _attack(self, x: Tensor, y: Tensor, step: int) -> Tensor:
+        """x_adv against the whole network, with noise that depends on (seed, step) alone."""
         noise = generator(x.device, "attack", self.seed, step)
-        x_adv = perturb(self.train_attack, self._model, x, y, self._threat, generator=noise, start=self.attack_start)
-        loss = update(self._model, self._optimizer, [x, x_adv], y, objective=OBJECTIVES[self.objective])
-        self._state.took_step(loss)
+        return perturb(self.train_attack, self._model, x, y, self._threat, generator=noise, start=self.attack_start)

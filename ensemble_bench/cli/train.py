@@ -27,12 +27,12 @@ def train(
         typer.Option(help="What a single model gets as much of as the ensemble: paper (its width), params or flops."),
     ] = "params",
     objective: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="ensemble: loss of the mean probability; member-mean: mean of the members' losses; "
-            "adp: their sum, and a bonus for members that diverge."
+            "adp: their sum, and a bonus for members that diverge; by default the recipe's."
         ),
-    ] = "ensemble",
+    ] = None,
     train_attack: Annotated[
         str | None, typer.Option(help="Attack to train against: ifgsm7 or nfgsm; by default the preset's.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Data sets: images in [0, 1] with a fingerprint that says exactly which images they are."""
+"""Data sets: images in [0, 1], and a fingerprint of the whole content."""
 
 from pathlib import Path
 
@@ -27,5 +27,5 @@ def load(
 
     Raises what open_source raises, and InvalidValueError for an unknown split or more images than there are.
     """
-    found = open_source(name, data_dir).split(split)
-    return (found if n is None else found.first(n)).batch(slice(None))
+    images = open_source(name, data_dir).split(split)
+    return (images if n is None else images.first(n)).batch(slice(None))

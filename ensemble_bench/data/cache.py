@@ -1,4 +1,4 @@
-"""Decoded images on disk, keyed by the content of the files that they were decoded from."""
+"""A cache of decoded images on disk; the key is a hash of the files that they were decoded from."""
 
 import hashlib
 import os
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from torch import Tensor
 
-# Raise it whenever decoding changes what it yields: older entries are then never read again.
+# To be raised whenever decoding gives other images: entries of an older number are never read.
 FORMAT = 1
 
 
 def cache_dir() -> Path:
-    """Folder for what can be made again: ENSEMBLE_BENCH_CACHE, else ~/.cache/ensemble-bench."""
+    """Folder for files that can be made again: ENSEMBLE_BENCH_CACHE, else ~/.cache/ensemble-bench."""
     chosen = os.environ.get("ENSEMBLE_BENCH_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ensemble-bench"
 
 
 def content_key(root: Path, files: Iterable[Path], *, layout: str) -> str:
-    """Return a hex key of the bytes of `files`, their order and their paths below `root`, read as `layout`.
+    """Return a hex key of `layout`, of the bytes and the order of `files`, and of their paths below `root`.
 
     An edited, added, removed or renamed file gives another key, so that an entry is never out of date.
     """
     digest = hashlib.sha256(f"{FORMAT} {layout}\n".encode())
     above = len(str(root))
-    # Plain open and str: Path's own ways take longer than the hash where there are 60,000 small files.
+    # Plain open and str: for 60,000 small files, Path's methods take longer than the hash.
     for path in map(str, files):
         with open(path, "rb", buffering=0) as file:
             content = file.read()
@@ -40,9 +40,9 @@ def _path(key: str) -> Path:
 
 
 def read_entry(key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """Return (tensors, notes) kept under `key`, or None where there is nothing or only a damaged file.
+    """Return the (tensors, notes) stored under `key`, None if there are none or their file is damaged.
 
-    The tensors are mapped: a page of them is read when it is used.
+    The tensors are memory-mapped: a page is read from disk when it is used.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -55,14 +55,14 @@ def read_entry(key: str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
 
 
 def write_entry(key: str, tensors: dict[str, Tensor], notes: dict[str, str]) -> None:
-    """Keep `tensors` and `notes` under `key`, as a whole or not at all; warns where the folder cannot be written."""
+    """Store `tensors` and `notes` under `key`, atomically; warns if the folder cannot be written."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = _path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder of its own for every writer: two at once both finish, and a killed one leaves no entry.
+        # Every writer has its own folder: two at once do not disturb each other, and a killed one leaves no entry.
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
             unfinished = Path(folder) / path.name
             save_file(tensors, unfinished, metadata=notes)

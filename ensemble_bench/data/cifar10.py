@@ -16,7 +16,7 @@ from ensemble_bench.data.source import DataSource, Rows, fingerprint, stratified
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
 
-# Over the official training images; the same for every copy, so that models of one do not differ by them.
+# Of the official training images; used for every copy, so that models of two copies are normalised alike.
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 VALIDATION_SIZE = 5_000
@@ -29,7 +29,7 @@ OFFICIAL_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# Folder names that would let a copy pass for the official images, or for another data set.
+# Folder names that would make a copy look like the official images, or like another data set.
 _RESERVED = ("cifar10", "cifar10batchespy", "cifar10python", "digits")
 
 
@@ -63,7 +63,7 @@ def open_cifar10(data_dir: str | Path | None = None) -> DataSource:
 
 
 def _decoded(layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return all images and labels of `layout` and what is known about them, from the cache where it has them."""
+    """Return all images and labels of `layout`, and notes on them, from the cache if they are there."""
     key = content_key(layout.root, layout.files, layout=layout.kind)
     kept = read_entry(key)
     if kept is not None:
@@ -93,10 +93,9 @@ def _split(tensors: dict[str, Tensor], split: str) -> Rows:
 
 
 def _is_official(layout: Layout) -> bool:
-    """Tell whether these are the official batches, byte for byte.
+    """Whether these are the official batches, byte for byte.
 
-    Only they can be told by published sums. Other layouts of the same pixels count as copies, which errs on
-    the safe side.
+    Only they have published sums: other layouts of the same pixels count as copies.
     """
     return layout.kind == "batches" and all(
         hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == OFFICIAL_MD5[path.name]

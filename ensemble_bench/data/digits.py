@@ -17,16 +17,16 @@ MEAN, STD = (0.3058,), (0.3764,)
 def open_digits(data_dir: str | Path | None = None) -> DataSource:
     """Open the digits: 1,293 train, 144 validation and 360 test images, drawn with equal class shares.
 
-    They ship with scikit-learn, so `data_dir` is not looked at. Test and validation come in random order: the
-    source goes writer by writer, and its first n images would be the hands of a few people.
+    They ship with scikit-learn, so `data_dir` is not used. Test and validation are in random order, because the source
+    is grouped by writer and its first n images are those of a few people.
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    digits = load_digits()
     everything = Rows(
-        images=torch.from_numpy(found.images.astype(np.uint8)).unsqueeze(1),
-        labels=torch.from_numpy(found.target.astype(np.int64)),
-        ids=torch.arange(len(found.target)),
+        images=torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1),
+        labels=torch.from_numpy(digits.target.astype(np.int64)),
+        ids=torch.arange(len(digits.target)),
     )
     test_rows, rest_rows = stratified_draw(everything.labels, TEST_SIZE)
     test, rest = everything.at(test_rows), everything.at(rest_rows)

@@ -1,4 +1,4 @@
-"""The ways in which CIFAR-10 lies on a disk: pickled batches, hub parquet, folders of image files."""
+"""The layouts of CIFAR-10 on a disk: pickled batches, hub parquet, folders of image files."""
 
 import io
 import os
@@ -30,7 +30,7 @@ Labels = Int64[Tensor, "n"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where the files of both splits lie, and how to read them; images come in the order of `train` and `test`."""
+    """The files of both splits, and the function that reads them, in the order of `train` and `test`."""
 
     kind: str
     root: Path
@@ -40,12 +40,12 @@ class Layout:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files whose content the images depend on."""
+        """The files of both splits."""
         return self.train + self.test
 
 
 def find_layout(root: Path) -> Layout:
-    """Return how CIFAR-10 lies in `root`; raises DataError where it does not, or only a part of it."""
+    """Return the layout of CIFAR-10 in `root`; raises DataError if it is not there or incomplete."""
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"data folder {root} {problem}: it must hold {EXPECTED}")
@@ -58,7 +58,7 @@ def find_layout(root: Path) -> Layout:
     raise DataError(f"data folder {root} holds no CIFAR-10: expected {EXPECTED}{hint}")
 
 
-def _half(root: Path, missing: Iterable[str]) -> DataError:
+def _incomplete(root: Path, missing: Iterable[str]) -> DataError:
     return DataError(f"data folder {root} is incomplete: it lacks {', '.join(missing)}")
 
 
@@ -72,7 +72,7 @@ def _find_batches(root: Path) -> Layout | None:
     folder = root / BATCHES if (root / BATCHES).is_dir() else root
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise _half(folder, missing)
+        raise _incomplete(folder, missing)
     train = tuple(folder / name for name in TRAIN_BATCHES)
     return Layout(kind="batches", root=folder, train=train, test=(folder / TEST_BATCH,), read=_read_batches)
 
@@ -104,27 +104,27 @@ def _find_parquet(root: Path) -> Layout | None:
     for folder in (root, root / "data", root / "plain_text"):
         shards = {split: _shards(folder, split) for split in ("train", "test")}
         if any(shards.values()):
-            missing = [f"{split}-*.parquet" for split, found in shards.items() if not found]
+            missing = [f"{split}-*.parquet" for split, files in shards.items() if not files]
             if missing:
-                raise _half(folder, missing)
+                raise _incomplete(folder, missing)
             return Layout(kind="parquet", root=folder, train=shards["train"], test=shards["test"], read=_read_parquet)
     return None
 
 
 def _shards(folder: Path, split: str) -> tuple[Path, ...]:
-    """Return the parquet files of a split in order; raises DataError where a numbered one is missing."""
-    found = sorted(folder.glob(f"{split}-*.parquet"))
-    numbered = [match for path in found if (match := re.match(rf"{split}-(\d+)-of-(\d+)", path.name))]
+    """Return the parquet files of a split in order; raises DataError if a numbered one is missing."""
+    shards = sorted(folder.glob(f"{split}-*.parquet"))
+    numbered = [match for path in shards if (match := re.match(rf"{split}-(\d+)-of-(\d+)", path.name))]
     if numbered:
         there, total = {int(match[1]) for match in numbered}, max(int(match[2]) for match in numbered)
         missing = [f"{split}-{i:05d}-of-{total:05d}.parquet" for i in range(total) if i not in there]
         if missing:
-            raise _half(folder, missing)
-    return tuple(found)
+            raise _incomplete(folder, missing)
+    return tuple(shards)
 
 
 def _read_parquet(paths: Sequence[Path]) -> tuple[Pixels, Labels]:
-    # Empty ones in front, since a split of empty files must not fail here: what is too few is not decided here.
+    # Empty tensors in front, so that a split of empty files is no error here; the caller checks the number of images.
     images, labels = [torch.empty(0, 3, SIDE, SIDE, dtype=torch.uint8)], [torch.empty(0, dtype=torch.int64)]
     for path in paths:
         row = 0
@@ -145,8 +145,7 @@ def _parquet_tables(path: Path) -> Iterator[Any]:
             columns = file.schema_arrow.names
             image = next((name for name in ("img", "image") if name in columns), None)
             if image is None or "label" not in columns:
-                found = ", ".join(columns)
-                raise DataError(f"{path} has columns {found}: expected img or image, and label")
+                raise DataError(f"{path} has columns {', '.join(columns)}: expected img or image, and label")
             for batch in file.iter_batches(batch_size=4096, columns=[image, "label"]):
                 yield pa.table({"image": batch.column(image), "label": batch.column("label")})
     except (pa.ArrowException, OSError) as error:
@@ -154,7 +153,7 @@ def _parquet_tables(path: Path) -> Iterator[Any]:
 
 
 def _encoded(table: Any, path: Path, start: int) -> Iterator[tuple[str, bytes]]:
-    """Yield (where it is, encoded bytes) of every image in a table whose first row is row `start`."""
+    """Yield (place, encoded bytes) of every image in a table whose first row is row `start`."""
     for row, value in enumerate(table.column("image").to_pylist(), start):
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
@@ -170,7 +169,7 @@ def _find_folders(root: Path) -> Layout | None:
     if not there:
         return None
     if len(there) == 1:
-        raise _half(root, ["test/" if there == ["train"] else "train/"])
+        raise _incomplete(root, ["test/" if there == ["train"] else "train/"])
     classes = {split: _class_folders(root / split) for split in there}
     if classes["train"] != classes["test"]:
         odd = ", ".join(sorted(set(classes["train"]) ^ set(classes["test"])))
@@ -192,8 +191,8 @@ def _class_folders(folder: Path) -> list[str]:
 def _label_of(names: Sequence[str], root: Path) -> dict[str, int]:
     """Return the label of every class folder: by CIFAR-10's class names, else the place in sorted order."""
     if len(names) != len(CLASSES):
-        found = ", ".join(names) or "none"
-        raise DataError(f"train/ in {root} holds {len(names)} class folders ({found}): expected {', '.join(CLASSES)}")
+        listed = ", ".join(names) or "none"
+        raise DataError(f"train/ in {root} holds {len(names)} class folders ({listed}): expected {', '.join(CLASSES)}")
     strange = [name for name in names if name.lower() not in CLASSES]
     if 0 < len(strange) < len(CLASSES):
         raise DataError(f"train/ in {root} has class folder {strange[0]!r}: expected {', '.join(CLASSES)}")
@@ -208,13 +207,13 @@ def _image_files(folder: Path, classes: Sequence[str]) -> tuple[Path, ...]:
     The first n images are then a fair sample, and files that are numbered through (as exports of the official
     batches are) come in their original order.
     """
-    found: list[tuple[tuple[tuple[int, ...], str], str]] = []
+    keyed: list[tuple[tuple[tuple[int, ...], str], str]] = []
     for name in classes:
         files = [file for file in os.listdir(folder / name) if file.lower().endswith((".png", ".jpg", ".jpeg"))]
         if not files:
             raise DataError(f"class folder {folder / name} holds no .png or .jpg files")
-        found += [(_natural(file), f"{name}/{file}") for file in files]
-    return tuple(folder / path for _, path in sorted(found))
+        keyed += [(_natural(file), f"{name}/{file}") for file in files]
+    return tuple(folder / path for _, path in sorted(keyed))
 
 
 def _read_files(paths: Sequence[Path], *, label_of: Mapping[str, int]) -> tuple[Pixels, Labels]:
@@ -222,31 +221,31 @@ def _read_files(paths: Sequence[Path], *, label_of: Mapping[str, int]) -> tuple[
     return torch.from_numpy(images), torch.tensor([label_of[path.parent.name] for path in paths])
 
 
-# ── what the layouts share ──
+# ── shared by the layouts ──
 
 
 def _decode_all(encoded: Iterable[tuple[str, bytes]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode PNG or JPEG images, given as (where it is, bytes), into (n, 3, 32, 32); raises DataError for a bad one."""
-    images = [_decode(where, content) for where, content in encoded]
+    """Decode PNG or JPEG images, given as (place, bytes), into (n, 3, 32, 32); raises DataError for a bad one."""
+    images = [_decode(place, content) for place, content in encoded]
     shape = (len(images), SIDE, SIDE, 3)
     pixels = np.frombuffer(b"".join(images), dtype=np.uint8).reshape(shape)
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
 
 
-def _decode(where: str, content: bytes) -> bytes:
+def _decode(place: str, content: bytes) -> bytes:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             size, mode = image.size, image.mode
-            # Size and mode stand in the header: an image that does not fit is never decoded.
+            # Size and mode are in the header: an image that does not fit is never decoded.
             if size == (SIDE, SIDE) and mode in ("RGB", "L", "P"):
                 return image.convert("RGB").tobytes()
     # Damaged files make Pillow raise errors of many kinds, among them SyntaxError and struct.error.
     except Exception as error:
         reason = "not a PNG or JPEG" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        raise DataError(f"cannot decode {where}: {reason}") from error
-    raise DataError(f"{where} is {size[0]}x{size[1]} {mode}: expected {SIDE}x{SIDE} RGB")
+        raise DataError(f"cannot decode {place}: {reason}") from error
+    raise DataError(f"{place} is {size[0]}x{size[1]} {mode}: expected {SIDE}x{SIDE} RGB")
 
 
 def _check_labels(labels: object, path: Path, start: int = 0) -> Labels:

@@ -17,10 +17,10 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
-    """Images of one split, kept as counts of 0 to `scale`, so that a pixel in [0, 1] is images / scale.
+    """Images of one split, stored as integers from 0 to `scale`: a pixel in [0, 1] is images / scale.
 
-    `ids` are the rows of the images in the file that they came from: they stay the same whatever subset is
-    taken. `fingerprint` is that of the whole data set, the same for all of its splits.
+    `ids` are the rows of the images in their file, the same in every subset. `fingerprint` is that of the whole data
+    set, the same for all of its splits.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """Part of a data set: images, their labels, and the rows of the source file that they are."""
+    """Part of a data set: images, their labels, and their rows in the source file (`ids`)."""
 
     images: UInt8[Tensor, "n channel row column"]
     labels: Int64[Tensor, "n"]
@@ -64,12 +64,12 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataSource:
-    """A data set that was opened: what it is, and its splits, which are read when they are asked for.
+    """An opened data set; a split is read when `split` is called.
 
-    `dataset` is its name in the registry and says how to treat it; `name` is what results are filed under
-    ("cifar10-jpeg"). `mean` and `std` are per channel and `default_eps` is a linf radius, all in units of the
-    pixel range [0, 1]. `fingerprint` ("sha256:…") covers the pixels and labels of all splits in their order.
-    `trains_like` names the data set whose settings in the presets it is trained with, by default its own.
+    `dataset` is its name in the registry; `name` is its name in results and folders ("cifar10-jpeg"). `mean` and `std`
+    are per channel and `default_eps` is a linf radius, all in units of the pixel range [0, 1]. `fingerprint`
+    ("sha256:…") covers the pixels and labels of all splits in their order. `trains_like` names the data set whose
+    settings in the presets it is trained with, by default its own.
     """
 
     dataset: str
@@ -105,9 +105,8 @@ def fingerprint(
 ) -> str:
     """Return "sha256:…" over the pixels and labels of all `parts` (name -> images, labels), in the order given.
 
-    Only decoded content counts, not how it was stored: the same images in the same order have the same
-    fingerprint as pickled batches, parquet or image files. Another order is another fingerprint, since
-    "the first n images" are others then.
+    It is a hash of decoded content: the same images in the same order have the same fingerprint as pickled batches,
+    parquet or image files. Another order has another fingerprint, because its first n images are others.
     """
     digest = hashlib.sha256()
     for name, (images, labels) in parts.items():

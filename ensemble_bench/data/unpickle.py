@@ -1,4 +1,4 @@
-"""Reading pickled CIFAR-10 batches without running anything that a pickle could name."""
+"""Pickled CIFAR-10 batches, read without running code in them."""
 
 import codecs
 import pickle
@@ -12,14 +12,14 @@ from ensemble_bench.errors import DataError
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Stand in for codecs.encode, with which Python 3 writes bytes into pickles of protocol 2."""
+    """Replacement of codecs.encode, which Python 3 calls for bytes in pickles of protocol 2."""
     if codecs.lookup(encoding).name != "iso8859-1":
         raise pickle.UnpicklingError(f"text in {encoding}")
     return text.encode("latin1")
 
 
 def _allowed() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Return what batches may call: NumPy's ways to rebuild arrays and numbers, under its old and new module names."""
+    """Return the callables that a batch may name: NumPy's for arrays and numbers, under old and new module names."""
     # These are the names that NumPy itself writes into pickles; there are no public ones.
     from numpy._core import multiarray, numeric
 
@@ -37,7 +37,7 @@ def _allowed() -> dict[tuple[str, str], Callable[..., Any]]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that finds what _allowed lists and nothing else, so that a pickle cannot run code."""
+    """Unpickler that knows only the callables in _allowed, so that a pickle cannot run other code."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         """Return an allowed callable; raises UnpicklingError for any other."""
@@ -48,7 +48,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def first_line(error: BaseException) -> str:
-    """Return what a library said in an exception, in one line."""
+    """Return the first line of an exception's message, or the name of its type."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -57,12 +57,12 @@ def load_arrays(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             # The official files were written by Python 2, whose strings hold the pixels as bytes.
-            found = _ArrayUnpickler(file, encoding="latin1").load()
+            content = _ArrayUnpickler(file, encoding="latin1").load()
     except OSError:
         raise
     # A damaged pickle makes the unpickler raise nearly anything: EOFError, ValueError, IndexError, MemoryError.
     except Exception as error:
         raise DataError(f"{path} is not a CIFAR-10 batch: {first_line(error)}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path} is not a CIFAR-10 batch: expected a dict with data and labels")
-    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in found.items()}
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}

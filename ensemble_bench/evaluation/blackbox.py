@@ -17,13 +17,15 @@ from ensemble_bench.models.build import build as build_model
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
-from ensemble_bench.training.objectives import update
+from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.plan import architecture_of, differences
-from ensemble_bench.training.presets import PRESETS, Settings
+from ensemble_bench.training.presets import PRESETS, TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import cyclic
-from ensemble_bench.training.trainer import batches_of, set_rate, sgd
+from ensemble_bench.training.state import TrainingState
+from ensemble_bench.training.trainer import batches_of, sgd
 from ensemble_bench.training.validation import predict
 
 SUFFIX = ".safetensors"
@@ -111,7 +113,7 @@ def _exists(path: Path, wanted: Mapping[str, Any]) -> bool:
 
 def _surrogates(
     path: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     source: DataSource,
     wanted: Mapping[str, Any],
     device: torch.device,
@@ -136,7 +138,7 @@ def _surrogates(
 def _train_surrogate(
     file: Path,
     index: int,
-    settings: Settings,
+    settings: TrainingSettings,
     source: DataSource,
     identity: Mapping[str, Any],
     device: torch.device,
@@ -149,11 +151,18 @@ def _train_surrogate(
     batches, optimizer = batches_of(source, settings, seed, device), sgd(model, settings)
     precision = resolve_precision(settings.precision, device)
     steps = round(settings.surrogate_epochs * batches.per_epoch)
-    for step in range(steps):
-        x, y = batches.at(step)
-        set_rate(optimizer, LEARNING_RATE * cyclic(step, steps))
-        update(model, optimizer, [x], y, precision=precision)
-        progress(f"train surrogate {file.stem}", step + 1, steps)
+    for step in algorithm1(
+        model,
+        optimizer,
+        TrainingState(),
+        steps=steps,
+        sample=batches.at,
+        attack=None,
+        objective=OBJECTIVES["ensemble"],
+        rate=lambda t: LEARNING_RATE * cyclic(t, steps),
+        precision=precision,
+    ):
+        progress(f"train surrogate {file.stem}", step, steps)
     meta = {**identity, "role": "surrogate", "step": steps, "precision": precision}
     checkpoint.save(file, model, architecture, meta | {"versions": versions(), "commit": commit()})
 

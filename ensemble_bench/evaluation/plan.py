@@ -16,7 +16,7 @@ from ensemble_bench.evaluation import blackbox as blackbox_sets
 from ensemble_bench.evaluation.scoring import Carried
 from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.models.architecture import CheckpointInfo
-from ensemble_bench.models.sources import Source
+from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
 from ensemble_bench.threat import ThreatModel
@@ -115,7 +115,7 @@ class EvaluationPlan:
 
 
 def source_of(
-    model: CheckpointInfo | Source,
+    model: CheckpointInfo | ModelSource,
     dataset: str | None,
     data_dir: str | Path | None,
     *,
@@ -131,14 +131,16 @@ def source_of(
         raise CheckpointError(f"{_shown(model)}: does not say what it was trained on: pass --dataset")
     known = {} if known is None else known
     source = known[name] = known.get(name) or data.open_source(name, data_dir)
-    info = model.info if isinstance(model, Source) else model
+    info = model.info if isinstance(model, ModelSource) else model
     if info is not None and tuple(source.image_shape) != tuple(info.architecture.image_shape):
         shape = info.architecture.image_shape
         raise InvalidValueError(f"{info.path}: takes images of shape {shape}, {source.name} has {source.image_shape}")
     return source
 
 
-def threat_of(model: CheckpointInfo | Source, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:
+def threat_of(
+    model: CheckpointInfo | ModelSource, source: DataSource, norm: str | None, eps: float | None
+) -> ThreatModel:
     """Threat model of `norm` and `eps`, by default that of the training; an eps of one norm is none of another.
 
     Raises InvalidValueError where norm or eps is needed and missing.
@@ -153,5 +155,5 @@ def threat_of(model: CheckpointInfo | Source, source: DataSource, norm: str | No
     return threat
 
 
-def _shown(model: CheckpointInfo | Source) -> str:
-    return model.text if isinstance(model, Source) else str(model.path)
+def _shown(model: CheckpointInfo | ModelSource) -> str:
+    return model.text if isinstance(model, ModelSource) else str(model.path)

@@ -14,7 +14,7 @@ from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidVa
 from ensemble_bench.models import calling, checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble, as_ensemble
-from ensemble_bench.models.sources import Source
+from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.models.state_dict import reason
 
 LOGIT = "logit"
@@ -82,7 +82,7 @@ def of_checkpoint(info: CheckpointInfo) -> Subject:
     return Subject(name=name_of(info.path), weights_hash=info.weights_hash, info=info, home=info.path.parent)
 
 
-def of_source(source: Source, data: DataSource, *, runs: Path) -> Subject:
+def of_source(source: ModelSource, data: DataSource, *, runs: Path) -> Subject:
     """A checkpoint of ours, or a model from elsewhere, whose records lie below `runs` in a folder of its own.
 
     Raises EnsembleBenchError, naming the model, when one from elsewhere cannot be loaded, fails on images of the data

@@ -1,4 +1,4 @@
-"""What a model is, in a few numbers; no torch here."""
+"""The architecture of a model as plain data; no torch here."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,17 +9,17 @@ from ensemble_bench import registry
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
 
 AGGREGATIONS = ("prob", "logit", "draw", "vote")
-"""How an ensemble makes one answer of its members' (see `Ensemble`)."""
+"""Ways to combine the members' answers (see `Ensemble`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything that fixes a model but its weights.
+    """A model without its weights.
 
     `backbone` is a name of the registry; `depth` belongs to "wrn" (6n + 4, 10 to 100) and to those backbones of other
     packages that take one (1 to 1000), else None; `width` multiplies channels (1/16 to 64); `image_shape` is (channel,
-    row, column); `mean` and `std` are per channel, for images in [0, 1]; `members` networks (1 to 64) are averaged as
-    `aggregation` ("prob" or "logit") says, weighted by a gating network if `gated`. Raises InvalidValueError for
+    row, column); `mean` and `std` are per channel, for images in [0, 1]; `members` networks (1 to 64) are averaged in
+    probability or logit space (`aggregation`), weighted by a gating network if `gated`. Raises InvalidValueError for
     anything else: these bounds also guard against forged files.
     """
 
@@ -75,7 +75,7 @@ class Architecture:
             raise InvalidValueError(f"depth is {self.depth}: a wide ResNet has 6n + 4 layers, such as 10, 16, 28 or 34")
 
     def as_dict(self) -> dict[str, Any]:
-        """Fields as JSON holds them (lists for tuples)."""
+        """Fields as values of JSON (lists for tuples)."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()} | {
             "width": float(self.width)
         }
@@ -99,7 +99,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint says about itself: its weights' file and the hash of it, architecture, the trainer's `meta`."""
+    """The description of a checkpoint: file and hash of its weights, its architecture, the trainer's `meta`."""
 
     path: Path
     architecture: Architecture

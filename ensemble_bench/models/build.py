@@ -31,9 +31,9 @@ def build(architecture: Architecture, *, seed: int = 0) -> Ensemble:
 
 
 def skeleton(architecture: Architecture, device: str = "cpu", *, seed: int = 0) -> Ensemble:
-    """Modules of an architecture with weights of no meaning; on device "meta" they take neither memory nor time.
+    """Modules of an architecture, not yet initialised; on device "meta" they take neither memory nor time.
 
-    `seed` fixes those weights too: `build` leaves what it does not know, in a backbone of another package, as it is.
+    `seed` fixes their weights too, because `build` initialises only the kinds of layers that our backbones have.
     """
     channels = architecture.image_shape[0]
     backbone = registry.resolve("backbone", architecture.backbone)

@@ -1,7 +1,7 @@
 """Checkpoints: the weights as safetensors, everything else as JSON beside them; no pickle is ever read.
 
-The two files change as one: the new JSON waits as best.json.pending while best.safetensors is replaced, so that after a
-crash between the two it is still clear which description belongs to the weights.
+The two files are replaced together: the new JSON is written as best.json.pending until best.safetensors is replaced, so
+that after a crash between the two the hash tells which description belongs to the weights.
 """
 
 import json
@@ -58,7 +58,7 @@ def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[
 
 
 def is_unchanged(model: Ensemble) -> bool:
-    """Whether `model` is still the one that its `info` describes, in weights and aggregation."""
+    """Whether the weights and the aggregation of `model` are still those of its `info`."""
     info = model.info
     if info is None or model.aggregation != info.architecture.aggregation:
         return False
@@ -72,7 +72,7 @@ def _serialise(path: Path, model: Ensemble, architecture: Architecture) -> bytes
     """Bytes of the safetensors file: the same weights and architecture give the same bytes."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     _check_weights(path, weights, architecture)
-    # The architecture is inside the hashed file too, so that the hash stands for the whole function.
+    # The architecture is inside the hashed file too, so that equal hashes mean equal models.
     metadata = {"architecture": _dump(path, architecture.as_dict(), indent=None)}
     return bytes(safetensors.torch.save(weights, metadata=metadata))
 
@@ -89,12 +89,12 @@ def load(source: str | Path) -> Ensemble:
     except OSError as error:
         raise CheckpointError(f"{info.path}: cannot be read: {error.strerror}") from error
     weights = _parse(info.path, data)
-    if (found := sha256_bytes(data)) != info.weights_hash:
-        # A trainer may have replaced both between our two reads; then the new description fits.
+    if (actual := sha256_bytes(data)) != info.weights_hash:
+        # A trainer may have replaced both files between our two reads; then the new description fits.
         info = read_info(info.path)
-    if found != info.weights_hash:
+    if actual != info.weights_hash:
         raise CheckpointError(
-            f"{info.path}: is not the file that its .json describes: {found} is not {info.weights_hash}"
+            f"{info.path}: is not the file that its .json describes: {actual} is not {info.weights_hash}"
         )
     _check_embedded(info, data)
     _check_weights(info.path, weights, info.architecture)
@@ -110,7 +110,7 @@ def read_info(source: str | Path) -> CheckpointInfo:
     description = path.with_suffix(".json")
     pending = _pending(path)
     if pending.is_file():
-        # A save was cut short: the pending description holds if, and only if, its weights had arrived.
+        # A save was interrupted: the pending description is valid only if its weights had been written.
         try:
             info = _read_description(path, pending)
             if info.weights_hash == sha256_file(path):
@@ -123,7 +123,7 @@ def read_info(source: str | Path) -> CheckpointInfo:
 
 
 def find(source: str | Path) -> Path:
-    """The .safetensors file that `source` means; raises CheckpointError that says what was expected."""
+    """The .safetensors file of `source`, a file or a run directory; raises CheckpointError if there is none."""
     path = Path(source)
     if path.is_dir():
         for name in ("best", "last"):
@@ -149,7 +149,7 @@ def _dump(path: Path, value: object, *, indent: int | None) -> str:
 
 
 def _read_description(path: Path, description: Path) -> CheckpointInfo:
-    """Parse and check one JSON file; nothing in it is trusted."""
+    """Parse one JSON file and check every value; raises CheckpointError."""
     try:
         if description.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{description}: larger than {MAX_JSON_BYTES} bytes, not a checkpoint's description")
@@ -184,7 +184,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
 
 
 def _check_embedded(info: CheckpointInfo, data: bytes) -> None:
-    """Raise unless the architecture inside the hashed file is the one that the JSON tells."""
+    """Raise CheckpointError unless the architecture inside the hashed file is that of the JSON."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     embedded = header.get("__metadata__", {}).get("architecture")
     if embedded != _dump(info.path, info.architecture.as_dict(), indent=None):
@@ -192,7 +192,7 @@ def _check_embedded(info: CheckpointInfo, data: bytes) -> None:
 
 
 def _check_weights(path: Path, weights: Mapping[str, Tensor], architecture: Architecture) -> None:
-    """Raise unless names, shapes and types are those of the architecture and every value is finite."""
+    """Raise CheckpointError unless names, shapes and types fit the architecture and every value is finite."""
     expected = skeleton(architecture, device="meta").state_dict()
     if odd := sorted(set(weights) ^ set(expected)):
         kind = "lacks" if odd[0] in expected else "has an unexpected"
@@ -200,9 +200,9 @@ def _check_weights(path: Path, weights: Mapping[str, Tensor], architecture: Arch
     for name, value in weights.items():
         want = expected[name]
         if value.shape != want.shape or value.dtype != want.dtype:
-            found = f"{value.dtype} {tuple(value.shape)}"
+            actual = f"{value.dtype} {tuple(value.shape)}"
             raise CheckpointError(
-                f"{path}: does not fit its architecture: {name} is {found}, expected {want.dtype} {tuple(want.shape)}"
+                f"{path}: does not fit its architecture: {name} is {actual}, expected {want.dtype} {tuple(want.shape)}"
             )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite weights")

@@ -1,4 +1,4 @@
-"""What a model costs, and the width that makes a single network as costly as an ensemble."""
+"""Parameters and FLOPs of a model, and the width at which a single network has as many as an ensemble."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +16,7 @@ PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
 
 
 def parameters(model: nn.Module | Architecture) -> int:
-    """Number of distinct trainable weights (buffers such as batch norm's statistics are none)."""
+    """Number of distinct weights, without buffers such as batch norm's statistics."""
     module = skeleton(model, device="meta") if isinstance(model, Architecture) else model
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -60,7 +60,7 @@ def match_width(architecture: Architecture, *, times: int, by: str) -> float:
 
 
 def _closest(cost: Callable[[float], int], target: int, low: float, high: float) -> float:
-    """Width in [low, high] whose `cost`, a rising staircase, is nearest to `target`, in as few decimals as it takes."""
+    """Width in [low, high] whose `cost` is nearest to `target`, with the fewest decimals; `cost` rises in steps."""
     while high - low > 1e-4:
         middle = (low + high) / 2
         low, high = (low, middle) if cost(middle) >= target else (middle, high)
@@ -69,7 +69,10 @@ def _closest(cost: Callable[[float], int], target: int, low: float, high: float)
 
 
 def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Sum over the layers that one forward pass in eval mode runs."""
+    """FLOPs of the layers that one forward pass in eval mode runs.
+
+    Not by torch.utils.flop_counter: it counts attention only on devices and in modes where no fused kernel is used.
+    """
     total = 0
 
     def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The gating network of a gated ensemble: looks at an image and says how much each member counts."""
+"""The gating network of a gated ensemble: from an image to the weight of each member."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Models from anywhere: our checkpoints, published models, the user's own code, state_dict files, joins of these."""
+"""Models by a text: our checkpoints, published models, the user's own code, state_dict files, joins of these."""
 
 import importlib
 import operator
@@ -32,12 +32,12 @@ ARCHITECTURES = "wrn-16-4 (depth, width), small_cnn-0.5 (width), preact_resnet18
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """What is known of a model before its weights are read.
+class ModelSource:
+    """A model whose weights are not read yet.
 
-    `meta` holds, where they are known, the "dataset" and the "threat" that it was trained for; "threat" is None where
-    those of a join differ. `info` is that of a checkpoint of ours on its own. `read` makes the module, given the data
-    set that it is for, if that is known.
+    `meta` holds the "dataset" and the "threat" that it was trained for, if they are known; "threat" is None for a join
+    whose parts differ in it. `info` is given for a checkpoint of ours. `read` makes the module for a data set, or for
+    None if the data set is unknown.
     """
 
     text: str
@@ -45,12 +45,12 @@ class Source:
     info: CheckpointInfo | None = None
     read: Callable[[DataSource | None], nn.Module] = field(repr=False)
     takes: tuple[str, ...] = ()
-    """Which of the options "arch" and "normalise" mean anything to it."""
+    """Those of the options "arch" and "normalise" that it uses."""
 
-    def load(self, source: DataSource | None) -> Ensemble:
+    def load(self, dataset: DataSource | None) -> Ensemble:
         """The model in eval mode on the CPU; the global random state stays as it is. Raises EnsembleBenchError."""
         with torch.random.fork_rng(devices=[]):
-            model = self.read(source)
+            model = self.read(dataset)
         return (model if isinstance(model, Ensemble) else Ensemble([model])).eval()
 
 
@@ -68,32 +68,33 @@ def load(
     `source` is a run folder (its best, else its last checkpoint), a .safetensors file, robustbench:NAME or
     robustbench:L2/NAME (weights in `model_dir`), timm:NAME, package.module:attribute (a module, or a function without
     arguments that returns one: this runs your own code), a state_dict file with its `arch`, or several of these joined
-    by plus signs, whose probabilities are averaged. `normalise` is what images are normalised by in front of a network
-    of `arch` or of your own: "dataset" (the default for backbones of ours), "pretrained" (for timm's) or "none" (for
-    your own). `dataset` and `data_dir` are needed where the number of classes, the mean or the std of a data set is.
-    Raises EnsembleBenchError, in one line, for anything that is missing, damaged or does not fit.
+    by plus signs, whose probabilities are averaged. `normalise` names the mean and std that images are normalised by
+    before a network of `arch` or of your own: those of the "dataset" (the default for backbones of ours), those that
+    it was "pretrained" with (for timm's) or "none" (for your own). `dataset` and `data_dir` are needed for a model that
+    takes its number of classes, its mean or its std from the data set. Raises EnsembleBenchError, in one line, for
+    anything that is missing, damaged or does not fit.
     """
-    found = describe(source, arch=arch, normalise=normalise, model_dir=model_dir)
-    return found.load(None if dataset is None else data.open_source(dataset, data_dir))
+    model = describe(source, arch=arch, normalise=normalise, model_dir=model_dir)
+    return model.load(None if dataset is None else data.open_source(dataset, data_dir))
 
 
 def describe(
     source: str | Path, *, arch: str | None = None, normalise: str | None = None, model_dir: str | Path = "models"
-) -> Source:
-    """What `source` stands for, as `load` takes it, without reading weights; raises as `load`."""
+) -> ModelSource:
+    """The model that `source` names, as in `load`, without reading its weights; raises as `load`."""
     text = str(source)
     if normalise not in (None, *NORMALISE):
         raise UnknownNameError("normalise", str(normalise), NORMALISE)
     parts = [_part(part, arch, normalise, Path(model_dir)) for part in split(text)]
     for option, value in (("arch", arch), ("normalise", normalise)):
         if value is not None and not any(option in part.takes for part in parts):
-            meant = "a state_dict file" + (" or package.module:attribute" if option == "normalise" else "")
-            raise InvalidValueError(f"{option} is {value!r}, but {text} takes none: it is for {meant}")
+            users = "a state_dict file" + (" or package.module:attribute" if option == "normalise" else "")
+            raise InvalidValueError(f"{option} is {value!r}, but {text} takes none: it is for {users}")
     return parts[0] if len(parts) == 1 else _join(text, parts)
 
 
 def split(text: str) -> list[str]:
-    """Split "A+B" into its parts; a plus sign of an existing path stays. Raises InvalidValueError for an empty part."""
+    """The parts of "A+B"; an existing path with a plus sign is one part. Raises InvalidValueError for an empty part."""
     tokens, parts = text.split("+"), []
     while tokens:
         sizes = range(len(tokens), 0, -1)
@@ -105,8 +106,8 @@ def split(text: str) -> list[str]:
     return parts
 
 
-def _part(text: str, arch: str | None, normalise: str | None, folder: Path) -> Source:
-    """One model, by the form of its text; what exists as a file or folder is that."""
+def _part(text: str, arch: str | None, normalise: str | None, folder: Path) -> ModelSource:
+    """One model, by the form of its text; an existing file or folder comes first."""
     path, (kind, colon, name) = Path(text), text.partition(":")
     if os.path.exists(text):
         if path.suffix not in state_dict.SUFFIXES or path.is_dir() or _is_described(path):
@@ -115,39 +116,39 @@ def _part(text: str, arch: str | None, normalise: str | None, folder: Path) -> S
     if colon and kind in registry.MODEL_SOURCES:
         return _published(text, kind, name, folder)
     if _is_code(text):
-        return Source(text=text, read=partial(_from_code, text, normalise), takes=("normalise",))
+        return ModelSource(text=text, read=partial(_from_code, text, normalise), takes=("normalise",))
     raise CheckpointError(f"{text}: does not exist, expected {FORMS}")
 
 
-def _join(text: str, parts: list[Source]) -> Source:
+def _join(text: str, parts: list[ModelSource]) -> ModelSource:
     """One ensemble of whole models, each with its own aggregation inside."""
     datasets = {part.meta["dataset"] for part in parts if part.meta.get("dataset")}
     threats = [part.meta["threat"] for part in parts if part.meta.get("threat")]
     meta: dict[str, Any] = {"dataset": datasets.pop()} if len(datasets) == 1 else {}
     if threats:
         meta["threat"] = threats[0] if all(threat == threats[0] for threat in threats) else None
-    return Source(text=text, meta=meta, read=lambda source: Ensemble([part.load(source) for part in parts]))
+    return ModelSource(text=text, meta=meta, read=lambda dataset: Ensemble([part.load(dataset) for part in parts]))
 
 
-def _checkpoint(path: Path) -> Source:
+def _checkpoint(path: Path) -> ModelSource:
     info = checkpoint.read_info(path)
-    return Source(text=str(path), meta=info.meta, info=info, read=lambda _: checkpoint.load(info.path))
+    return ModelSource(text=str(path), meta=info.meta, info=info, read=lambda _: checkpoint.load(info.path))
 
 
 def _is_described(path: Path) -> bool:
-    """Whether a file is a checkpoint of ours, which lies beside its description."""
+    """Whether a file is a checkpoint of ours, with its description beside it."""
     return path.suffix == checkpoint.SUFFIX and any(
         path.with_suffix(suffix).exists() for suffix in (".json", ".json.pending")
     )
 
 
-def _published(text: str, kind: str, name: str, folder: Path) -> Source:
+def _published(text: str, kind: str, name: str, folder: Path) -> ModelSource:
     """A model that a library publishes: its adapter has meta(name) and load_model(name, *, folder, classes)."""
     library = _library(kind)
-    return Source(
+    return ModelSource(
         text=text,
         meta=library.meta(name),
-        read=lambda source: library.load_model(name, folder=folder, classes=source and len(source.classes)),
+        read=lambda dataset: library.load_model(name, folder=folder, classes=dataset and len(dataset.classes)),
     )
 
 
@@ -155,60 +156,62 @@ def _library(kind: str) -> Any:
     return importlib.import_module(registry.MODEL_SOURCES[kind])
 
 
-def _state_dict(path: Path, arch: str | None, normalise: str | None) -> Source:
+def _state_dict(path: Path, arch: str | None, normalise: str | None) -> ModelSource:
     if arch is None:
         ours = path.suffix == checkpoint.SUFFIX
         why = f"{path.stem}.json is missing" if ours else "pickles are never loaded as checkpoints"
         raise CheckpointError(f"{path}: {why}; a state_dict needs --arch, such as {ARCHITECTURES}")
 
-    def read(source: DataSource | None) -> nn.Module:
-        network, default = _network(arch, source)
+    def read(dataset: DataSource | None) -> nn.Module:
+        network, default = _network(arch, dataset)
         state_dict.fill(network, state_dict.read(path), path)
-        return _normalised(network, normalise or default, source)
+        return _normalised(network, normalise or default, dataset)
 
-    return Source(text=str(path), read=read, takes=("arch", "normalise"))
+    return ModelSource(text=str(path), read=read, takes=("arch", "normalise"))
 
 
-def _network(arch: str, source: DataSource | None) -> tuple[nn.Module, str]:
-    """The network that `arch` names, its weights of no meaning, and the default of `normalise` for it."""
+def _network(arch: str, dataset: DataSource | None) -> tuple[nn.Module, str]:
+    """The network that `arch` names, not yet initialised, and the default of `normalise` for it."""
     kind, _, name = arch.partition(":")
     if kind != "timm" and _is_code(arch):
         return _own(arch), "none"
-    if source is None:
+    if dataset is None:
         raise InvalidValueError(f"arch {arch} needs a number of classes: pass the dataset that it is for")
     if kind != "timm":
-        return _backbone(arch, source), "dataset"
-    return _library(kind).architecture(name, classes=len(source.classes), channels=source.image_shape[0]), "pretrained"
+        return _backbone(arch, dataset), "dataset"
+    return _library(kind).architecture(
+        name, classes=len(dataset.classes), channels=dataset.image_shape[0]
+    ), "pretrained"
 
 
-def _backbone(arch: str, source: DataSource) -> nn.Module:
+def _backbone(arch: str, dataset: DataSource) -> nn.Module:
     """A backbone of ours by its name, with its depth if it is a wide ResNet, and its width: "wrn-16-4"."""
     known = registry.names("backbone")
     name = max((backbone for backbone in known if f"{arch}-".startswith(f"{backbone}-")), key=len, default="")
     sizes = re.fullmatch(r"(?:(\d+)-)?(\d+(?:\.\d+)?)", arch.removeprefix(name).removeprefix("-") or "1")
     if not name or sizes is None or (sizes[1] is None) == (name == "wrn"):
-        shown = ["wrn-16-4" if backbone == "wrn" else backbone for backbone in known]
-        raise UnknownNameError("architecture", arch, [*shown, "timm:NAME", "package.module:attribute"])
+        examples = ["wrn-16-4" if backbone == "wrn" else backbone for backbone in known]
+        raise UnknownNameError("architecture", arch, [*examples, "timm:NAME", "package.module:attribute"])
     architecture = Architecture(
         backbone=name,
         depth=int(sizes[1]) if sizes[1] else None,
         width=float(sizes[2]),
-        classes=len(source.classes),
-        image_shape=source.image_shape,
-        mean=source.mean,
-        std=source.std,
+        classes=len(dataset.classes),
+        image_shape=dataset.image_shape,
+        mean=dataset.mean,
+        std=dataset.std,
     )
     return skeleton(architecture).members[0].get_submodule("network")
 
 
-def _normalised(network: nn.Module, by: str, source: DataSource | None) -> nn.Module:
+def _normalised(network: nn.Module, by: str, dataset: DataSource | None) -> nn.Module:
     """`network` behind a normalisation by "dataset", "pretrained" or "none"; raises InvalidValueError if unknown."""
     if by == "none":
         return network
     if by == "dataset":
-        if source is None:
+        if dataset is None:
             raise InvalidValueError("normalise by dataset needs its mean and std: pass the dataset")
-        return nn.Sequential(Normalise(source.mean, source.std), network)
+        return nn.Sequential(Normalise(dataset.mean, dataset.std), network)
     settings = getattr(network, "pretrained_cfg", None)
     if not isinstance(settings, Mapping):
         raise InvalidValueError(f"normalise is 'pretrained', but {type(network).__name__} is no network of timm")
@@ -221,17 +224,18 @@ def _is_code(text: str) -> bool:
 
 
 def _own(text: str) -> nn.Module:
-    """The module at package.module:attribute, or what calling it returns; the current folder can be imported from.
+    """The module at package.module:attribute, or the one that a function there returns.
 
-    Runs the user's own code. Raises CheckpointError for whatever it raises, InvalidValueError for no module.
+    Runs the user's own code, also from the current folder. Raises CheckpointError for any exception in it, and
+    InvalidValueError for anything but a module.
     """
     name, _, attribute = text.partition(":")
     path = list(sys.path)
     sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()
     try:
-        found = operator.attrgetter(attribute)(importlib.import_module(name))
-        made = found if isinstance(found, nn.Module) or not callable(found) else found()
+        value = operator.attrgetter(attribute)(importlib.import_module(name))
+        made = value if isinstance(value, nn.Module) or not callable(value) else value()
     except EnsembleBenchError:
         raise
     except (Exception, SystemExit) as error:
@@ -247,5 +251,5 @@ def _own(text: str) -> nn.Module:
     return made
 
 
-def _from_code(text: str, normalise: str | None, source: DataSource | None) -> nn.Module:
-    return _normalised(_own(text), normalise or "none", source)
+def _from_code(text: str, normalise: str | None, dataset: DataSource | None) -> nn.Module:
+    return _normalised(_own(text), normalise or "none", dataset)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: state_dict files of torch or safetensors, read without running any code that they hold."""
+"""Weights of other projects: state_dict files of torch or safetensors, read without running code in them."""
 
 import os
 import pickle
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ensemble_bench.errors import CheckpointError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
-# Under these names trainers put the state_dict into a larger checkpoint.
+# The usual names of the state_dict inside a larger checkpoint.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 # DataParallel, a wrapper's `self.model` and torch.compile put these before every name.
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -23,25 +23,25 @@ _FORCE, _UNDO = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LO
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a file, alone or in a checkpoint under one of `WRAPPERS`; names as they are there.
+    """The state_dict in a file, alone or in a checkpoint under one of `WRAPPERS`, its names unchanged.
 
     Raises CheckpointError when it cannot be read, holds more than tensors and plain values, or holds no state_dict.
     """
     try:
         if path.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a damaged file leads it to
         raise CheckpointError(f"{path}: {reason(error)}") from error
-    while isinstance(found, Mapping):
-        if found and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
-            return dict(found)
-        found = next((found[key] for key in WRAPPERS if key in found), None)
+    while isinstance(content, Mapping):
+        if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+            return dict(content)
+        content = next((content[key] for key in WRAPPERS if key in content), None)
     raise CheckpointError(f"{path}: no state_dict in it, expected names and tensors, alone or as {', '.join(WRAPPERS)}")
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put `weights`, read from `path`, into `network`; raises CheckpointError unless they fit and are finite."""
+    """Load `weights`, read from `path`, into `network`; raises CheckpointError unless they fit and are finite."""
     expected = network.state_dict()
     weights = _stripped(weights, expected)
     if odd := sorted(set(weights) ^ set(expected)):
@@ -49,8 +49,8 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         raise CheckpointError(f"{path}: does not fit its architecture: {kind} {odd[0]} (of {len(odd)} such tensors)")
     for name, value in weights.items():
         if value.shape != expected[name].shape:
-            found, wanted = tuple(value.shape), tuple(expected[name].shape)
-            raise CheckpointError(f"{path}: does not fit its architecture: {name} is {found}, expected {wanted}")
+            actual, wanted = tuple(value.shape), tuple(expected[name].shape)
+            raise CheckpointError(f"{path}: does not fit its architecture: {name} is {actual}, expected {wanted}")
         if not value.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite weights")
     network.load_state_dict(weights)
@@ -58,7 +58,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Make every torch.load in the block refuse to run code, whatever its caller or the environment asks for."""
+    """Make every torch.load in the block refuse to run code, whatever its arguments or the environment say."""
     before = {name: os.environ.pop(name, None) for name in (_FORCE, _UNDO)}
     os.environ[_FORCE] = "1"
     try:
@@ -69,7 +69,7 @@ def weights_only() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Why weights were not read, in a line: torch's own advice is to run the code in the file."""
+    """The reason why weights were not read, in one line; torch's own message advises to run the code in the file."""
     if isinstance(error, pickle.UnpicklingError):
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
         if code:
@@ -79,7 +79,7 @@ def reason(error: BaseException) -> str:
 
 
 def _stripped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """`weights` without prefixes that all of their names have and the expected ones have not."""
+    """`weights` without the prefixes that all of their names have and no expected name has."""
     for _ in PREFIXES:
         for prefix in PREFIXES:
             if all(name.startswith(prefix) for name in weights) and not any(n.startswith(prefix) for n in expected):

@@ -1,4 +1,4 @@
-"""What to train on: the device, and whether it computes natively in bf16."""
+"""The device to compute on, and the precision that it computes in natively."""
 
 import torch
 
@@ -8,7 +8,7 @@ PRECISIONS = ("float32", "bf16", "auto")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return "float32" or "bf16": "auto" is bf16 where the hardware computes in it natively.
+    """Return "float32" or "bf16"; "auto" is bf16 on hardware that computes in it natively, else float32.
 
     Raises UnknownNameError for any other name.
     """
@@ -24,13 +24,13 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return `device`, by default a GPU if there is one; raises InvalidValueError for one that is not here."""
+    """Return `device`, by default a GPU if there is one; raises InvalidValueError for one that this machine lacks."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise InvalidValueError(f"device is {device!r}: expected cpu, cuda or cuda:N") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InvalidValueError(f"device is {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return found
+    return chosen

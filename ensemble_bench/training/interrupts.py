@@ -9,9 +9,9 @@ from types import FrameType
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Hold Ctrl-C back until the block ends, so that weights, momentum and files never stay half changed."""
+    """Delay Ctrl-C until the block ends, so that weights, momenta and files are changed completely or not at all."""
     previous = signal.getsignal(signal.SIGINT)
-    # Only the main thread receives signals, and a handler that is not Python's cannot be put back.
+    # Only the main thread receives signals, and a handler that is not a Python function cannot be restored.
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield
         return

@@ -1,4 +1,4 @@
-"""Separately trained networks joined at test time: nothing is trained here that already exists."""
+"""Separately trained networks, joined into one ensemble at test time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,14 +12,14 @@ from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress
 from ensemble_bench.training import interrupts, rundir
-from ensemble_bench.training.plan import Plan
+from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.recipes import Recipe
 
 
 def join(
     recipe: Recipe,
-    plan: Plan,
+    plan: TrainingPlan,
     train_member: Callable[..., Path],
     out: Path,
     *,
@@ -28,9 +28,9 @@ def join(
 ) -> Path:
     """Join runs of seeds plan.seed, plan.seed + 1, … into the checkpoints best (of their bests) and last.
 
-    The runs lie beside `out` under their default names; `train_member(seed=…, out=…)` trains those that are
-    missing and continues those that were interrupted. Raises InvalidValueError if `out` holds another run or joins
-    other weights, or if a member's folder holds another run.
+    The runs lie beside `out` under their default names. `train_member(seed=…, out=…)` returns a finished run, continues
+    an interrupted one and trains a missing one. Raises InvalidValueError if `out` holds another run or joins other
+    weights, or if a member's folder holds another run.
     """
     seeds = [plan.seed + i for i in range(recipe.joins)]
     _refuse_other_run(recipe, plan, seeds, out)
@@ -54,20 +54,20 @@ def join(
     return out
 
 
-def _document(recipe: Recipe, plan: Plan, seeds: list[int]) -> dict[str, Any]:
-    """What run.json says of a joined run besides which weights it joins."""
+def _document(recipe: Recipe, plan: TrainingPlan, seeds: list[int]) -> dict[str, Any]:
+    """The contents of a joined run's run.json, apart from the hashes of the members' weights."""
     architecture = replace(plan.architecture, members=len(seeds)).as_dict()
     return plan.as_dict() | {"recipe": recipe.name, "seeds": seeds, "architecture": architecture}
 
 
-def _refuse_other_run(recipe: Recipe, plan: Plan, seeds: list[int], out: Path) -> None:
-    """Refuse a folder of another run before hours are spent on the members."""
+def _refuse_other_run(recipe: Recipe, plan: TrainingPlan, seeds: list[int], out: Path) -> None:
+    """Raise InvalidValueError for a folder of another run, before the members are trained."""
     if rundir.read_run(out) is not None:
         rundir.claim(out, _document(recipe, plan, seeds), device="", resume=True)
 
 
-def _save(path: Path, parts: list[CheckpointInfo], plan: Plan, document: Mapping[str, Any]) -> None:
-    """Write the ensemble of all members of `parts`; `step` is the latest of theirs."""
+def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document: Mapping[str, Any]) -> None:
+    """Write the ensemble of all members of `parts`; its `step` is the highest of theirs."""
     models = [checkpoint.load(part.path) for part in parts]
     steps = [part.meta["step"] for part in parts]
     meta = dict(document) | {

@@ -1,7 +1,17 @@
-"""The two lines of Algorithm 1 that learn: ½(L(model(x), y) + L(model(x_adv), y)), and a step of SGD on it."""
+"""Objectives: what training minimises, as functions of (model, x, x_adv, y).
+
+An objective yields the terms of its loss, each a value an example; Algorithm 1 descends their sum. x_adv is None where
+nothing is attacked. The paper's objective has a term for x and one for x_adv. An objective whose loss compares the
+two, such as TRADES (Zhang et al. 2019) and MART (Wang et al. 2020), yields a single term:
+
+    def trades(model, x, x_adv, y):
+        log_clean, log_adv = model(x).log_softmax(1), model(x_adv).log_softmax(1)
+        yield cross_entropy(log_clean, y) + 6 * (log_clean.exp() * (log_clean - log_adv)).sum(1)
+"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,7 +20,7 @@ from torch import Tensor
 from ensemble_bench.losses import cross_entropy
 from ensemble_bench.models.ensemble import Ensemble
 
-Objective = Callable[[Ensemble, Tensor, Tensor], Tensor]
+Objective = Callable[[Ensemble, Tensor, Tensor | None, Tensor], Iterator[Tensor]]
 
 ADP_ENTROPY, ADP_DIVERSITY = 2.0, 0.5
 # Bounds the gradient where members agree; an order above what rounding does to the Gram matrix in float32.
@@ -62,29 +72,25 @@ def adp_loss(
     return own_losses - ADP_ENTROPY * entropy - ADP_DIVERSITY * log_diversity(logits, y)
 
 
-OBJECTIVES: Mapping[str, Objective] = {"ensemble": ensemble_loss, "member-mean": member_mean_loss, "adp": adp_loss}
-
-
-def update(
+def averaged(
+    loss: Callable[[Ensemble, Tensor, Tensor], Tensor],
     model: Ensemble,
-    optimizer: torch.optim.Optimizer,
-    inputs: list[Float[Tensor, "batch channel row column"]],
+    x: Float[Tensor, "batch channel row column"],
+    x_adv: Float[Tensor, "batch channel row column"] | None,
     y: Int64[Tensor, "batch"],
-    *,
-    objective: Objective = ensemble_loss,
-    precision: str = "float32",
-) -> Float[Tensor, ""]:
-    """One step of `optimizer` on the mean loss over `inputs`, [x] or [x, x_adv]; returns that loss, detached.
+) -> Iterator[Float[Tensor, "batch"]]:
+    """½ loss(x), then ½ loss(x_adv): Eq. 4 with ρ = 1; the whole loss(x) without x_adv.
 
-    Every input has its own forward pass in train mode and batch norm statistics of its own, as the paper's two
-    copies that share parameters. Each is differentiated at once, so that one graph at a time is in memory.
+    Each has its own forward pass and, in train mode, its own batch norm statistics, as the paper's two copies that
+    share parameters.
     """
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), dtype=inputs[0].dtype, device=y.device)
-    for x in inputs:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = objective(model, x, y).mean() / len(inputs)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    optimizer.step()
-    return total
+    inputs = [x] if x_adv is None else [x, x_adv]
+    for images in inputs:
+        yield loss(model, images, y) / len(inputs)
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "ensemble": partial(averaged, ensemble_loss),
+    "member-mean": partial(averaged, member_mean_loss),
+    "adp": partial(averaged, adp_loss),
+}

@@ -1,4 +1,4 @@
-"""A training run, resolved: every choice made and checked before the first step, and written down in run.json."""
+"""The plan of a training run: every choice, checked before the first step and written to run.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -7,31 +7,31 @@ from typing import Any
 import torch
 
 from ensemble_bench import registry
-from ensemble_bench.attacks.training_attack import check_name
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.threat import ThreatModel
+from ensemble_bench.training.attack import check_name
 from ensemble_bench.training.hardware import resolve_precision
 from ensemble_bench.training.objectives import OBJECTIVES
-from ensemble_bench.training.presets import PRESETS, Network, Settings
+from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
 from ensemble_bench.training.recipes import Recipe
 
 MATCHES = ("params", "paper", "flops")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run trains, on what and how; two runs of equal plans end with equal weights on the same kind of device.
+class TrainingPlan:
+    """Model, data and settings of a run; runs of equal plans end with equal weights on the same kind of device.
 
-    `precision` is resolved ("float32" or "bf16"), `steps` the length of the run, `match` None where the recipe
-    widens nothing and `settings.train_attack` is used only if the recipe is adversarial.
+    `precision` is "float32" or "bf16"; `steps` is the length of the run; `match` is None for a recipe that widens
+    nothing; `settings.train_attack` is used only by adversarial recipes.
     """
 
     recipe: Recipe
     preset: str
-    settings: Settings
+    settings: TrainingSettings
     dataset: str
     data_name: str
     data_hash: str
@@ -45,7 +45,7 @@ class Plan:
     precision: str
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as JSON holds it."""
+        """All fields as values of JSON."""
         return {
             "recipe": self.recipe.name,
             "preset": self.preset,
@@ -87,18 +87,19 @@ def resolve(
     device: torch.device,
     max_steps: int | None = None,
     match: str = "params",
-    objective: str = "ensemble",
+    objective: str | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
-) -> Plan:
-    """Make every choice of a run, or raise InvalidValueError (UnknownNameError for a name) for one that cannot be."""
+) -> TrainingPlan:
+    """The plan of a run; raises UnknownNameError for an unknown name, InvalidValueError for a value out of range."""
     settings = _settings(recipe, PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset))
+    objective = recipe.objective if objective is None else objective
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
     if train_attack is not None:
         settings = replace(settings, train_attack=check_name(train_attack))
     per_epoch = len(source.split("train")) // settings.batch_size
     steps = settings.steps if settings.steps is not None else round((settings.epochs or 0) * per_epoch)
-    return Plan(
+    return TrainingPlan(
         recipe=recipe,
         preset=preset,
         settings=settings,
@@ -116,9 +117,9 @@ def resolve(
     )
 
 
-def _settings(recipe: Recipe, settings: Settings) -> Settings:
-    """Settings of a preset, those that the recipe has of its own in their place."""
-    known = [field.name for field in fields(Settings)]
+def _settings(recipe: Recipe, settings: TrainingSettings) -> TrainingSettings:
+    """The preset's settings, some replaced by the recipe's own."""
+    known = [field.name for field in fields(TrainingSettings)]
     for name in recipe.settings:
         if name not in known:
             raise UnknownNameError(f"setting of recipe {recipe.name!r}:", name, known)
@@ -126,7 +127,7 @@ def _settings(recipe: Recipe, settings: Settings) -> Settings:
 
 
 def _architecture(recipe: Recipe, single: Architecture, match: str) -> Architecture:
-    """Widen or multiply the single network as the recipe says."""
+    """The single network, widened or multiplied by the recipe."""
     if recipe.width_times > 1:
         return replace(single, width=match_width(single, times=recipe.width_times, by=match))
     return replace(single, members=recipe.members, gated=recipe.gated)
@@ -147,11 +148,14 @@ def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: s
         raise InvalidValueError(f"objective is 'adp': {recipe.name} has one member, adp needs at least two members")
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Name every value of `wanted` that `found` lacks or holds differently, as "seed is 1, not 0"."""
+def differences(wanted: Mapping[str, Any], existing: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines such as "seed is 1 there, 0 here", one for every value of `wanted` that `existing` has otherwise or lacks.
+
+    Nested objects are compared key by key: "settings.steps is …".
+    """
     lines = []
     for key, value in wanted.items():
-        other = found.get(key)
+        other = existing.get(key)
         if isinstance(value, Mapping) and isinstance(other, Mapping):
             lines += differences(value, other, f"{prefix}{key}.")
         elif value != other:

@@ -17,8 +17,8 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that training on one data set needs besides the recipe, the seed and the threat.
+class TrainingSettings:
+    """Settings of training on one data set, besides the recipe, the seed and the threat.
 
     Exactly one of `steps` and `epochs` is given. `schedule` is "staircase" (the paper's: × 0.2 after 6, 12 and
     18 % of the steps) or "cyclic" (linear up to `learning_rate`, then linear down to 0). `train_attack` is
@@ -53,7 +53,7 @@ class Settings:
             raise InvalidValueError("settings give the length of training either in steps or in epochs")
 
     def as_dict(self) -> dict[str, Any]:
-        """All values that training a recipe depends on, as JSON can hold them: the surrogates are not its business."""
+        """All values that the training of a recipe depends on, which leaves out the surrogates, as values of JSON."""
         return {name: value for name, value in asdict(self).items() if not name.startswith("surrogate")}
 
 
@@ -63,9 +63,9 @@ class Preset:
 
     name: str
     description: str
-    settings: Mapping[str, Settings]
+    settings: Mapping[str, TrainingSettings]
 
-    def on(self, dataset: str) -> Settings:
+    def on(self, dataset: str) -> TrainingSettings:
         """Settings for a data set; raises InvalidValueError where the preset has none for it."""
         if dataset not in self.settings:
             raise InvalidValueError(
@@ -76,7 +76,7 @@ class Preset:
 
 
 # CIFAR-10, as the paper trains: section 4.2 and, where it is silent, Zagoruyko & Komodakis (2016), whom it follows.
-_CIFAR_PAPER = Settings(
+_CIFAR_PAPER = TrainingSettings(
     network=Network(backbone="wrn", depth=28, width=10),
     surrogates=(Network(backbone="wrn", depth=28, width=10), Network(backbone="vgg16_bn")),
     surrogate_epochs=200,
@@ -128,7 +128,7 @@ _CIFAR_TINY = replace(
 )
 
 # Digits: 8 x 8 pixels, about 1,300 training images; a flipped digit is another sign.
-_DIGITS_TINY = Settings(
+_DIGITS_TINY = TrainingSettings(
     network=Network(backbone="small_cnn"),
     surrogates=(Network(backbone="small_cnn"), Network(backbone="vgg16_bn", width=0.125)),
     surrogate_epochs=20,

@@ -1,4 +1,4 @@
-"""Which code trained a model: versions, and the commit if it runs from a source tree."""
+"""The code that trained a model: versions of packages, and the commit of the source tree."""
 
 import platform
 import subprocess
@@ -11,18 +11,18 @@ PACKAGES = ("torch", "numpy", "ensemble-bench")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results: all that add names of theirs count too."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of PACKAGES and of the installed plugins: the packages that decide results."""
+    known = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package.replace("-", "_")] = version(package)
+            known[package.replace("-", "_")] = version(package)
         except PackageNotFoundError:
-            found[package.replace("-", "_")] = "unknown"
-    return found | {package.replace("-", "_"): added for package, added in plugins.versions().items()}
+            known[package.replace("-", "_")] = "unknown"
+    return known | {package.replace("-", "_"): added for package, added in plugins.versions().items()}
 
 
 def commit() -> str | None:
-    """Commit of the source tree that this package runs from, with "-dirty" if it was edited; None if installed."""
+    """Commit of the source tree, with "-dirty" after it if files differ from it; None for an installed package."""
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
@@ -30,7 +30,7 @@ def commit() -> str | None:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
-        # An installed copy may lie inside somebody else's repository: that one's commit says nothing.
+        # An installed copy may lie inside another project's repository, whose commit is not ours.
         git("ls-files", "--error-unmatch", here.name)
         return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
     except (OSError, subprocess.SubprocessError):

@@ -13,7 +13,8 @@ class Recipe:
     ensemble. A single network with `width_times` above 1 is widened until it costs that many members. `gated`
     weights the members by a small network. With `joins` above 0 nothing is trained as one model: that many runs
     of the recipe `of`, of consecutive seeds, are joined at test time. `settings` replace those of the preset, field by
-    field (see presets.Settings), such as its network.
+    field (see presets.TrainingSettings), such as its network.
+    `objective` names what is minimised (see objectives.OBJECTIVES), unless a run asks for another.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Recipe:
     gated: bool = False
     joins: int = 0
     of: str | None = None
+    objective: str = "ensemble"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: which files lie in it, and whether a request may train, continue or only look."""
+"""The folder of a run: the names of its files, and the check that it may be trained or continued."""
 
 import json
 from collections.abc import Mapping
@@ -19,36 +19,36 @@ LAST = "last.safetensors"
 
 
 def default_out(recipe: str, data_name: str, preset: str, seed: int) -> Path:
-    """Where a run goes unless told otherwise: runs/<recipe>-<data name>-<preset>-s<seed>."""
+    """The default folder of a run: runs/<recipe>-<data name>-<preset>-s<seed>."""
     return Path("runs") / f"{recipe}-{data_name}-{preset}-s{seed}"
 
 
 def is_finished(out: str | Path) -> bool:
-    """Whether the run in folder `out` took its last step: only then does it hold a `last` checkpoint."""
+    """Whether the run in folder `out` has taken its last step, after which it holds the checkpoint `last`."""
     return (Path(out) / LAST).with_suffix(".json").exists()
 
 
 def read_run(out: Path) -> dict[str, Any] | None:
-    """What run.json in `out` holds, None where there is none; raises CheckpointError if it cannot be read."""
+    """The contents of run.json in `out`, None if there is none; raises CheckpointError if it cannot be read."""
     path = out / RUN
     if not path.exists():
         return None
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return dict(found)
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return dict(document)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): choose another --out") from None
 
 
 def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> None:
-    """Write run.json into a new folder, or make sure that what lies in `out` is this very run, free to go on.
+    """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
-    Raises InvalidValueError, with nothing overwritten, if `out` holds another run, files of none, or a run that
-    was begun while `resume` is False.
+    Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is
+    False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
-    found = read_run(out)
-    if found is None:
+    existing = read_run(out)
+    if existing is None:
         if out.exists() and (not out.is_dir() or any((out / name).exists() for name in (RESUME, CURVES, BEST, LAST))):
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> N
         document = wanted | made | {"versions": versions(), "commit": commit()}
         write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
         return
-    if different := differences(wanted, found):
+    if different := differences(wanted, existing):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")
     if not resume and not is_finished(out):

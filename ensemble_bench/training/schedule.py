@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of how far training has come."""
+"""Learning-rate schedules: factors of the peak rate, as functions of (step, steps)."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""What a training run knows between two steps, and resume.safetensors, the one file that holds all of it."""
+"""The state of a training run between two steps, and resume.safetensors, the file that holds it."""
 
 import json
 import math
@@ -18,11 +18,11 @@ from ensemble_bench.files import write_atomic
 
 
 @dataclass(kw_only=True)
-class State:
-    """Progress of a run. Randomness is no part of it: it is a function of (seed, step).
+class TrainingState:
+    """Steps taken, losses and time of a run; random numbers need no state, they are a function of (seed, step).
 
-    `best` is the evaluation point of the highest validation accuracy under ifgsm5 so far. `loss_sum` over
-    `loss_n` steps accumulates the training loss since the last evaluation point.
+    `best` is the row of curves.csv with the highest validation accuracy under ifgsm5 so far. `loss_sum` is the sum of
+    the training losses of the `loss_n` steps since the last row. `seconds_before` is the wall time before this process.
     """
 
     step: int = 0
@@ -35,11 +35,11 @@ class State:
 
     @property
     def seconds(self) -> float:
-        """Wall time of training so far, over all of its sessions."""
+        """Wall time of training so far, in this process and the ones that were interrupted."""
         return self.seconds_before + time.monotonic() - self._started
 
     def took_step(self, loss: Tensor) -> None:
-        """Count a step. A GPU's losses are read in groups, because reading one waits for the GPU."""
+        """Count a step and its loss; those on a GPU are read 20 at a time, because reading one waits for the GPU."""
         self.step += 1
         self._pending.append(loss)
         if loss.device.type == "cpu" or len(self._pending) == 20:
@@ -58,7 +58,7 @@ class State:
             self.loss_n += 1
 
     def take_loss(self) -> float:
-        """Mean training loss since this was last asked, which starts the next mean."""
+        """Mean training loss of the steps since the last call, NaN if there are none."""
         self.settle()
         mean = self.loss_sum / self.loss_n if self.loss_n else math.nan
         self.loss_sum, self.loss_n = 0.0, 0
@@ -67,12 +67,12 @@ class State:
 
 def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Momentum buffers by parameter name; none before the first step."""
-    found = {name: optimizer.state[p].get("momentum_buffer") for name, p in model.named_parameters()}
-    return {name: buffer for name, buffer in found.items() if buffer is not None}
+    buffers = {name: optimizer.state[p].get("momentum_buffer") for name, p in model.named_parameters()}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write everything that the next step depends on, atomically."""
+def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+    """Write weights, batch norm statistics, momenta and `state` to `path`, atomically."""
     state.settle()
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(model, optimizer).items()}
@@ -88,8 +88,8 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: 
     write_atomic(path, to_bytes(plain, metadata={"progress": json.dumps(progress)}))
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """Put the weights, batch norm statistics and momenta of `path` in place and return its state.
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Read the weights, batch norm statistics and momenta of `path` into place; returns its state.
 
     Raises CheckpointError for a file that is damaged or of another model.
     """
@@ -97,7 +97,7 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Stat
         with safe_open(path, framework="pt") as file:
             progress: dict[str, Any] = json.loads(file.metadata()["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        state = State(
+        state = TrainingState(
             step=progress["step"],
             best=progress["best"],
             loss_sum=progress["loss_sum"],

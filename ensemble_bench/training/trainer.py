@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import data, registry
-from ensemble_bench.attacks.training_attack import perturb
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import AttackError
 from ensemble_bench.models import checkpoint
@@ -20,15 +19,17 @@ from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
 from ensemble_bench.training import interrupts, join, rundir, state
 from ensemble_bench.training import plan as plans
+from ensemble_bench.training.algorithm1 import algorithm1
+from ensemble_bench.training.attack import perturb
 from ensemble_bench.training.batches import Batches
 from ensemble_bench.training.hardware import resolve_device
-from ensemble_bench.training.objectives import OBJECTIVES, update
-from ensemble_bench.training.plan import Plan
-from ensemble_bench.training.presets import Settings
+from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.plan import TrainingPlan
+from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.recipes import Recipe
 from ensemble_bench.training.schedule import SCHEDULES
-from ensemble_bench.training.state import State
+from ensemble_bench.training.state import TrainingState
 from ensemble_bench.training.validation import validate
 
 
@@ -43,7 +44,7 @@ def train(
     resume: bool = False,
     max_steps: int | None = None,
     match: str = "params",
-    objective: str = "ensemble",
+    objective: str | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
     device: str | torch.device | None = None,
@@ -53,14 +54,15 @@ def train(
 
     The folder holds run.json, curves.csv and the checkpoints best (by validation accuracy under ifgsm5) and last,
     which exists only once training is finished; a finished run is returned at once. `max_steps` shortens the run
-    and its schedule; `eps` (in units of the pixel range) defaults to the data set's; `match` says what a widened
-    single model gets as much of as the ensemble: "params", "paper" (1.5 or 2 times the width) or "flops".
+    and its schedule; `eps` (in units of the pixel range) defaults to the data set's; a widened single model has as
+    many "params" or "flops" as the ensemble, or with `match` "paper" 1.5 or 2 times the width; `objective` is
+    "ensemble", "member-mean" or "adp", by default the recipe's.
 
-    Raises UnknownNameError and InvalidValueError for a choice that is not one, a folder that holds another run,
-    or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being finite.
-    Ctrl-C leaves a resume point of the current step.
+    Raises UnknownNameError for an unknown name; InvalidValueError for a value out of range, a folder that holds
+    another run, or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being
+    finite. Ctrl-C leaves a resume point of the current step.
     """
-    found: Recipe = registry.resolve("recipe", recipe)
+    chosen: Recipe = registry.resolve("recipe", recipe)
     registry.check("preset", preset)
     target = resolve_device(device)
     source = data.open_source(dataset, data_dir)
@@ -74,19 +76,19 @@ def train(
         "eps": eps,
         "device": target,
     }
-    if found.of is None:
-        plan = plans.resolve(found, source, seed=seed, **choices)
+    if chosen.of is None:
+        plan = plans.resolve(chosen, source, seed=seed, **choices)
         return _train(plan, source, folder, device=target, resume=resume, progress=progress)
-    member = partial(train, found.of, dataset=dataset, data_dir=data_dir, resume=True, **choices)
-    plan = plans.resolve(registry.resolve("recipe", found.of), source, seed=seed, **choices)
-    return join.join(found, plan, member, folder, device=target, progress=progress)
+    member = partial(train, chosen.of, dataset=dataset, data_dir=data_dir, resume=True, **choices)
+    plan = plans.resolve(registry.resolve("recipe", chosen.of), source, seed=seed, **choices)
+    return join.join(chosen, plan, member, folder, device=target, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
-    """A plan with everything that it needs in memory."""
+    """A training run in memory: its plan, batches, model, optimizer and folder."""
 
-    plan: Plan
+    plan: TrainingPlan
     out: Path
     device: torch.device
     batches: Batches
@@ -101,12 +103,12 @@ class _Run:
 
 
 def _train(
-    plan: Plan, source: DataSource, out: Path, *, device: torch.device, resume: bool, progress: Progress
+    plan: TrainingPlan, source: DataSource, out: Path, *, device: torch.device, resume: bool, progress: Progress
 ) -> Path:
-    """Train as planned, from the beginning or from the resume point in `out`."""
+    """Carry out `plan`, from the beginning or from the resume point in `out`."""
     rundir.claim(out, plan.as_dict(), device=str(device), resume=resume)
     if rundir.is_finished(out):
-        (out / rundir.RESUME).unlink(missing_ok=True)  # left behind if the run was killed as it finished
+        (out / rundir.RESUME).unlink(missing_ok=True)  # there if the run was killed as it finished
         progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
         return out
     # Interrupted inside the modules that torch loads on first use in here, Python may exit as if it had been killed.
@@ -125,7 +127,7 @@ def _train(
     return out
 
 
-def _prepare(plan: Plan, source: DataSource, out: Path, device: torch.device, progress: Progress) -> _Run:
+def _prepare(plan: TrainingPlan, source: DataSource, out: Path, device: torch.device, progress: Progress) -> _Run:
     settings = plan.settings
     validation = source.split("validation")
     model = build(plan.architecture, seed=plan.seed).to(device)
@@ -141,8 +143,8 @@ def _prepare(plan: Plan, source: DataSource, out: Path, device: torch.device, pr
     )
 
 
-def batches_of(source: DataSource, settings: Settings, seed: int, device: torch.device) -> Batches:
-    """Training batches of a data set, as the settings say."""
+def batches_of(source: DataSource, settings: TrainingSettings, seed: int, device: torch.device) -> Batches:
+    """Training batches of a data set, of the size and with the augmentation in `settings`."""
     return Batches.of(
         source.split("train"),
         batch_size=settings.batch_size,
@@ -153,8 +155,8 @@ def batches_of(source: DataSource, settings: Settings, seed: int, device: torch.
     )
 
 
-def sgd(model: Ensemble, settings: Settings) -> torch.optim.SGD:
-    """One optimizer over all members."""
+def sgd(model: Ensemble, settings: TrainingSettings) -> torch.optim.SGD:
+    """SGD with momentum over the weights of all members."""
     return torch.optim.SGD(
         model.parameters(),
         lr=settings.learning_rate,
@@ -163,13 +165,13 @@ def sgd(model: Ensemble, settings: Settings) -> torch.optim.SGD:
     )
 
 
-def _continue(run: _Run) -> State:
-    """State of the resume point, files made to agree with it; a fresh state where there is none."""
+def _continue(run: _Run) -> TrainingState:
+    """State at the resume point, after the files were made to agree with it; a new state if there is none."""
     path = run.out / rundir.RESUME
     if not path.exists():
         if (run.out / rundir.CURVES).exists():
             curves.write(run.out / rundir.CURVES, [])
-        return State()
+        return TrainingState()
     reached = state.load(path, run.model, run.optimizer)
     kept = [row for row in curves.read(run.out / rundir.CURVES) if row["step"] <= reached.step]
     curves.write(run.out / rundir.CURVES, kept)
@@ -179,27 +181,32 @@ def _continue(run: _Run) -> State:
     return reached
 
 
-def _learn(run: _Run, reached: State) -> None:
-    """Algorithm 1, from the step reached to the last."""
-    plan, settings = run.plan, run.plan.settings
-    shown: dict[str, float] = {}
-    while True:
-        if _evaluation_due(run, reached):
-            shown = _evaluate(run, reached)
-        run.progress(run.label, reached.step, plan.steps, **shown)
-        if reached.step == plan.steps:
-            return
-        x, y = run.batches.at(reached.step)
-        inputs = [x, _attack(run, x, y, reached.step)] if plan.recipe.adversarial else [x]
-        set_rate(run.optimizer, _rate(plan, reached.step))
-        with interrupts.deferred():
-            loss = update(
-                run.model, run.optimizer, inputs, y, objective=OBJECTIVES[plan.objective], precision=plan.precision
-            )
-            reached.took_step(loss)
-        if reached.step % settings.checkpoint_every == 0:
+def _learn(run: _Run, reached: TrainingState) -> None:
+    """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
+    plan = run.plan
+    accuracies = _report(run, reached, {})
+    for step in algorithm1(
+        run.model,
+        run.optimizer,
+        reached,
+        steps=plan.steps,
+        sample=run.batches.at,
+        attack=partial(_attack, run) if plan.recipe.adversarial else None,
+        objective=OBJECTIVES[plan.objective],
+        rate=partial(_rate, plan),
+        precision=plan.precision,
+    ):
+        if step % plan.settings.checkpoint_every == 0:
             with interrupts.deferred():
                 state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
+        accuracies = _report(run, reached, accuracies)
+
+
+def _report(run: _Run, reached: TrainingState, last: dict[str, float]) -> dict[str, float]:
+    """Evaluate if it is due, and report progress; returns the newest loss and accuracies, `last` if none are newer."""
+    accuracies = _evaluate(run, reached) if _evaluation_due(run, reached) else last
+    run.progress(run.label, reached.step, run.plan.steps, **accuracies)
+    return accuracies
 
 
 def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -220,17 +227,11 @@ def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
         raise AttackError(f"training stopped in step {step + 1}: {error}") from error
 
 
-def _rate(plan: Plan, step: int) -> float:
+def _rate(plan: TrainingPlan, step: int) -> float:
     return plan.settings.learning_rate * SCHEDULES[plan.settings.schedule](step, plan.steps)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Learning rate of the next step."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def _evaluation_due(run: _Run, reached: State) -> bool:
+def _evaluation_due(run: _Run, reached: TrainingState) -> bool:
     """Whether this step is an evaluation point that curves.csv does not hold yet."""
     step = reached.step
     if step == 0 or (step % run.plan.settings.evaluate_every and step != run.plan.steps):
@@ -239,8 +240,8 @@ def _evaluation_due(run: _Run, reached: State) -> bool:
     return not rows or rows[-1]["step"] < step
 
 
-def _evaluate(run: _Run, reached: State) -> dict[str, float]:
-    """Add a row to curves.csv, and keep the weights if they are the best so far; returns what to show of it."""
+def _evaluate(run: _Run, reached: TrainingState) -> dict[str, float]:
+    """Add a row to curves.csv, save the weights if they are the best so far; returns the loss and two accuracies."""
     plan, path = run.plan, run.out / rundir.CURVES
     reached.settle()
     accuracies = validate(
@@ -259,7 +260,7 @@ def _evaluate(run: _Run, reached: State) -> dict[str, float]:
         improved = reached.best is None or row["ifgsm5"] > reached.best["ifgsm5"]
         if improved:
             reached.best = row
-        # The resume point comes first: whenever the run is killed, it tells which step the checkpoint has to hold.
+        # The resume point comes first: it names the step of the best checkpoint, whenever the run is killed.
         state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
         if improved:
             _save_checkpoint(run, rundir.BEST, row)
@@ -267,7 +268,7 @@ def _evaluate(run: _Run, reached: State) -> dict[str, float]:
 
 
 def _save_checkpoint(run: _Run, name: str, row: curves.Row) -> None:
-    """Write the weights with everything that a reader of results must know about them."""
+    """Write the weights with their plan, step, validation accuracies, versions and commit."""
     plan = run.plan
     meta = plan.as_dict() | {
         "step": row["step"],

@@ -21,7 +21,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 def validate(
     model: nn.Module, data: ImageSet, threat: ThreatModel, *, seed: int, precision: str, device: torch.device
 ) -> dict[str, float]:
-    """Accuracies by column: "clean" and the attacks of curves.ATTACKS, as fractions of `data`."""
+    """Accuracy on `data` in [0, 1] by column of curves.csv: "clean" and the attacks of curves.ATTACKS."""
     x, y = (tensor.to(device) for tensor in data.batch(slice(None)))
     accuracy = {"clean": (predict(model, x) == y).double().mean().item()}
     for name in ATTACKS:

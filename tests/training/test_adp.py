@@ -15,7 +15,8 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.training import plan as plans
-from ensemble_bench.training.objectives import JITTER, OBJECTIVES, adp_loss, log_diversity, update
+from ensemble_bench.training.algorithm1 import update
+from ensemble_bench.training.objectives import JITTER, OBJECTIVES, adp_loss, log_diversity
 from ensemble_bench.training.recipes import RECIPES
 from ensemble_bench.training.trainer import train
 
@@ -133,7 +134,7 @@ def _after(objective: str, digits: DataSource, *, precision: str = "float32") ->
     train_set = digits.split("train")
     for _ in range(60):
         x, y = train_set.batch(torch.randint(len(train_set), (128,), generator=noise))
-        update(model, optimizer, [x], y, objective=OBJECTIVES[objective], precision=precision)
+        update(model, optimizer, x, None, y, objective=OBJECTIVES[objective], precision=precision)
     x, y = images(100)
     with torch.no_grad():
         model.eval()

@@ -2,18 +2,21 @@
 
 import copy
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.training_attack import perturb
 from ensemble_bench.data import DataSource
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.randomness import generator
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.objectives import OBJECTIVES, ensemble_loss, member_mean_loss, update
+from ensemble_bench.training.algorithm1 import algorithm1, update
+from ensemble_bench.training.attack import perturb
+from ensemble_bench.training.objectives import OBJECTIVES, Objective, ensemble_loss, member_mean_loss
+from ensemble_bench.training.state import TrainingState
 
 EPS, RATE, STEPS = 32 / 255, 0.1, 3
 
@@ -69,13 +72,23 @@ def test_three_steps_equal_algorithm_1(digits: DataSource, objective: str) -> No
     batches = _batches(digits)
     _algorithm_1(plain, batches, objective)
 
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4)
-    model.train()
-    threat = ThreatModel(eps=EPS)
-    for t, (x, y) in enumerate(batches):
+    def attack(x: Tensor, y: Tensor, t: int) -> Tensor:
         noise = generator("cpu", "attack", 0, t)
-        x_adv = perturb("ifgsm7", model, x, y, threat, generator=noise, start="gaussian")
-        update(model, optimizer, [x, x_adv], y, objective=OBJECTIVES[objective])
+        return perturb("ifgsm7", model, x, y, ThreatModel(eps=EPS), generator=noise, start="gaussian")
+
+    optimizer, state = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4), TrainingState()
+    taken = algorithm1(
+        model.train(),
+        optimizer,
+        state,
+        steps=STEPS,
+        sample=batches.__getitem__,
+        attack=attack,
+        objective=OBJECTIVES[objective],
+        rate=lambda t: RATE,
+    )
+    assert list(taken) == [1, 2, 3]
+    assert (state.step, state.loss_n) == (STEPS, STEPS)
 
     for ours, theirs in zip(model.members, plain, strict=True):
         for name, value in theirs.state_dict().items():
@@ -97,7 +110,8 @@ def test_update_reports_the_mean_of_both_losses(digits: DataSource) -> None:
     model = _networks(digits).train()
     x, y = _batches(digits)[0]
     expected = (ensemble_loss(model, x, y).mean() + ensemble_loss(model, 1 - x, y).mean()) / 2
-    loss = update(model, torch.optim.SGD(model.parameters(), lr=0.0), [x, 1 - x], y)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = update(model, sgd, x, 1 - x, y, objective=OBJECTIVES["ensemble"])
     assert math.isclose(loss.item(), expected.item(), rel_tol=1e-12)
     assert not loss.requires_grad
 
@@ -107,6 +121,71 @@ def test_bf16_step_is_near_the_float32_step(digits: DataSource) -> None:
     for precision in ("float32", "bf16"):
         model = _networks(digits).float().train()
         x, y = digits.split("train").batch(range(32))
-        losses.append(update(model, torch.optim.SGD(model.parameters(), lr=0.1), [x], y, precision=precision).item())
+        sgd, objective = torch.optim.SGD(model.parameters(), lr=0.1), OBJECTIVES["ensemble"]
+        losses.append(update(model, sgd, x, None, y, objective=objective, precision=precision).item())
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def _trades(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """Zhang et al. (2019), Eq. 5: cross-entropy on x, and 6 times the divergence of x_adv's predictions from x's."""
+    clean, adversarial = model(x).log_softmax(1), model(x_adv).log_softmax(1)
+    yield -clean.gather(1, y[:, None])[:, 0] + 6 * (clean.exp() * (clean - adversarial)).sum(1)
+
+
+def _mart(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+    """Wang et al. (2020), Eq. 11: boosted cross-entropy on x_adv, and 5 times the divergence where x is uncertain."""
+    clean, adversarial = model(x).log_softmax(1), model(x_adv).log_softmax(1)
+    right = adversarial.gather(1, y[:, None])[:, 0]
+    wrong = adversarial.exp().scatter(1, y[:, None], 0).amax(1)
+    doubt = 1 - clean.exp().gather(1, y[:, None])[:, 0]
+    yield -right - (1 - wrong).log() + 5 * doubt * (clean.exp() * (clean - adversarial)).sum(1)
+
+
+@pytest.mark.parametrize("objective", [_trades, _mart])
+def test_an_objective_may_compare_x_with_x_adv(digits: DataSource, objective: Objective) -> None:
+    model = _networks(digits).train()
+    plain = copy.deepcopy(model)
+    x, y = _batches(digits)[0]
+    x_adv = (x + 0.1 * torch.randn(x.shape, generator=generator("cpu"), dtype=x.dtype)).clamp(0, 1)
+    sgd, state = torch.optim.SGD(model.parameters(), lr=RATE), TrainingState()
+    list(algorithm1(model, sgd, state, steps=1, sample=lambda t: (x, y), attack=lambda *_: x_adv, objective=objective))
+
+    (loss,) = objective(plain, x, x_adv, y)  # type: ignore[arg-type]
+    gradients = torch.autograd.grad(loss.mean(), list(plain.parameters()))
+    assert state.loss_sum == pytest.approx(loss.mean().item(), rel=1e-12)
+    for ours, before, gradient in zip(model.parameters(), plain.parameters(), gradients, strict=True):
+        torch.testing.assert_close(ours, before - RATE * gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_one_graph_at_a_time_is_in_memory(digits: DataSource) -> None:
+    """The first term is differentiated before the second is computed."""
+    model = _networks(digits).train()
+    weight = next(model.parameters())
+    seen: list[bool] = []
+
+    def objective(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor) -> Iterator[Tensor]:
+        for images in (x, x_adv):
+            seen.append(weight.grad is None)
+            yield ensemble_loss(model, images, y)  # type: ignore[arg-type]
+
+    x, y = _batches(digits)[0]
+    update(model, torch.optim.SGD(model.parameters(), lr=RATE), x, x, y, objective=objective)  # type: ignore[arg-type]
+    assert seen == [True, False]
+
+
+def test_steps_go_on_from_the_state(digits: DataSource) -> None:
+    model = _networks(digits).train()
+    batches, sampled = _batches(digits), []
+
+    def sample(t: int) -> tuple[Tensor, Tensor]:
+        sampled.append(t)
+        return batches[t]
+
+    sgd = torch.optim.SGD(model.parameters(), lr=RATE)
+    objective = OBJECTIVES["ensemble"]
+    steps = algorithm1(model, sgd, TrainingState(step=1), steps=STEPS, sample=sample, attack=None, objective=objective)
+    assert list(steps) == [2, 3]
+    assert sampled == [1, 2]
+    done = algorithm1(model, sgd, TrainingState(step=3), steps=STEPS, sample=sample, attack=None, objective=objective)
+    assert list(done) == []

@@ -14,15 +14,15 @@ from ensemble_bench.models.build import build
 from ensemble_bench.models.cost import parameters
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
-from ensemble_bench.training.plan import Plan, differences
+from ensemble_bench.training.plan import TrainingPlan, differences
 from ensemble_bench.training.presets import PRESETS
-from ensemble_bench.training.recipes import RECIPES
+from ensemble_bench.training.recipes import RECIPES, Recipe
 from ensemble_bench.training.schedule import cyclic, staircase
 
 CPU = torch.device("cpu")
 
 
-def _plan(source: DataSource, recipe: str, **choices: object) -> Plan:
+def _plan(source: DataSource, recipe: str, **choices: object) -> TrainingPlan:
     wanted = {"preset": "tiny", "seed": 0, "device": CPU} | choices
     return plans.resolve(RECIPES[recipe], source, **wanted)  # type: ignore[arg-type]
 
@@ -111,6 +111,18 @@ def test_max_steps_only_shortens(digits: DataSource) -> None:
 def test_refused_choices(digits: DataSource, choices: dict[str, object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         _plan(digits, "ensemble2adv", **choices)
+
+
+def test_a_recipe_names_its_objective_and_a_run_may_ask_for_another(digits: DataSource) -> None:
+    def objective(recipe: Recipe, asked: str | None = None) -> str:
+        return plans.resolve(recipe, digits, preset="tiny", seed=0, device=CPU, objective=asked).objective
+
+    recipe = RECIPES["ensemble2adv"]
+    assert objective(recipe) == "ensemble"
+    assert objective(replace(recipe, objective="adp")) == "adp"
+    assert objective(replace(recipe, objective="adp"), "member-mean") == "member-mean"
+    with pytest.raises(UnknownNameError, match="member-mean"):
+        objective(replace(recipe, objective="mean"))
 
 
 def test_a_gate_cannot_learn_from_the_member_mean(digits: DataSource) -> None:

@@ -357,7 +357,7 @@ def test_resume_points_restore_momentum(tmp_path: Path, digits: DataSource) -> N
         optimizer.step()
 
     step(a, optimizers[0])
-    state.save(tmp_path / "resume.safetensors", a, optimizers[0], state.State(step=1, best={"step": 1, "ifgsm5": 0.5}))
+    state.save(tmp_path / "resume.safetensors", a, optimizers[0], state.TrainingState(step=1, best={"step": 1, "ifgsm5": 0.5}))
     reached = state.load(tmp_path / "resume.safetensors", b, optimizers[1])
     assert (reached.step, reached.best) == (1, {"step": 1, "ifgsm5": 0.5})
     for model, optimizer in zip((a, b), optimizers, strict=True):

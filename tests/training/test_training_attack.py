@@ -8,8 +8,8 @@ from small_models import images, trained
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel
-from ensemble_bench.attacks.training_attack import check_name, perturb
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.training.attack import check_name, perturb
 
 THREAT = ThreatModel(eps=0.1)
 

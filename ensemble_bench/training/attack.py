@@ -40,7 +40,7 @@ def perturb(
     loss: Loss = losses.cross_entropy,
     precision: str = "float32",
 ) -> Float[Tensor, "batch *image"]:
-    """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is left as found.
+    """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is restored.
 
     `start` is "uniform" in the ball, "gaussian" with σ = eps/2, projected, or "none". "ifgsmN" is the inner loop
     of Algorithm 1; "nfgsm" is a single step from noise twice as large as the ball, not clipped to it (de Jorge et
