@@ -1,6 +1,6 @@
 """An attack, a backbone, a data set, a recipe and a suite for ensemble-bench."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,7 @@ class MIFGSM(PGD):
 
 def mifgsm(steps: int = 10, **settings: Any) -> MIFGSM:
     """N sign steps of eps/N along the momentum of the gradients, by default 10 (Dong et al. 2018)."""
-    made = {"name": f"mifgsm{steps}", "steps": steps, "step_size": 1 / steps, "random_start": False}
-    return MIFGSM(**{**made, **settings})
+    return replace(MIFGSM(name=f"mifgsm{steps}", steps=steps, step_size=1 / steps, random_start=False), **settings)
 
 
 class StripeNet(nn.Module):
