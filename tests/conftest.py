@@ -23,7 +23,8 @@ NETWORK = (
     "models",
     "server/test_worker.py",
     "submissions",
-    "test_plugins.py",
+    "registry/test_cards.py",
+    "registry/test_plugins.py",
     "test_toolkit_table.py",
     "training",
 )
@@ -32,7 +33,6 @@ NO_NETWORK = {
     "attacks/test_randomness.py",
     "attacks/test_suites.py",
     "evaluation/test_journal.py",
-    "evaluation/test_statistics.py",
     "models/test_cost.py",
     "training/test_batches.py",
     "training/test_choices.py",

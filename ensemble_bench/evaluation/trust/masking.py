@@ -1,7 +1,7 @@
 """Signs that a number is too good: gradients that are masked, attacks that contradict each other."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,25 @@ SHARE = 0.01
 LEVEL = 0.01
 # Steps that any attack needs to cross the ball: with fewer, PGD's Adam loses to a single full step on honest models.
 MANY_STEPS = 20
+
+# Every warning, and when it is raised; README has the same table.
+_GRADIENT_FREE = "an attack without gradients breaks more than 1 % of the images that those with gradients missed"
+WARNINGS: Mapping[str, str] = {
+    "unstable-predictions": "a clean prediction changes when the model is asked again",
+    "zero-gradients": "more than 1 % of the images have a gradient of exactly zero at the start",
+    "single-step-beats-multi-step": "one step breaks more than many do (McNemar, p < 0.01)",
+    "more-steps-weaker": "an attack leaves more standing than the same one with half its steps or fewer (p < 0.01)",
+    "blackbox-breaks-more": _GRADIENT_FREE,
+    "square-breaks-more": _GRADIENT_FREE,
+    "gradient-free-breaks-more": _GRADIENT_FREE,
+    "large-eps-not-zero": "at an eps that reaches grey from every image, more than 1 % still stand",
+    "autoattack-weaker-than-pgd": "plain PGD of no more steps breaks what AutoAttack's own attacks missed",
+    "implementations-disagree": (
+        "an attack that several run on the same settings leaves more standing with one of them "
+        "(p < 0.01 over all pairs)"
+    ),
+    "dlr-falls-back": "the model has too few classes for a difference of logits ratio; the margin stood in",
+}
 
 Bools = NDArray[np.bool_]
 

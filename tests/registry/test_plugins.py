@@ -29,7 +29,7 @@ from ensemble_bench.training import plan as plans
 from ensemble_bench.training.presets import PRESETS
 from ensemble_bench.training.provenance import versions
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docs" / "plugin-example"
 FROM = "(from ensemble-bench-example 0.1.0)"
 

@@ -23,54 +23,6 @@ def test_every_preset_has_a_card() -> None:
     assert set(PRESETS) == set(registry.PRESETS)
 
 
-LOSSES = {
-    "cross_entropy": "cross-entropy",
-    "margin": "margin",
-    "dlr": "margin",
-    "margin_targeted": "targeted margin",
-    "dlr_targeted": "targeted margin",
-}
-
-
-@pytest.mark.parametrize("family", [family for family, card in registry.ATTACKS.items() if card.takes_steps])
-def test_the_card_of_an_attack_agrees_with_the_attack(family: str) -> None:
-    from ensemble_bench import attacks
-    from ensemble_bench.attacks.engine import Chain, GradientAttack
-
-    card, attack = registry.ATTACKS[family], attacks.get(f"{family}20" if "plateau" not in family else f"{family}200")
-    assert card.description
-    assert "\n" not in card.description
-    assert attack.gradient_free is False  # on our own attacks the card alone says so
-    stages = attack.stages if isinstance(attack, Chain) else (attack,)
-    climbed = {LOSSES[stage.loss.__name__] for stage in stages if isinstance(stage, GradientAttack)}
-    if card.ascends:
-        # A targeted attack at the strongest wrong class climbs the plain margin too.
-        assert climbed <= set(card.ascends) <= climbed | {"margin"}
-    targeted = [stage for stage in stages if isinstance(stage, GradientAttack) and stage.target is not None]
-    assert bool(targeted) == ("targeted margin" in card.ascends) or not card.ascends
-
-
-def test_a_card_of_an_attack_without_gradients_names_its_warning() -> None:
-    free = {family for family, card in registry.ATTACKS.items() if card.warning}
-    assert free == {"square", "blackbox"}
-    assert all(card.warning.endswith("breaks-more") for card in registry.ATTACKS.values() if card.warning)
-
-
-def test_recipes_name_rivals_that_exist_and_have_a_look_of_their_own() -> None:
-    looks = [recipe.look for recipe in registry.RECIPES.values()]
-    assert None not in looks
-    assert len(set(looks)) == len(looks)
-    for name, recipe in registry.RECIPES.items():
-        assert name == recipe.name
-        assert set(recipe.rivals) <= set(registry.RECIPES) - {name}
-
-
-def test_suites_that_rank_a_model_have_a_rank_of_their_own() -> None:
-    ranks = [suite.rank for suite in registry.SUITES.values() if suite.rank]
-    assert len(set(ranks)) == len(ranks)
-    assert max(registry.SUITES.values(), key=lambda suite: suite.rank).name == "strongest"
-
-
 def test_every_attack_of_a_suite_exists() -> None:
     for suite in registry.names("suite"):
         for attack in registry.resolve("suite", suite).attacks:
