@@ -16,7 +16,7 @@ from ensemble_bench.records import Record, Threat, find_records
 from ensemble_bench.reports.tables.beside import beside_robustbench
 from ensemble_bench.reports.tables.table import Table, to_csv, to_markdown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def entry(path: Path, clean: str, autoattack: str, **fields: Any) -> None:
