@@ -30,7 +30,7 @@ class Conduct:
     autoattack: bool = False
     single_step: bool = False
     warning: str | None = None
-    classes: int = 2
+    classes: int = 0
 
     @property
     def standard(self) -> bool:

@@ -66,7 +66,7 @@ def warnings_of(
 def _unstable(count: int, n: int) -> Iterator[NamedWarning]:
     if count:
         message = f"{count} of {n} clean predictions changed when the model was asked again"
-        yield NamedWarning(name="unstable-predictions", message=message)
+        yield _warning("unstable-predictions", message)
 
 
 def _zero_gradients(scores: Scores, n: int) -> Iterator[NamedWarning]:
@@ -74,7 +74,7 @@ def _zero_gradients(scores: Scores, n: int) -> Iterator[NamedWarning]:
         worst = max(stages, key=lambda stage: stage.zero_gradients, default=None)
         if worst is not None and worst.zero_gradients > SHARE * n:
             message = f"{worst.name}: the gradient is exactly zero at the start of {worst.zero_gradients} of {n} images"
-            yield NamedWarning(name="zero-gradients", message=message)
+            yield _warning("zero-gradients", message)
 
 
 def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
@@ -82,7 +82,7 @@ def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[N
         needed = conduct_of(family_of(attack.name)[0]).classes
         if classes < needed:
             message = f"{attack.name}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
-            yield NamedWarning(name="dlr-falls-back", message=message)
+            yield _warning("dlr-falls-back", message)
 
 
 def _fewer_steps_break_more(scores: Scores, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
@@ -141,7 +141,7 @@ def _plain_after_autoattack(scores: Scores, attacks: Sequence[AttackResult], n: 
             message = (
                 f"{attack.name} breaks {broken} of {n} images in no more than {limit} steps that AutoAttack's missed"
             )
-            yield NamedWarning(name="autoattack-weaker-than-pgd", message=message)
+            yield _warning("autoattack-weaker-than-pgd", message)
         for loss in conduct.ascends if conduct.autoattack else ():
             longest[loss] = max(longest.get(loss, 0), steps)
 
@@ -160,13 +160,13 @@ def _implementations_disagree(scores: Scores, attacks: Sequence[AttackResult]) -
                 f"{attack}: {less} leaves {standing[less].sum()} of {test.n} images standing, {more} "
                 f"{standing[more].sum()} (p = {test.p_value:.2g}): {less} found less"
             )
-            yield NamedWarning(name="implementations-disagree", message=message)
+            yield _warning("implementations-disagree", message)
 
 
 def _probed(probe: Probe, attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:
     if probe.large.left > SHARE * len(probe.large.standing):
         message = f"{_left(probe.large)} at {probe.norm} eps {probe.eps:g}, where every image can be made grey"
-        yield NamedWarning(name="large-eps-not-zero", message=message)
+        yield _warning("large-eps-not-zero", message)
     for name, many, few in (
         ("single-step-beats-multi-step", probe.plain, probe.single_step),
         ("autoattack-weaker-than-pgd", probe.autoattack, probe.plain),
@@ -177,7 +177,7 @@ def _probed(probe: Probe, attacks: Sequence[AttackResult], n: int) -> Iterator[N
         warning, tried = gradient_free(attack.name, attack.settings), probe.blind.get(attack.name)
         if warning and tried and tried.left * attack.credit > SHARE * n * len(tried.standing):
             message = f"{attack.name} breaks {attack.credit} of {n} images, of which {_left(tried)}"
-            yield NamedWarning(name=warning, message=message)
+            yield _warning(warning, message)
 
 
 def _left(tried: Tried) -> str:
@@ -189,14 +189,14 @@ def _leaves_more(name: str, many: str, few: str, standing: Bools, standing_few: 
     test = mcnemar(standing, standing_few)
     if test.only_a > test.only_b and test.p_value < LEVEL:
         message = f"{many} leaves {standing.sum()} of {test.n} images standing, {few} only {standing_few.sum()}"
-        yield NamedWarning(name=name, message=f"{message} (p = {test.p_value:.2g})")
+        yield _warning(name, f"{message} (p = {test.p_value:.2g})")
 
 
 def _breaks_more(name: str, attack: str, count: int, n: int) -> Iterator[NamedWarning]:
     """Warning where an attack without gradients breaks more than chance of what the others missed."""
     if count > SHARE * n:
         what = "the black-box images break" if attack == "blackbox" else f"{attack} breaks"
-        yield NamedWarning(name=name, message=f"{what} {count} of {n} images that the white-box attacks missed")
+        yield _warning(name, f"{what} {count} of {n} images that the white-box attacks missed")
 
 
 def _steps(name: str) -> tuple[str, int]:
@@ -209,6 +209,11 @@ def _stands_for(auto: str, plain: str) -> bool:
     """Whether one of AutoAttack's ascends all that the plain attack does."""
     conduct = conduct_of(auto)
     return conduct.autoattack and set(conduct_of(plain).ascends) <= set(conduct.ascends)
+
+
+def _warning(name: str, message: str) -> NamedWarning:
+    assert name in WARNINGS  # README explains no other
+    return NamedWarning(name=name, message=message)
 
 
 def _standing(scores: Scores, names: Iterable[str]) -> Bools:

@@ -319,6 +319,11 @@ def test_the_ratio_falls_back_to_the_margin(attack: str, classes: int, warned: b
         )
 
 
+def test_only_a_ratio_needs_several_classes() -> None:
+    results = [result("pgd20", 100), result("blackbox", 100), result("torchattacks:PGD", 100)]
+    assert found_in(results, classes=1) == []
+
+
 def test_attacks_without_images_raise_no_warning() -> None:
     none = [result(name, 0, n=0) for name in ("pgd5", "pgd20", "blackbox", "apgd100", "ifgsm1")]
     assert found_in(none) == []
