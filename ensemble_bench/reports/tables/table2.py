@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ensemble_bench.records import CARRIED, AttackResult, Record
+from ensemble_bench.records.table import Cell, Table, Value, percent
 from ensemble_bench.records.text import carried_eps, natural, seeds_text
 from ensemble_bench.reports.groups import BEST, Group, Scored, about, facts, group_of, grouped, place
-from ensemble_bench.reports.tables.table import Cell, Table, Value, percent
 
 SUITE = "appendix"
 ENSEMBLE, LOGIT = "Ensemble", "Ensemble (remove softmax)"

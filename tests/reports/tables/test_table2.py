@@ -9,8 +9,8 @@ from synthetic_runs import STRATEGIES, STRENGTH, build_appendix, build_runs, dec
 
 from ensemble_bench.records import Record, Threat, find_records, read_samples, worst_case
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import Value, to_csv, to_markdown
 from ensemble_bench.reports.figures.figure3 import doubling_panels
-from ensemble_bench.reports.tables.table import Value, to_csv, to_markdown
 from ensemble_bench.reports.tables.table2 import dissected, doublings, strategy, table_2
 
 N = 200
