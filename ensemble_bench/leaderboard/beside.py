@@ -89,12 +89,12 @@ def _theirs(folder: Path, threat: Threat) -> Iterator[_Entry]:
     near = {model: info for model, info in infos.items() if abs((info.radius or 0) - threat.eps) < NEAR}
     if not near:
         have = ", ".join(sorted({str(info.eps) for info in infos.values()}))
-        raise RecordError(f"{folder}: no entries for eps {threat.shown_eps}, only for {have}")
+        raise RecordError(f"{folder}: no entries for eps {threat.eps_text}, only for {have}")
     for model, info in near.items():
         if info.autoattack is None or info.best_known is None:
             continue
         notes = ["unreliable"] if info.unreliable else []
-        if info.eps != threat.shown_eps:
+        if info.eps != threat.eps_text:
             notes.append(f"eps {info.eps}")
         yield _Entry(
             model=model,
@@ -122,14 +122,13 @@ def _ours(records: Iterable[Record]) -> Iterator[_Entry]:
         autoattack = min((record for record in same if record.suite == "autoattack"), key=_robust, default=None)
         warnings = sorted({warning.name for record in same for warning in record.warnings})
         notes = [f"unreliable: {', '.join(warnings)}" if warnings else "", data_note(best)]
-        robust = best.robust
         yield _Entry(
             model=best.model,
             source="ours",
             architecture=architecture_text(best),
             clean=best.clean.accuracy,
             autoattack=None if autoattack is None else autoattack.robust.accuracy,
-            best_known=Value(accuracy=robust.accuracy, ci_low=robust.ci_low, ci_high=robust.ci_high),
+            best_known=Value.of(best.robust),
             forward_passes=best.forward_passes,
             additional_data=None if best.recipe is None else False,
             notes="; ".join(filter(None, notes)),

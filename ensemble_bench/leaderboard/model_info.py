@@ -12,7 +12,8 @@ from typing import Any
 from ensemble_bench.errors import RecordError, shortened
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record
-from ensemble_bench.records.decoding import decode, no_constant
+from ensemble_bench.records.decoding import decode, refuse_constant
+from ensemble_bench.records.threat import parse_eps
 
 # Published entries have at most 2 kB, tables of corruptions 15 kB.
 LARGEST = 1_000_000
@@ -74,10 +75,7 @@ class ModelInfo:
     @property
     def radius(self) -> float | None:
         """`eps` as a number."""
-        if self.eps is None:
-            return None
-        above, _, below = self.eps.partition("/")
-        return float(above) / float(below or 1)
+        return None if self.eps is None else parse_eps(self.eps)
 
     def as_dict(self) -> dict[str, Any]:
         """What the file holds, its keys in RobustBench's order."""
@@ -145,7 +143,7 @@ def read(path: Path) -> ModelInfo:
     """Read and check one entry; raises RecordError for a file that is missing, huge, no JSON or no entry."""
     path = Path(path)
     try:
-        values = json.loads(_text(path), parse_constant=no_constant)
+        values = json.loads(_text(path), parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not a JSON entry ({shortened(str(error))})") from None
     return ModelInfo.from_dict(values, path=path)
@@ -237,7 +235,7 @@ def from_records(
         dataset=found.data_name,
         venue=venue,
         architecture=architecture_text(found),
-        eps=found.threat.shown_eps,
+        eps=found.threat.eps_text,
         clean_acc=_percent(found.clean.accuracy),
         reported="",
         autoattack_acc=_percent(found.robust.accuracy),

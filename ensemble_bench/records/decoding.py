@@ -66,6 +66,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def no_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
     """Refuse NaN and infinities, as `parse_constant` of json.loads: they are no JSON. Raises ValueError."""
     raise ValueError(f"{name} is not a number")

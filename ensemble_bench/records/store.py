@@ -8,7 +8,7 @@ from typing import Any
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records.decoding import no_constant, plain
+from ensemble_bench.records.decoding import plain, refuse_constant
 from ensemble_bench.records.record import Record
 
 RECORD_FILE = "record.json"
@@ -45,7 +45,7 @@ def read_record(path: Path) -> Record:
     path = Path(path)
     file = path / RECORD_FILE if path.is_dir() else path
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=no_constant)
+        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except OSError as error:
         raise RecordError(f"{file}: cannot read the record ({error.strerror})") from None
     except ValueError as error:

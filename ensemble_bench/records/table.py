@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.records.record import CleanScore, RobustScore
 from ensemble_bench.records.text import fraction
 
 ABSENT = "–"
@@ -30,6 +31,11 @@ class Value:
     sd: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+
+    @classmethod
+    def of(cls, score: CleanScore | RobustScore) -> "Value":
+        """The accuracy of a record's score, with its interval."""
+        return cls(accuracy=score.accuracy, ci_low=score.ci_low, ci_high=score.ci_high)
 
     def __str__(self) -> str:
         shown = percent(self.accuracy)

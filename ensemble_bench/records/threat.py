@@ -17,7 +17,7 @@ class Threat:
     eps: float
 
     def __str__(self) -> str:
-        return f"{self.norm} {self.shown_eps}"
+        return f"{self.norm} {self.eps_text}"
 
     @property
     def slug(self) -> str:
@@ -28,7 +28,7 @@ class Threat:
         return f"{self.norm}-{self.eps:.6g}".replace(".", "_")
 
     @property
-    def shown_eps(self) -> str:
+    def eps_text(self) -> str:
         """`eps` as people write it: in 255ths where it is a whole number of them."""
         levels = round(self.eps * 255)
         return f"{levels}/255" if levels and math.isclose(self.eps, levels / 255, rel_tol=1e-6) else f"{self.eps:g}"

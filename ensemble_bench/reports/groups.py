@@ -88,7 +88,7 @@ def best_models(records: Iterable[Record]) -> list[Record]:
 def about(group: Group, carried: float | None = None) -> dict[str, str]:
     """Return what tells the tables of several groups apart in a CSV."""
     told = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
-    return told if carried is None else told | {"carried_eps": replace(group.threat, eps=carried).shown_eps}
+    return told if carried is None else told | {"carried_eps": replace(group.threat, eps=carried).eps_text}
 
 
 def facts(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:

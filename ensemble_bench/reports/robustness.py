@@ -144,7 +144,7 @@ def _round(value: float) -> float:
 
 def _table(setting: Setting, runs: Sequence[Sweep]) -> Table:
     rows = [
-        (label, run.run, seeds_text(run.seeds), _eps(setting, eps), _value(score))
+        (label, run.run, seeds_text(run.seeds), _eps(setting, eps), Value.of(score))
         for label, (run, _) in _labelled(runs).items()
         for eps, score in run.points()
     ]
@@ -168,8 +168,4 @@ def _table(setting: Setting, runs: Sequence[Sweep]) -> Table:
 
 
 def _eps(setting: Setting, eps: float) -> str:
-    return Threat(norm=setting.norm, eps=eps).shown_eps if eps else "0"
-
-
-def _value(score: CleanScore | RobustScore) -> Value:
-    return Value(accuracy=score.accuracy, ci_low=score.ci_low, ci_high=score.ci_high)
+    return Threat(norm=setting.norm, eps=eps).eps_text if eps else "0"

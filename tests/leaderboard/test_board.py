@@ -114,5 +114,5 @@ def test_images_that_fell_at_a_smaller_eps_are_no_attack(tmp_path: Path) -> None
     assert "smaller-eps" not in rows[0]
     carried = [(row["eps"], row["carried_eps"]) for row in rows]
     assert carried == [("2/255", ""), ("4/255", "2/255"), ("16/255", "4/255")]
-    alone = rows_of(leaderboard_csv([r for r in find_records(tmp_path) if r.threat.shown_eps == "2/255"]))
+    alone = rows_of(leaderboard_csv([r for r in find_records(tmp_path) if r.threat.eps_text == "2/255"]))
     assert "carried_eps" not in alone[0]

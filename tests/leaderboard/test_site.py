@@ -116,7 +116,7 @@ def test_a_models_page_holds_all_its_records(runs: Path, site: Path) -> None:
         if model.sweep:
             over_eps = [(line["eps"][0], line["Robust %"][0]) for line in page.rows(len(model.records))]
             assert over_eps[0] == ("0", scores(model.sweep[0].clean))
-            assert over_eps[1:] == [(r.threat.shown_eps, scores(r.robust)) for r in model.sweep]
+            assert over_eps[1:] == [(r.threat.eps_text, scores(r.robust)) for r in model.sweep]
     assert shown == len([record for record in find_records(runs) if record.view is None])
 
 

@@ -7,10 +7,11 @@ import pytest
 from synthetic_runs import build_runs, build_sweep
 
 from ensemble_bench.leaderboard.site.charts import compute_charts, eps_chart, quantity, steps_chart
-from ensemble_bench.leaderboard.site.entries import Entry, Score
+from ensemble_bench.leaderboard.site.entries import Entry
 from ensemble_bench.leaderboard.site.markdown import to_html
 from ensemble_bench.leaderboard.site.models import read_models
 from ensemble_bench.records import Threat, find_records
+from ensemble_bench.records.table import Value
 
 
 def test_cards_are_markdown_without_harm() -> None:
@@ -60,8 +61,8 @@ def test_points_lie_where_the_axes_say() -> None:
             data_name="d",
             threat=Threat(norm="linf", eps=8 / 255),
             suite="s",
-            robust=Score(accuracy=robust, ci_low=robust - 0.03, ci_high=robust + 0.03),
-            clean=Score(accuracy=0.9),
+            robust=Value(accuracy=robust, ci_low=robust - 0.03, ci_high=robust + 0.03),
+            clean=Value(accuracy=0.9),
             flops=flops,
         )
         for i, (robust, flops) in enumerate([(0.24, 10**6), (0.5, 3 * 10**7), (0.41, 10**9), (0.3, None)])

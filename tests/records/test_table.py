@@ -6,6 +6,7 @@ import io
 import pytest
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.records import RobustScore
 from ensemble_bench.records.table import Table, Value, to_csv, to_latex, to_markdown
 
 TABLE = Table(
@@ -52,6 +53,11 @@ def test_csv_of_several_tables_has_the_columns_of_all() -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv([TABLE, other]))))
     assert [row["model"] for row in rows] == ["a_1", "b|c", "d"]
     assert (rows[2]["new"], rows[2]["clean"], rows[2]["data_name"], rows[0]["new"]) == ("0.1000", "", "", "")
+
+
+def test_a_score_is_shown_with_its_interval() -> None:
+    score = RobustScore(robust=3, n=9, accuracy=1 / 3, ci_low=0.25, ci_high=0.45)
+    assert (Value.of(score), str(Value.of(score))) == (TABLE.rows[0][2], "33.3 [25.0, 45.0]")
 
 
 def test_latex_is_escaped() -> None:

@@ -28,7 +28,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 def counts(records: list[Record], recipe: str, seed: int) -> dict[str, int]:
     """How many images stand at each eps, 0 included, counted in the samples."""
     own = [r for r in records if (r.recipe, r.seeds, r.suite) == (recipe, (seed,), "strongest")]
-    samples = {r.threat.shown_eps: read_samples(path_of(r).parent) for r in own}
+    samples = {r.threat.eps_text: read_samples(path_of(r).parent) for r in own}
     return {"0": int(samples["4/255"]["clean"].sum())} | {
         eps: int(worst_case(samples[eps]).sum()) for eps in ("4/255", "8/255", "16/255")
     }
@@ -65,9 +65,9 @@ def test_csv_is_a_row_a_model_and_eps(records: list[Record]) -> None:
 
 
 def test_one_eps_is_no_curve(records: list[Record]) -> None:
-    assert robustness_panels([r for r in records if r.threat.shown_eps == "8/255"]) == []
+    assert robustness_panels([r for r in records if r.threat.eps_text == "8/255"]) == []
     assert robustness_tables([]) == []
-    others = [replace(r, split="validation") if r.threat.shown_eps == "4/255" else r for r in records]
+    others = [replace(r, split="validation") if r.threat.eps_text == "4/255" else r for r in records]
     (setting,) = sweeps(others)
     assert setting.split == "test"
     assert all(len(run.records) == 2 for runs in sweeps(others).values() for run in runs)
@@ -83,7 +83,7 @@ def test_members_last_checkpoints_and_other_weights_stand_apart(records: list[Re
     own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
     for fields in ({"view": "member1"}, {"checkpoint": "last"}):
         assert sweeps([replace(r, **fields) for r in own]) == {}  # type: ignore[arg-type]
-    half = [replace(r, weights_hash="sha256:new") if r.threat.shown_eps == "16/255" else r for r in own]
+    half = [replace(r, weights_hash="sha256:new") if r.threat.eps_text == "16/255" else r for r in own]
     assert [len(run.records) for runs in sweeps(half).values() for run in runs] == [2]
     build_appendix(tmp_path, "ensemble2adv", members=2, n=20)
     assert sweeps(find_records(tmp_path)) == {}

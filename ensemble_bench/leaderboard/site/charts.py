@@ -130,7 +130,7 @@ def eps_chart(sweep: Sequence[Record]) -> Chart | None:
         return None
     first = sweep[0]
     scores: list[tuple[float, str, CleanScore | RobustScore]] = [(0.0, "0", first.clean)]
-    scores += ((r.threat.eps, r.threat.shown_eps, r.robust) for r in sweep)
+    scores += ((r.threat.eps, r.threat.eps_text, r.robust) for r in sweep)
     x = _Axis(0.0, scores[-1][0], LEFT, WIDTH - RIGHT)
     y = _percent_axis([end for _, _, score in scores for end in (score.ci_low, score.ci_high)], from_zero=True)
     marks = tuple(

@@ -9,19 +9,11 @@ from typing import Any
 
 from ensemble_bench.leaderboard.model_info import architecture_text
 from ensemble_bench.leaderboard.site.models import Model
-from ensemble_bench.records import CARRIED, CleanScore, NamedWarning, Record, RobustScore, Threat
+from ensemble_bench.records import CARRIED, NamedWarning, Record, Threat
+from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import fraction, natural, seeds_text
 
 OURS = "ensemble-bench"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """An accuracy in [0, 1], with the ends of its 95 % interval where that is known."""
-
-    accuracy: float
-    ci_low: float | None = None
-    ci_high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +34,8 @@ class Entry:
     suite: str
     split: str = "test"
     n: int | None = None
-    robust: Score
-    clean: Score
+    robust: Value
+    clean: Value
     attacks: Mapping[str, float] = field(default_factory=dict)
     parameters: int | None = None
     flops: int | None = None
@@ -73,8 +65,8 @@ def entry_of(model: Model) -> Entry:
         suite=record.suite,
         split=record.split,
         n=record.n,
-        robust=score_of(record.robust),
-        clean=score_of(record.clean),
+        robust=Value.of(record.robust),
+        clean=Value.of(record.clean),
         attacks={a.name: a.accuracy for a in record.attacks if a.accuracy is not None and a.name != CARRIED},
         parameters=record.parameters,
         flops=record.flops,
@@ -85,11 +77,6 @@ def entry_of(model: Model) -> Entry:
         verified="" if model.verification is None else model.verification.status,
         page=f"{model.folder}/index.html",
     )
-
-
-def score_of(score: CleanScore | RobustScore) -> Score:
-    """The accuracy and interval of a record's score."""
-    return Score(accuracy=score.accuracy, ci_low=score.ci_low, ci_high=score.ci_high)
 
 
 def web_link(text: str) -> str | None:
@@ -154,7 +141,7 @@ FIELDS: Mapping[str, Callable[[Entry], object]] = {
     "source": lambda e: e.source,
     "data_name": lambda e: e.data_name,
     "norm": lambda e: e.threat.norm,
-    "eps": lambda e: e.threat.shown_eps,
+    "eps": lambda e: e.threat.eps_text,
     "suite": lambda e: e.suite,
     "split": lambda e: e.split,
     "n": lambda e: e.n,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard.model_info import NORMS, ModelInfo, read_all
-from ensemble_bench.leaderboard.site.entries import Entry, Score, web_link
+from ensemble_bench.leaderboard.site.entries import Entry, web_link
 from ensemble_bench.records import NamedWarning, Threat
+from ensemble_bench.records.table import Value
 
 THEIRS = "RobustBench"
 FOLDERS = {folder: norm for norm, folder in NORMS.items()}
@@ -33,7 +34,7 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
     # RobustBench counts eps = 0.031 among 8/255.
     near = round(255 * info.radius) / 255 if norm == "linf" else 0.0
     threat = Threat(norm=norm, eps=near or info.radius)
-    other_eps = "" if threat.shown_eps == info.eps else f"eps {info.eps}"
+    other_eps = "" if threat.eps_text == info.eps else f"eps {info.eps}"
     note = NamedWarning(name="unreliable", message=info.footnote or "marked so by RobustBench")
     return Entry(
         name=path.name,
@@ -44,8 +45,8 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
         threat=threat,
         suite="autoattack" if info.external is None else "external",
         n=IMAGES.get(dataset or info.dataset),
-        robust=Score(accuracy=info.best_known),
-        clean=Score(accuracy=info.clean),
+        robust=Value(accuracy=info.best_known),
+        clean=Value(accuracy=info.clean),
         forward_passes=info.number_forward_passes,
         warnings=(note,) if info.unreliable else (),
         link=web_link(info.link),

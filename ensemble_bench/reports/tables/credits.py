@@ -60,12 +60,11 @@ def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, car
 
 
 def _cells(record: Record, attacks: Iterable[str]) -> tuple[Cell, ...]:
-    robust = record.robust
-    found = [record.attack(name) for name in attacks]
+    results = [record.attack(name) for name in attacks]
     return (
         Value(accuracy=record.clean.accuracy),
-        *(None if attack is None else attack.credit for attack in found),
-        Value(accuracy=robust.accuracy, ci_low=robust.ci_low, ci_high=robust.ci_high),
+        *(None if attack is None else attack.credit for attack in results),
+        Value.of(record.robust),
         passes(record),
     )
 

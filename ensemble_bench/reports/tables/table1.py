@@ -143,13 +143,12 @@ def _cells_of_curve(blackbox: Cells) -> Callable[[Curve], Cells]:
 
 
 def _cells_of_record(record: Record, attacks: Sequence[str]) -> Cells:
-    robust = record.robust
     results = {attack.name: attack.accuracy for attack in record.attacks}
     known = {name: results.get(name) for name in attacks}
     return {
         "clean": Value(accuracy=record.clean.accuracy),
         **{name: None if accuracy is None else Value(accuracy=accuracy) for name, accuracy in known.items()},
-        "worst_case": Value(accuracy=robust.accuracy, ci_low=robust.ci_low, ci_high=robust.ci_high),
+        "worst_case": Value.of(record.robust),
     }
 
 

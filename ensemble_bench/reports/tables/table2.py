@@ -23,9 +23,7 @@ def table_2(records: Iterable[Record]) -> list[Table]:
 
 
 def _cells(record: Record) -> tuple[Value, Value]:
-    robust = record.robust
-    worst = Value(accuracy=robust.accuracy, ci_low=robust.ci_low, ci_high=robust.ci_high)
-    return Value(accuracy=record.clean.accuracy), worst
+    return Value(accuracy=record.clean.accuracy), Value.of(record.robust)
 
 
 def _ensemble_table(run: RunParts) -> Table:

@@ -5,7 +5,7 @@ import unicodedata
 from typing import Any
 
 from ensemble_bench.errors import BundleError
-from ensemble_bench.records.decoding import no_constant
+from ensemble_bench.records.decoding import refuse_constant
 
 MAX_DEPTH = 16
 LARGEST = 2.0**63
@@ -20,7 +20,7 @@ def parse_json(data: bytes, where: str) -> Any:
     more than MAX_DEPTH levels, and texts that check_line refuses.
     """
     try:
-        values = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=no_constant)
+        values = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=refuse_constant)
     except UnicodeDecodeError:
         raise BundleError(f"{where}: not UTF-8") from None
     except RecursionError:

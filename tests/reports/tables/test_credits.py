@@ -36,7 +36,7 @@ def test_credits_are_the_images_that_fell_to_it_first(records: list[Record]) -> 
             (record,) = [
                 r
                 for r in records
-                if (r.recipe, r.threat.shown_eps, str(r.seeds[0])) == (row["model"], eps, row["seeds"])
+                if (r.recipe, r.threat.eps_text, str(r.seeds[0])) == (row["model"], eps, row["seeds"])
             ]
             broken_by = read_samples(path_of(record).parent)["broken_by"]
             names = [key for key in table.keys if key not in ("model", "seeds", "clean", "worst_case", "passes")]
@@ -59,7 +59,7 @@ def test_the_caption_says_what_was_carried_over(records: list[Record]) -> None:
 
 
 def test_attacks_that_a_model_has_not_met_are_left_blank(records: list[Record]) -> None:
-    own = [record for record in records if record.threat.shown_eps == "4/255" and record.seeds == (0,)]
+    own = [record for record in records if record.threat.eps_text == "4/255" and record.seeds == (0,)]
     gated, _ = make_record(
         [True] * 60,
         {"pgd20": [True] * 59 + [False], "arc100": [True] * 58 + [False] * 2},
