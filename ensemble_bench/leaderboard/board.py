@@ -61,7 +61,7 @@ def _rank(record: Record) -> tuple[object, ...]:
 def _row(record: Record, attacks: list[str], root: Path | None, *, carried: bool) -> dict[str, object]:
     results = {attack.name: attack.accuracy for attack in record.attacks}
     smaller = carried_eps(record)
-    shown = "" if smaller is None else replace(record.threat, eps=smaller).eps_text
+    carried_text = "" if smaller is None else replace(record.threat, eps=smaller).eps_text
     return {
         "data_name": record.data_name,
         "threat": str(record.threat),
@@ -76,7 +76,7 @@ def _row(record: Record, attacks: list[str], root: Path | None, *, carried: bool
         "dataset": record.dataset,
         "norm": record.threat.norm,
         "eps": record.threat.eps_text,
-        **({"carried_eps": shown} if carried else {}),
+        **({"carried_eps": carried_text} if carried else {}),
         "robust_accuracy": fraction(record.robust.accuracy),
         "robust_ci_low": fraction(record.robust.ci_low),
         "robust_ci_high": fraction(record.robust.ci_high),

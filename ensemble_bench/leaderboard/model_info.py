@@ -32,8 +32,8 @@ class ModelInfo:
     """One entry of RobustBench's leaderboards, every value as its file spells it.
 
     Accuracies are texts in percent ("65.88"), `eps` is one such as "8/255" or "0.5", None for corruptions. A key that
-    an entry lacks is None here; `null` names those of them that it has, as null. All texts are somebody's: a rendering
-    must escape them.
+    an entry lacks is None here; `null` names those of them that it has, as null. All texts come from strangers: a
+    rendering must escape them.
     """
 
     link: str
@@ -216,29 +216,29 @@ def from_records(
         different = sorted({str(getattr(record, what)) for record in whole})
         if len(different) > 1:
             raise RecordError(f"{what}: expected records of one model under one threat, got {' and '.join(different)}")
-    found = max((r for r in whole if r.suite == "autoattack"), key=_worth, default=None)
-    if found is None:
+    autoattack = max((r for r in whole if r.suite == "autoattack"), key=_worth, default=None)
+    if autoattack is None:
         suites = ", ".join(sorted({record.suite for record in whole})) or "none"
         raise RecordError(f"no record of suite autoattack, which the entry needs; there is {suites}")
-    same = [r for r in whole if holds(r, "strongest") and images_of(r) == images_of(found)]
-    strongest = min((r for r in same if r.robust.robust <= found.robust.robust), key=_robust, default=None)
-    warnings = sorted({warning.name for r in (found, strongest) if r is not None for warning in r.warnings})
-    notes = [data_note(found)] if data_note(found) else []
+    same = [r for r in whole if holds(r, "strongest") and images_of(r) == images_of(autoattack)]
+    strongest = min((r for r in same if r.robust.robust <= autoattack.robust.robust), key=_robust, default=None)
+    warnings = sorted({warning.name for r in (autoattack, strongest) if r is not None for warning in r.warnings})
+    notes = [data_note(autoattack)] if data_note(autoattack) else []
     if warnings:
         notes.append(f"Warnings: {', '.join(warnings)}.")
     return ModelInfo(
         link=link,
-        name=name or found.model,
+        name=name or autoattack.model,
         authors=authors,
         additional_data=additional_data,
-        number_forward_passes=found.forward_passes,
-        dataset=found.data_name,
+        number_forward_passes=autoattack.forward_passes,
+        dataset=autoattack.data_name,
         venue=venue,
-        architecture=architecture_text(found),
-        eps=found.threat.eps_text,
-        clean_acc=_percent(found.clean.accuracy),
+        architecture=architecture_text(autoattack),
+        eps=autoattack.threat.eps_text,
+        clean_acc=_percent(autoattack.clean.accuracy),
         reported="",
-        autoattack_acc=_percent(found.robust.accuracy),
+        autoattack_acc=_percent(autoattack.robust.accuracy),
         external=None if strongest is None else _percent(strongest.robust.accuracy),
         footnote=" ".join(notes) or None,
         unreliable=bool(warnings),
@@ -268,14 +268,14 @@ def architecture_text(record: Record) -> str:
     if about is None:
         return "unknown"
     name = str(about.get("backbone", "unknown"))
-    shown, width, members = BACKBONES.get(name, name), about.get("width", 1), about.get("members", 1)
+    text, width, members = BACKBONES.get(name, name), about.get("width", 1), about.get("members", 1)
     width = f"{width:g}" if isinstance(width, int | float) else str(width)  # records may be anybody's
     if name == "wrn":
-        shown = f"WideResNet-{about.get('depth')}-{width}"
+        text = f"WideResNet-{about.get('depth')}-{width}"
     elif width != "1":
-        shown = f"{shown} of width {width}"
+        text = f"{text} of width {width}"
     kind = "gated ensemble" if about.get("gated") else "ensemble"
-    return shown if members == 1 else f"{shown} ({members}x {kind})"
+    return text if members == 1 else f"{text} ({members}x {kind})"
 
 
 def _worth(record: Record) -> tuple[bool, int, str]:

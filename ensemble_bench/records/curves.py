@@ -9,7 +9,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
 
 ATTACKS = ("ifgsm5", "ifgsm7", "pgd5", "pgd20")
-"""What the validation images are attacked with at every evaluation point."""
+"""Attacks on the validation images at every evaluation point."""
 CURVE_COLUMNS = ("step", "epoch", "clean", *ATTACKS, "loss", "lr", "seconds")
 Row = Mapping[str, float]
 

@@ -1,4 +1,4 @@
-"""What diagnosing an ensemble found: one number a finding, each a mean over so many images."""
+"""Diagnosis of an ensemble: its findings, one number each, all means over images."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ QUANTITIES = (
 class Finding:
     """One number: the mean of a `quantity` over the `n` images that it is defined on, None where there are none.
 
-    `a` and `b` say of whom: "ensemble", "member1", "without member1", or a count of members ("0", "1", …).
+    `a` and `b` name its models ("ensemble", "member1", "without member1"), or `a` a count of members ("0", "1", …).
 
     clean_accuracy, robust_accuracy: fraction of all images that `a` classifies correctly, and still does under attack.
     transfer: of the images that `a` and `b` classify correctly, the fraction on which x_adv made against `a` fools `b`.
@@ -42,7 +42,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """All findings on one ensemble, and what they were measured with."""
+    """All findings on one ensemble, and the weights, images, threat and attack that they come from."""
 
     model: str
     weights_hash: str

@@ -1,4 +1,4 @@
-"""Record: everything that one evaluation of one model found, and the checks that its numbers hold together."""
+"""Record: the results of one evaluation of one model, and the checks that its numbers agree with each other."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from ensemble_bench.records.threat import NORMS, Threat
 
 SCHEMA = 1
 CARRIED = "smaller-eps"
-"""Stands among a record's attacks for the images that fell at a smaller eps and were not attacked again."""
+"""Name, among a record's attacks, of the images that fell at a smaller eps and were not attacked again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class RobustScore:
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """One stage of an attack that has several: it met `attacked` images and broke `broken` of them."""
+    """One stage of an attack that has several: it ran on `attacked` images and broke `broken` of them."""
 
     name: str
     attacked: int
@@ -107,11 +107,11 @@ class NamedWarning:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One evaluation of one model: what was scored, on what, against what, and what came out.
+    """One evaluation of one model: the model, the images, the threat, the attacks, and the results.
 
     Fields that only a trained checkpoint has (recipe, preset, checkpoint, step, architecture) are None for others.
     `view` says which part of the model was scored: "member1", "member2", …, "logit" (its members' logits averaged), or
-    None for the model itself. In a `cascade` each attack met only what all before it left standing.
+    None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken.
     `path` is where the record was read from; it is neither written nor compared.
     """
 

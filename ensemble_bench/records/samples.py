@@ -1,4 +1,4 @@
-"""Samples: a row an image beside each record, as deterministic Parquet."""
+"""Samples: the images of a record, a row each, as deterministic Parquet beside it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLES_FILE = "samples.parquet"
-SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # those that every evaluation has
+SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # attacks add their own
 
 
 def samples_to_parquet(samples: "pd.DataFrame") -> bytes:
@@ -63,7 +63,7 @@ def read_samples(directory: Path) -> "pd.DataFrame":
 
 
 def worst_case(samples: "pd.DataFrame") -> "NDArray[np.bool_]":
-    """Return, per image, whether it is classified correctly and withstood every attack that it met."""
+    """Return, per image, whether it is classified correctly and withstood every attack that ran on it."""
     import numpy as np
 
     robust = samples["clean"].to_numpy(dtype=bool).copy()

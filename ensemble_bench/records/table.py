@@ -1,4 +1,4 @@
-"""A table without looks, and its renderings: Markdown, CSV and LaTeX; only here are numbers rounded."""
+"""A table as data, and its renderings as Markdown, CSV and LaTeX, which round the numbers."""
 
 import csv
 import io
@@ -38,12 +38,12 @@ class Value:
         return cls(accuracy=score.accuracy, ci_low=score.ci_low, ci_high=score.ci_high)
 
     def __str__(self) -> str:
-        shown = percent(self.accuracy)
+        text = percent(self.accuracy)
         if self.sd is not None:
-            shown += f" ± {percent(self.sd)}"
+            text += f" ± {percent(self.sd)}"
         if self.ci_low is not None and self.ci_high is not None:
-            shown += f" [{percent(self.ci_low)}, {percent(self.ci_high)}]"
-        return shown
+            text += f" [{percent(self.ci_low)}, {percent(self.ci_high)}]"
+        return text
 
 
 Cell = str | int | Value | None

@@ -1,4 +1,4 @@
-"""How values of records are written wherever they are rendered: seeds, accuracies, the order of names."""
+"""Values of records as text, the same in every rendering: seeds, accuracies, the order of names."""
 
 import re
 from collections.abc import Sequence

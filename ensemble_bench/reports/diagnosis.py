@@ -30,8 +30,8 @@ def write_diagnosis(diagnosis: Diagnosis, out: Path) -> tuple[Path, ...]:
     base = Path(out) / NAME
     written = [base.with_suffix(".csv"), base.with_suffix(".md")]
     write_atomic(written[0], to_csv([_tidy(diagnosis)]))
-    shown = f"# Diagnosis of {diagnosis.model}\n\n{_measured(diagnosis)}\n\n![diagnosis]({NAME}.png)\n\n"
-    write_atomic(written[1], shown + to_markdown(tables(diagnosis)))
+    head = f"# Diagnosis of {diagnosis.model}\n\n{_conditions(diagnosis)}\n\n![diagnosis]({NAME}.png)\n\n"
+    write_atomic(written[1], head + to_markdown(tables(diagnosis)))
     return (*written, *_write_figure(figure_of(diagnosis), base))
 
 
@@ -40,7 +40,7 @@ def tables(diagnosis: Diagnosis) -> tuple[Table, ...]:
     return _members(diagnosis), _transfer(diagnosis), _cosine(diagnosis), _fooled(diagnosis)
 
 
-def _measured(d: Diagnosis) -> str:
+def _conditions(d: Diagnosis) -> str:
     return f"{d.data_name} {d.split}, n = {d.n}, {d.threat}, {d.attack}, seed {d.seed}"
 
 
@@ -94,7 +94,7 @@ def _members(d: Diagnosis) -> Table:
         "members",
         f"Members of {d.model}",
         f"Accuracies in % with 95 % intervals, each under its own attack, and the part of p̄_y that comes from a "
-        f"member ({_measured(d)}).",
+        f"member ({_conditions(d)}).",
         ("model", "clean", "robust", "ensemble without it, robust", "part of p̄_y, clean", "part of p̄_y, adversarial"),
         [row(name) for name in (ENSEMBLE, *d.names)],
     )
@@ -145,7 +145,7 @@ def figure_of(diagnosis: Diagnosis) -> "Figure":
 
     with style.context(["default", STYLE], after_reset=True):  # the user's own settings would change the bytes
         figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-        figure.suptitle(f"{diagnosis.model}: {_measured(diagnosis)}", x=0.01, ha="left", fontsize=11)
+        figure.suptitle(f"{diagnosis.model}: {_conditions(diagnosis)}", x=0.01, ha="left", fontsize=11)
         grid = figure.add_gridspec(2, 3)
         _transfer_map(figure.add_subplot(grid[0, 0]), diagnosis)
         _cosine_map(figure.add_subplot(grid[0, 1]), diagnosis)

@@ -1,4 +1,4 @@
-"""What may stand in one table: runs of one data set, preset and threat, in the paper's order."""
+"""Groups: the runs that may stand in one table (one data set, preset and threat), in the paper's order."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ class Group:
 
 
 class Run(Protocol):
-    """What a table needs to know about a row."""
+    """The run of a row: the fields by which rows are ordered, labelled and told apart."""
 
     @property
     def recipe(self) -> str: ...  # noqa: D102
@@ -85,20 +85,23 @@ def best_models(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record.view is None and record.checkpoint in BEST]
 
 
-def about(group: Group, carried: float | None = None) -> dict[str, str]:
-    """Return what tells the tables of several groups apart in a CSV."""
-    told = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
-    return told if carried is None else told | {"carried_eps": replace(group.threat, eps=carried).eps_text}
+def group_columns(group: Group, carried: float | None = None) -> dict[str, str]:
+    """Return the columns by which a CSV tells the tables of several groups apart."""
+    columns = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
+    return columns if carried is None else columns | {"carried_eps": replace(group.threat, eps=carried).eps_text}
 
 
-def facts(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:
-    """Say in a caption what was measured on what; `carried` is the smaller eps whose fallen images count as fallen."""
+def conditions(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:
+    """Return what a caption says of images, threat and seeds.
+
+    `carried` is the smaller eps at which images fell that count as fallen here, None without one.
+    """
     count = "" if n is None else f", n = {n}"
     seeds = all_seeds(runs)
-    told = f"{group}, {split} split{count}{f', seeds {seeds}' if seeds else ''}."
+    sentence = f"{group}, {split} split{count}{f', seeds {seeds}' if seeds else ''}."
     if carried is None:
-        return told
-    return f"{told} Images that fell at {replace(group.threat, eps=carried)} count as fallen under every attack."
+        return sentence
+    return f"{sentence} Images that fell at {replace(group.threat, eps=carried)} count as fallen under every attack."
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
@@ -130,8 +133,8 @@ def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
 
 def all_seeds(runs: Iterable[Run]) -> str:
     """Return the seeds of several models, each once: "0, 1, 0+1"."""
-    found = {run.seeds for run in runs if run.seeds}
-    return ", ".join(seeds_text(seeds) for seeds in sorted(found, key=lambda s: (len(s), s)))
+    distinct = {run.seeds for run in runs if run.seeds}
+    return ", ".join(seeds_text(seeds) for seeds in sorted(distinct, key=lambda s: (len(s), s)))
 
 
 def place(recipe: str) -> int:

@@ -1,4 +1,4 @@
-"""The parts of a report: what each is called, what it is, and what makes it."""
+"""The parts of a report: their names, their captions, and the commands that make what a missing one needs."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ CAPTIONS = {
     "figure3": "Figure 3: accuracy over the number of attack steps, doubled until it stops falling",
     "robustness_curve": "Worst-case accuracy over the size of the perturbation",
 }
-WANTED = {  # what to say of parts whose inputs are not there
+MISSING = {  # notes on parts without inputs
     ("table1a", "figure2a", "figure2b"): (
         "Table 1a and Figures 2a, 2b are left out: no curves.csv; `ensemble-bench train RECIPE` writes it."
     ),
@@ -45,7 +45,7 @@ def parts_of(tables: Iterable[str] = (), figures: Iterable[str] = ()) -> frozens
     return frozenset(chosen) or None
 
 
-def absent(present: Iterable[str], parts: Iterable[str]) -> list[str]:
-    """Say which of `parts` are not `present`, and what makes them."""
+def notes_on_missing_parts(present: Iterable[str], parts: Iterable[str]) -> list[str]:
+    """Return a note on each of `parts` that is not `present`, with the command that makes what it needs."""
     missing = set(parts) - set(present)
-    return [note for names, note in WANTED.items() if missing & set(names)]
+    return [note for names, note in MISSING.items() if missing & set(names)]

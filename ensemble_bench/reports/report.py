@@ -12,13 +12,13 @@ from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.figures.lines import Panel, write_figure
-from ensemble_bench.reports.parts import ALL, CAPTIONS, absent
+from ensemble_bench.reports.parts import ALL, CAPTIONS, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.credits import credit_tables
 from ensemble_bench.reports.tables.table1 import table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
-from ensemble_bench.reports.training_curves import METRICS, Curve, read_curves, replaced
-from ensemble_bench.reports.verdicts import Verdict, missing, verdicts
+from ensemble_bench.reports.training_curves import METRICS, Curve, count_outliers, read_curves
+from ensemble_bench.reports.verdicts import Verdict, notes_on_missing_verdicts, verdicts
 
 REPORT_FILE = "report.md"
 PANELS_BESIDE = {"figure3": 2}
@@ -27,7 +27,7 @@ TRAINING = frozenset({"table1a", "figure2a", "figure2b"})  # made from curves, n
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was rendered: tables, verdicts, the files written, and what is missing and why."""
+    """A rendered report: its tables, verdicts and files, and notes on what is missing or doubtful."""
 
     tables: tuple[Table, ...]
     verdicts: tuple[Verdict, ...]
@@ -58,18 +58,18 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
     data = {"robustness_curve": robustness_tables(records)} if "robustness_curve" in chosen else {}
     present = {name for name, part in (*tables.items(), *figures.items()) if part}
     if parts is not None and not present:
-        raise RecordError(f"{root}: {absent(present, chosen)[0]}")
+        raise RecordError(f"{root}: {notes_on_missing_parts(present, chosen)[0]}")
     whole = parts is None
-    found = verdicts(records) if whole else []
-    notes = absent(present, chosen) + _notes(records, curves, figures, whole=whole)
+    compared = verdicts(records) if whole else []
+    notes = notes_on_missing_parts(present, chosen) + _notes(records, curves, figures, whole=whole)
     notes += _cleaning(curves) if as_paper and curves and chosen & TRAINING else []
     paths = [*_write_tables(tables, out), *_write_figures(figures, out), *_write_data(data, out)]
-    shown = tuple(table for part in tables.values() for table in part)
+    rendered = tuple(table for part in tables.values() for table in part)
     if whole:
         paths.insert(0, out / REPORT_FILE)
         drawn = [name for name, panels in figures.items() if panels]
-        write_atomic(paths[0], _page(shown, drawn, found, notes))
-    return Report(tables=shown, verdicts=tuple(found), paths=tuple(paths), notes=tuple(notes))
+        write_atomic(paths[0], _page(rendered, drawn, compared, notes))
+    return Report(tables=rendered, verdicts=tuple(compared), paths=tuple(paths), notes=tuple(notes))
 
 
 def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> dict[str, Callable[[], list[Table]]]:
@@ -142,7 +142,7 @@ def _notes(
         for panel in figures.get("figure2c", ())
         if panel.omitted
     ]
-    notes += missing(records) if whole else []
+    notes += notes_on_missing_verdicts(records) if whole else []
     for record in records:
         notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
     return notes
@@ -150,18 +150,18 @@ def _notes(
 
 def _cleaning(curves: Sequence[Curve]) -> list[str]:
     """Say how much the paper's cleaning replaced: in short series it takes a steep start for an outlier."""
-    counts = {curve.run: (replaced(curve), len(METRICS) * len(curve.step)) for curve in curves}
-    shown = ", ".join(f"{run} {count} of {points}" for run, (count, points) in counts.items() if count)
-    return [f"Points that the cleaning took for outliers and replaced by the rolling median: {shown or 'none'}."]
+    counts = {curve.run: (count_outliers(curve), len(METRICS) * len(curve.step)) for curve in curves}
+    counted = ", ".join(f"{run} {count} of {points}" for run, (count, points) in counts.items() if count)
+    return [f"Points that the cleaning took for outliers and replaced by the rolling median: {counted or 'none'}."]
 
 
-def _page(tables: Sequence[Table], figures: Sequence[str], found: Sequence[Verdict], notes: Sequence[str]) -> str:
+def _page(tables: Sequence[Table], figures: Sequence[str], compared: Sequence[Verdict], notes: Sequence[str]) -> str:
     """Return report.md: the tables, the verdicts under what they were measured on, the figures, the notes."""
     parts = ["# Report\n", *(to_markdown([table]) for table in tables)]
-    if found:
+    if compared:
         parts.append("## Is the ensemble better than its budget spent otherwise?\n")
-        for where in dict.fromkeys(verdict.where for verdict in found):
-            lines = [f"- {verdict}" for verdict in found if verdict.where == where]
+        for where in dict.fromkeys(verdict.where for verdict in compared):
+            lines = [f"- {verdict}" for verdict in compared if verdict.where == where]
             parts.append("\n".join([f"Worst case per image, exact McNemar test ({where}):", "", *lines, ""]))
     parts += [f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]}\n" for name in figures]
     if notes:

@@ -16,8 +16,8 @@ MARKERS = "os^Dv"  # tell seeds of one recipe apart
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Setting:
-    """What the evaluations of a panel have in common."""
+class SweepGroup:
+    """Data set, preset, norm, suite and images: what the evaluations of one panel share."""
 
     data_name: str
     preset: str
@@ -64,35 +64,35 @@ class Sweep:
             yield record.threat.eps, record.robust
 
 
-def sweeps(records: Iterable[Record]) -> dict[Setting, list[Sweep]]:
+def sweeps(records: Iterable[Record]) -> dict[SweepGroup, list[Sweep]]:
     """Collect models that were attacked at two eps or more: the best checkpoints, and those of no training.
 
     Of several evaluations at one eps the lowest accuracy stands: each of them bounds the model's from above.
     """
-    found: dict[Setting, list[Sweep]] = {}
-    for setting, same in grouped(best_models(records), _setting).items():
+    groups: dict[SweepGroup, list[Sweep]] = {}
+    for group, same in grouped(best_models(records), _group_of).items():
         for own in grouped(same, lambda record: (record.model, record.weights_hash)).values():
             chosen = [
                 min(at_eps, key=lambda record: (record.robust.robust, record.id))
                 for at_eps in grouped(own, lambda record: record.threat.eps).values()
             ]
             if len(chosen) > 1:
-                found.setdefault(setting, []).append(Sweep(records=tuple(chosen)))
-    return found
+                groups.setdefault(group, []).append(Sweep(records=tuple(chosen)))
+    return groups
 
 
 def robustness_panels(records: Iterable[Record]) -> list[Panel]:
-    """A panel a setting, a line a model, with the 95 % interval at every eps."""
-    return [_panel(setting, runs) for setting, runs in sweeps(records).items()]
+    """A panel a group, a line a model, with the 95 % interval at every eps."""
+    return [_panel(group, runs) for group, runs in sweeps(records).items()]
 
 
 def robustness_tables(records: Iterable[Record]) -> list[Table]:
     """The points of the figure, a row a model and eps: 0 is clean."""
-    return [_table(setting, runs) for setting, runs in sweeps(records).items()]
+    return [_table(group, runs) for group, runs in sweeps(records).items()]
 
 
-def _setting(record: Record) -> Setting:
-    return Setting(
+def _group_of(record: Record) -> SweepGroup:
+    return SweepGroup(
         data_name=record.data_name,
         preset=record.preset or "",
         norm=record.threat.norm,
@@ -111,14 +111,14 @@ def _labelled(runs: Sequence[Sweep]) -> Mapping[str, tuple[Sweep, str]]:
     }
 
 
-def _panel(setting: Setting, runs: Sequence[Sweep]) -> Panel:
+def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
     # Radii in linf are steps of 8-bit images; others are plain numbers.
-    scale, unit = (255, "eps (in 255ths)") if setting.norm == "linf" else (1, "eps")
+    scale, unit = (255, "eps (in 255ths)") if group.norm == "linf" else (1, "eps")
     sizes = sorted({eps for run in runs for eps, _ in run.points()})
     return Panel(
-        title=str(setting),
+        title=str(group),
         x_label=unit,
-        y_label=f"worst-case accuracy, {setting.split}, n = {setting.n} (%)",
+        y_label=f"worst-case accuracy, {group.split}, n = {group.n} (%)",
         lines=tuple(_line(label, run, marker, scale) for label, (run, marker) in _labelled(runs).items()),
         band="95 % interval",
         ticks=tuple(_round(scale * eps) for eps in sizes) if len(sizes) <= 9 else (),
@@ -142,9 +142,9 @@ def _round(value: float) -> float:
     return float(round(value)) if math.isclose(value, round(value), rel_tol=1e-6) else value
 
 
-def _table(setting: Setting, runs: Sequence[Sweep]) -> Table:
+def _table(group: SweepGroup, runs: Sequence[Sweep]) -> Table:
     rows = [
-        (label, run.run, seeds_text(run.seeds), _eps(setting, eps), Value.of(score))
+        (label, run.run, seeds_text(run.seeds), _eps(group, eps), Value.of(score))
         for label, (run, _) in _labelled(runs).items()
         for eps, score in run.points()
     ]
@@ -152,20 +152,20 @@ def _table(setting: Setting, runs: Sequence[Sweep]) -> Table:
     return Table(
         name="robustness_curve",
         title="Worst-case accuracy over eps",
-        caption=f"{setting}, {setting.split} split, n = {setting.n}. Accuracies in percent with 95 % intervals.",
+        caption=f"{group}, {group.split} split, n = {group.n}. Accuracies in percent with 95 % intervals.",
         columns=("model", "run", "seeds", "eps", "worst case [95 %]"),
         keys=keys,
         rows=tuple(rows),
         about={
-            "data_name": setting.data_name,
-            "preset": setting.preset,
-            "norm": setting.norm,
-            "suite": setting.suite,
-            "split": setting.split,
-            "n": str(setting.n),
+            "data_name": group.data_name,
+            "preset": group.preset,
+            "norm": group.norm,
+            "suite": group.suite,
+            "split": group.split,
+            "n": str(group.n),
         },
     )
 
 
-def _eps(setting: Setting, eps: float) -> str:
-    return Threat(norm=setting.norm, eps=eps).eps_text if eps else "0"
+def _eps(group: SweepGroup, eps: float) -> str:
+    return Threat(norm=group.norm, eps=eps).eps_text if eps else "0"

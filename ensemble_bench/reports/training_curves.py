@@ -54,8 +54,8 @@ def read_curves(root: Path) -> list[Curve]:
     Raises RecordError where either is broken or run.json is missing.
     """
     root = Path(root).resolve()
-    found = (_read(path, root) for path in sorted(root.rglob(CURVES_FILE)))
-    return [curve for curve in found if curve is not None]
+    curves = (_read(path, root) for path in sorted(root.rglob(CURVES_FILE)))
+    return [curve for curve in curves if curve is not None]
 
 
 def last_mean(curve: Curve, metric: str, points: int = LAST) -> float:
@@ -77,7 +77,7 @@ def without_outliers(values: Series, window: int = WINDOW) -> Series:
     return np.where(distance > limit, smooth, values)
 
 
-def replaced(curve: Curve) -> int:
+def count_outliers(curve: Curve) -> int:
     """Count the points of all metrics that the paper's cleaning replaces."""
     return sum(int((without_outliers(curve.accuracy[m]) != curve.accuracy[m]).sum()) for m in METRICS)
 

@@ -73,24 +73,24 @@ def verdicts(records: Iterable[Record]) -> list[Verdict]:
 
     Raises RecordError when the samples beside a record that is compared are missing or contradict it.
     """
-    found = []
+    compared = []
     for same in _comparable(records):
         labels = {run.record.id: label for label, runs in by_recipe(map(_scored, same)).items() for run in runs}
         for ensemble, rival, kind in COMPARISONS:
-            found += [_compare(a, b, kind, labels) for a, b in _pairs(same, ensemble, rival)]
-    return found
+            compared += [_compare(a, b, kind, labels) for a, b in _pairs(same, ensemble, rival)]
+    return compared
 
 
-def missing(records: Iterable[Record]) -> list[str]:
-    """Say which ensembles have no rival on the same images, so that a verdict that is not there is not overlooked."""
+def notes_on_missing_verdicts(records: Iterable[Record]) -> list[str]:
+    """Return notes on ensembles without a rival on the same images, so that no missing verdict is overlooked."""
     notes = []
     for same in _comparable(records):
         have = {record.recipe for record in same}
-        absent = [f"{ours} against {rival}" for ours, rival, _ in COMPARISONS if ours in have and rival not in have]
-        if absent:
+        alone = [f"{ours} against {rival}" for ours, rival, _ in COMPARISONS if ours in have and rival not in have]
+        if alone:
             a = same[0]
             where = _where(group_of(a), a.suite, a.split, a.n, carried_eps(a))
-            notes.append(f"No verdict for {', '.join(absent)}: no record on the same images ({where}).")
+            notes.append(f"No verdict for {', '.join(alone)}: no record on the same images ({where}).")
     return notes
 
 
@@ -169,6 +169,7 @@ def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     samples = read_samples(record.path.parent).sort_values("id")
     robust = worst_case(samples)
     if len(robust) != record.n or robust.sum() != record.robust.robust:
-        found = f"{robust.sum()} of {len(robust)} images robust"
-        raise RecordError(f"{record.path}: {record.robust.robust} of {record.n} images robust, its samples say {found}")
+        counts = f"{robust.sum()} of {len(robust)} images robust"
+        expected = f"{record.robust.robust} of {record.n} images robust"
+        raise RecordError(f"{record.path}: {expected}, its samples say {counts}")
     return samples["id"].to_numpy(dtype=np.int64), robust

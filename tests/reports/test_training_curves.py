@@ -17,9 +17,9 @@ from ensemble_bench.reports.training_curves import (
     METRICS,
     as_paper,
     average,
+    count_outliers,
     last_mean,
     read_curves,
-    replaced,
     without_outliers,
 )
 
@@ -68,7 +68,7 @@ def test_replaced_points_are_counted(tmp_path: Path) -> None:
     bumpy = [0.5] * 40
     bumpy[20] = 0.0
     write_curves(tmp_path, "singleadv", 0, flat(range(40), clean=bumpy, pgd20=bumpy))
-    assert replaced(read_curves(tmp_path)[0]) == 2
+    assert count_outliers(read_curves(tmp_path)[0]) == 2
 
 
 def test_one_point_is_no_outlier() -> None:

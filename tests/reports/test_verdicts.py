@@ -12,7 +12,7 @@ from synthetic_runs import HASH, make_record, write
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import Blackbox, find_records, write_record
-from ensemble_bench.reports.verdicts import missing, verdicts
+from ensemble_bench.reports.verdicts import notes_on_missing_verdicts, verdicts
 
 Bools = NDArray[np.bool_]
 
@@ -73,7 +73,7 @@ def test_every_comparison_a_pair_of_seeds(tmp_path: Path) -> None:
     found = [(v.ensemble, v.rival, v.ensemble_seeds[0], v.rival_seeds[0]) for v in verdicts(find_records(tmp_path))]
     pairs = [("2", "singleadv"), ("2", "doubleadv"), ("2", "separate2adv"), ("4", "quadadv"), ("4", "separate4adv")]
     assert found == [(f"ensemble{k}adv", rival, seed, seed) for k, rival in pairs for seed in (0, 1)]
-    assert missing(find_records(tmp_path)) == []
+    assert notes_on_missing_verdicts(find_records(tmp_path)) == []
 
 
 def test_seeds_that_do_not_fit_are_paired_in_their_order(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_other_images_or_attacks_are_not_compared(tmp_path: Path, fields: dict[s
     planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
     planted(tmp_path, "singleadv", only(10, (0, 4)), **fields)
     assert verdicts(find_records(tmp_path)) == []
-    assert any("ensemble2adv against singleadv" in note for note in missing(find_records(tmp_path)))
+    assert any("ensemble2adv against singleadv" in note for note in notes_on_missing_verdicts(find_records(tmp_path)))
 
 
 def test_samples_that_contradict_their_record_are_refused(tmp_path: Path) -> None:
@@ -163,6 +163,6 @@ def test_images_carried_over_from_a_smaller_eps_are_part_of_the_attack(tmp_path:
     (verdict,) = verdicts(find_records(tmp_path))
     assert (verdict.rival, verdict.test.only_a) == ("singleadv", 1)
     assert verdict.where == "digits, preset tiny, linf 8/255, after linf 4/255, suite paper, test split, n = 10"
-    (note,) = missing(find_records(tmp_path))
+    (note,) = notes_on_missing_verdicts(find_records(tmp_path))
     assert "ensemble2adv against doubleadv, ensemble2adv against separate2adv" in note
     assert "after linf 4/255" in note

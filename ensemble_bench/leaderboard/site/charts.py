@@ -82,30 +82,30 @@ class Chart:
 
 
 def compute_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """Robust accuracy over the FLOPs of one prediction, a chart a board, of the entries that tell both."""
+    """Robust accuracy over the FLOPs of one prediction, a chart a board, of the entries that have both."""
     boards: dict[str, list[tuple[int, Entry]]] = {}
     for place, entry in enumerate(entries):
         if entry.flops:
             boards.setdefault(entry.board, []).append((place, entry))
-    return [_compute_chart(board, told) for board, told in boards.items()]
+    return [_compute_chart(board, placed) for board, placed in boards.items()]
 
 
 def steps_chart(record: Record) -> Chart | None:
-    """Accuracy after 0, 1, … attack steps, a line an attack, None where no attack tells it."""
+    """Accuracy after 0, 1, … attack steps, a line an attack, None where no attack has them."""
     series = {attack.name: steps_of(attack, cascade=bool(record.cascade)) for attack in record.attacks}
-    told = {name: points for name, points in series.items() if len(points) > 1}
-    if not told:
+    known = {name: points for name, points in series.items() if len(points) > 1}
+    if not known:
         return None
-    last = max(x for points in told.values() for x, _ in points)
+    last = max(x for points in known.values() for x, _ in points)
     logarithmic = last >= LOG_FROM
 
     def scale(x: float) -> float:
         return math.log1p(x) if logarithmic else x
 
     ticks = (0, *(base * 10**power for power in range(5) for base in (1, 2, 5))) if logarithmic else _nice(0, last)
-    x = _Axis(0.0, scale(last), LEFT, WIDTH - RIGHT - LETTER * max(len(_short(name)) for name in told))
-    y = _percent_axis([value for points in told.values() for _, value in points], from_zero=True)
-    placed = {name: [(x(scale(a)), y(100 * b)) for a, b in points] for name, points in told.items()}
+    x = _Axis(0.0, scale(last), LEFT, WIDTH - RIGHT - LETTER * max(len(_short(name)) for name in known))
+    y = _percent_axis([value for points in known.values() for _, value in points], from_zero=True)
+    placed = {name: [(x(scale(a)), y(100 * b)) for a, b in points] for name, points in known.items()}
     return Chart(
         title=f"Accuracy over attack steps, suite {record.suite}, n = {record.n}",
         x_label="attack steps",
@@ -139,15 +139,15 @@ def eps_chart(sweep: Sequence[Record]) -> Chart | None:
             y=y(100 * score.accuracy),
             low=y(100 * score.ci_low),
             high=y(100 * score.ci_high),
-            title=f"eps {shown}: {interval(score.accuracy, score.ci_low, score.ci_high)}",
+            title=f"eps {text}: {interval(score.accuracy, score.ci_low, score.ci_high)}",
         )
-        for eps, shown, score in scores
+        for eps, text, score in scores
     )
     return Chart(
         title=f"Worst-case accuracy over eps, {first.threat.norm}, suite {first.suite}, n = {first.n}",
         x_label=f"eps ({first.threat.norm})",
         y_label="worst-case accuracy (%)",
-        x_ticks=tuple(Tick(at=x(eps), text=shown) for eps, shown, _ in scores),
+        x_ticks=tuple(Tick(at=x(eps), text=text) for eps, text, _ in scores),
         y_ticks=y.ticks(),
         marks=marks,
         lines=(Line(points=_path([(mark.x, mark.y) for mark in marks]), colour=0, title="worst case"),),
@@ -170,8 +170,8 @@ def steps_of(attack: AttackResult, *, cascade: bool = False) -> list[tuple[float
 
 def interval(accuracy: float, low: float | None, high: float | None) -> str:
     """An accuracy as people read it, in percent with one decimal: "24.2 [20.7, 28.1]"."""
-    shown = f"{100 * accuracy:.1f}"
-    return shown if low is None or high is None else f"{shown} [{100 * low:.1f}, {100 * high:.1f}]"
+    text = f"{100 * accuracy:.1f}"
+    return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def quantity(value: float, *, plain: bool = False) -> str:
@@ -207,13 +207,13 @@ def _percent_axis(accuracies: Iterable[float], *, from_zero: bool = False) -> _A
     return _Axis(low, min(100.0, 5 * math.floor(max(percent) / 5) + 5), HEIGHT - BOTTOM, TOP)
 
 
-def _compute_chart(board: str, told: Sequence[tuple[int, Entry]]) -> Chart:
-    flops = [entry.flops or 1 for _, entry in told]
-    ends = [e for _, entry in told for e in (entry.robust.accuracy, entry.robust.ci_low, entry.robust.ci_high)]
+def _compute_chart(board: str, placed: Sequence[tuple[int, Entry]]) -> Chart:
+    flops = [entry.flops or 1 for _, entry in placed]
+    ends = [e for _, entry in placed for e in (entry.robust.accuracy, entry.robust.ci_low, entry.robust.ci_high)]
     x = _Axis(math.log10(min(flops) / 1.6), math.log10(max(flops) * 1.6), LEFT, WIDTH - RIGHT)
     y = _percent_axis(end for end in ends if end is not None)
-    marks = [_mark(place, entry, x, y) for place, entry in told]
-    names = _names([entry for _, entry in told])
+    marks = [_mark(place, entry, x, y) for place, entry in placed]
+    names = _names([entry for _, entry in placed])
     middle = (LEFT + WIDTH - RIGHT) / 2
     return Chart(
         title=f"Robust accuracy against compute, {board}",
@@ -241,13 +241,13 @@ def _compute_chart(board: str, told: Sequence[tuple[int, Entry]]) -> Chart:
 def _mark(place: int, entry: Entry, x: _Axis, y: _Axis) -> Mark:
     score = entry.robust
     low, high = (score.accuracy if end is None else end for end in (score.ci_low, score.ci_high))
-    shown = interval(score.accuracy, score.ci_low, score.ci_high)
+    accuracy = interval(score.accuracy, score.ci_low, score.ci_high)
     return Mark(
         x=x(math.log10(entry.flops or 1)),
         y=y(100 * score.accuracy),
         low=y(100 * low),
         high=y(100 * high),
-        title=f"{entry.name}: {shown} %, {quantity(entry.flops or 1)} FLOPs, suite {entry.suite}",
+        title=f"{entry.name}: {accuracy} %, {quantity(entry.flops or 1)} FLOPs, suite {entry.suite}",
         shape="square" if entry.members > 1 else "circle",
         entry=place,
     )
@@ -260,7 +260,7 @@ def _names(entries: Sequence[Entry]) -> list[str]:
 
 
 def _apart(labels: Iterable[Label]) -> tuple[Label, ...]:
-    """Move each label, from the top, to the height nearest to its own where it stands on none before it."""
+    """Move each label, from the top, to the nearest height at which it overlaps none of those placed before."""
     placed: list[Label] = []
     for label in sorted(labels, key=lambda label: (label.y, label.x)):
         beside = [other for other in placed if _spans(other, label)]

@@ -20,7 +20,7 @@ OURS = "ensemble-bench"
 class Entry:
     """A line of the table: a model on a data set under a threat, ranked by the worst case of `suite`.
 
-    What nobody told is None or empty. `about` is shown below the name, `title` is the paper's; `page` is the model's
+    Unknown values are None or empty. `about` stands below the name, `title` is the paper's; `page` is the model's
     page in the site, `link` one elsewhere.
     """
 
@@ -118,10 +118,10 @@ def to_csv(entries: Sequence[Entry]) -> str:
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow((*FIELDS, *attacks))
     for entry in entries:
-        told = (value_of(entry) for value_of in FIELDS.values())
+        values = (value_of(entry) for value_of in FIELDS.values())
         writer.writerow(
             (
-                *(fraction(value) if isinstance(value, float) else value for value in told),
+                *(fraction(value) if isinstance(value, float) else value for value in values),
                 *(fraction(entry.attacks.get(name)) for name in attacks),
             )
         )

@@ -1,4 +1,4 @@
-"""Models as the site shows them: one model on one data set under one threat, with all records that score it there."""
+"""Models of the site: one model on one data set under one threat, with all records that score it there."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from ensemble_bench.registry import SUITES
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What verifying a submission ended with: "verified" or "not reproduced", and why; `date` is in UTC."""
+    """The outcome of verifying a submission: "verified" or "not reproduced", and why; `date` is in UTC."""
 
     status: str
     reasons: tuple[str, ...]
@@ -92,8 +92,8 @@ def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:
 
 def _place(record: Record) -> tuple[Any, ...]:
     """The record that ranks a model comes first: its best checkpoint, test images, the strongest suite, most images."""
-    untold = record.checkpoint != "best", record.split != "test"
-    return *untold, strength(record.suite), -record.n, record.robust.accuracy, record.id
+    other = record.checkpoint != "best", record.split != "test"
+    return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
 
 
 def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:
@@ -143,12 +143,12 @@ def _verification(path: Path) -> Verification | None:
     if not path.is_file():
         return None
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
         return Verification(
-            status=str(told["status"]),
-            reasons=_texts(told["reasons"]),
-            date=str(told["date"]),
-            weights_hash=str(told["weights_hash"]),
+            status=str(values["status"]),
+            reasons=_texts(values["reasons"]),
+            date=str(values["date"]),
+            weights_hash=str(values["weights_hash"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{path}: not a verification ({type(error).__name__}: {error})") from None

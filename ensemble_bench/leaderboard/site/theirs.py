@@ -20,8 +20,8 @@ def read_entries(folder: Path) -> list[Entry]:
     Raises RecordError when there is none, or a broken one.
     """
     folder = Path(folder).resolve()
-    found = [(folder / key, info) for key, info in read_all(folder).items()]
-    entries = [_entry(path, info) for path, info in found if info.best_known is not None]
+    infos = [(folder / key, info) for key, info in read_all(folder).items()]
+    entries = [_entry(path, info) for path, info in infos if info.best_known is not None]
     if not entries:
         raise RecordError(f"{folder}: no entry for Linf or L2; expected RobustBench's <data set>/<threat>/<model>.json")
     return entries

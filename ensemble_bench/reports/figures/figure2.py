@@ -38,15 +38,15 @@ def attack_panels(records: Iterable[Record]) -> list[Panel]:
     best = [Scored(record=record) for record in best_models(records) if carried_eps(record) is None]
     panels = []
     for group, members in grouped(best, lambda scored: group_of(scored.record)).items():
-        settings = grouped(
+        by_attack = grouped(
             ((scored, attack) for scored in members for attack in scored.record.attacks if _is_pgd(attack)),
             lambda pair: (pair[1].name, pair[0].record.split, pair[0].record.n),
         )
-        if not settings:
+        if not by_attack:
             continue
-        longest = max(settings, key=lambda s: (split_steps(s[0])[1] or 0, len(settings[s]), s[2], s[1]))
-        curves = {scored.tag: attack.curve or () for scored, attack in settings[longest]}
-        rows = by_recipe(scored for scored, _ in settings[longest])
+        longest = max(by_attack, key=lambda s: (split_steps(s[0])[1] or 0, len(by_attack[s]), s[2], s[1]))
+        curves = {scored.tag: attack.curve or () for scored, attack in by_attack[longest]}
+        rows = by_recipe(scored for scored, _ in by_attack[longest])
         lines = tuple(_attack_line(label, row, [curves[s.tag] for s in row]) for label, row in rows.items())
         panels.append(
             Panel(
@@ -54,7 +54,7 @@ def attack_panels(records: Iterable[Record]) -> list[Panel]:
                 x_label=f"steps of {longest[0]}",
                 y_label=f"accuracy, {longest[1]}, n = {longest[2]} (%)",
                 lines=lines,
-                omitted=tuple(sorted({s.run for s in members} - {s.run for s, _ in settings[longest]})),
+                omitted=tuple(sorted({s.run for s in members} - {s.run for s, _ in by_attack[longest]})),
                 scale="symlog" if max(line.x[-1] for line in lines) >= LOG_FROM else "linear",
             )
         )

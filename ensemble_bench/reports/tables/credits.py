@@ -8,10 +8,10 @@ from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import (
     Group,
     Scored,
-    about,
     best_models,
     by_recipe,
-    facts,
+    conditions,
+    group_columns,
     group_of,
     grouped,
 )
@@ -27,11 +27,11 @@ def is_cascade(records: Collection[Record]) -> bool:
 
 def credit_tables(records: Iterable[Record]) -> list[Table]:
     """A table for every cascade on the same images, a row a best checkpoint."""
-    chosen = grouped((Scored(record=record) for record in best_models(records)), _measured)
+    chosen = grouped((Scored(record=record) for record in best_models(records)), _key)
     return [_table(runs, *key) for key, runs in chosen.items() if is_cascade([scored.record for scored in runs])]
 
 
-def _measured(scored: Scored) -> tuple[Group, str, str, int, float]:
+def _key(scored: Scored) -> tuple[Group, str, str, int, float]:
     record = scored.record
     return group_of(record), record.suite, record.split, record.n, carried_eps(record) or 0.0
 
@@ -44,9 +44,9 @@ def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, car
         for scored in members
     ]
     caption = (
-        f"{facts(group, runs, split, n, carried or None)} Each attack ran on the images that all before it, from left "
-        "to right, left standing, and broke so many of them; accuracies in percent. Passes: images pushed through the "
-        "model, forward or backward."
+        f"{conditions(group, runs, split, n, carried or None)} Each attack ran on the images that all before it, from "
+        "left to right, left standing, and broke so many of them; accuracies in percent. Passes: images pushed through "
+        "the model, forward or backward."
     )
     return Table(
         name="credits",
@@ -55,7 +55,7 @@ def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, car
         columns=("model", "seeds", "clean", *(HEADINGS.get(a, a) for a in attacks), "worst case [95 %]", "passes"),
         keys=("model", "seeds", "clean", *attacks, "worst_case", "passes"),
         rows=tuple(rows),
-        about=about(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
+        about=group_columns(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
     )
 
 

@@ -11,11 +11,11 @@ from ensemble_bench.reports.groups import (
     Group,
     Run,
     Scored,
-    about,
     all_seeds,
     best_models,
     by_recipe,
-    facts,
+    conditions,
+    group_columns,
     group_of,
     grouped,
 )
@@ -48,7 +48,7 @@ def table_1a(curves: Iterable[Curve], records: Iterable[Record], *, paper: bool 
         rows = _paper_rows(runs, keys, known) if paper else _rows(runs, keys, _cells_of_curve(known))
         title = f"Table 1a: mean of the last {LAST} evaluation points"
         caption = " ".join(_caption_1a(group, runs, blackbox="blackbox" in keys, paper=paper))
-        tables.append(_table("table1a", title, caption, keys, rows, about(group) | {"split": "validation"}))
+        tables.append(_table("table1a", title, caption, keys, rows, group_columns(group) | {"split": "validation"}))
     return tables
 
 
@@ -69,25 +69,25 @@ def _table_of_records(
     chosen = [Scored(record=r) for r in best_models(records) if r.suite == suite]
     keys = ("clean", *attacks, "worst_case")
     tables = []
-    for (group, split, n, carried), runs in grouped(chosen, _measured).items():
-        sentences = [facts(group, runs, split, n, carried or None)]
+    for (group, split, n, carried), runs in grouped(chosen, _key).items():
+        sentences = [conditions(group, runs, split, n, carried or None)]
         sentences.append("Accuracies in percent; worst case: over all attacks, per image.")
         kept = sorted({a.n for s in runs for a in s.record.attacks if a.name == "blackbox"})
         if kept and "blackbox" in attacks:
             sentences.append(f"Black box: on the {_or(kept)} of these images that fooled all surrogates.")
         rows = _rows(runs, keys, lambda scored: _cells_of_record(scored.record, attacks))
-        told = about(group, carried or None) | {"split": split, "n": str(n)}
-        tables.append(_table(name, title, " ".join(sentences), keys, rows, told))
+        about = group_columns(group, carried or None) | {"split": split, "n": str(n)}
+        tables.append(_table(name, title, " ".join(sentences), keys, rows, about))
     return tables
 
 
-def _measured(scored: Scored) -> tuple[Group, str, int, float]:
+def _key(scored: Scored) -> tuple[Group, str, int, float]:
     record = scored.record
     return group_of(record), record.split, record.n, carried_eps(record) or 0.0
 
 
 def _table(
-    name: str, title: str, caption: str, keys: Sequence[str], rows: Iterable[Row], told: Mapping[str, str]
+    name: str, title: str, caption: str, keys: Sequence[str], rows: Iterable[Row], about: Mapping[str, str]
 ) -> Table:
     return Table(
         name=name,
@@ -96,7 +96,7 @@ def _table(
         columns=("model", "seeds", *(HEADINGS.get(key, key) for key in keys)),
         keys=("model", "seeds", *keys),
         rows=tuple(rows),
-        about=told,
+        about=about,
     )
 
 
@@ -154,18 +154,18 @@ def _cells_of_record(record: Record, attacks: Sequence[str]) -> Cells:
 
 def _blackbox(records: Iterable[Record]) -> dict[str, Value | None]:
     """Black-box accuracies by run; where a run has several records, that on the most images."""
-    found: dict[str, Value | None] = {}
+    accuracies: dict[str, Value | None] = {}
     for record in sorted(records, key=lambda record: record.n):
         attack = record.attack("blackbox")
         if attack is not None and attack.accuracy is not None:
-            found[record.run] = Value(accuracy=attack.accuracy)
-    return found
+            accuracies[record.run] = Value(accuracy=attack.accuracy)
+    return accuracies
 
 
 def _caption_1a(group: Group, runs: Sequence[Curve], *, blackbox: bool, paper: bool) -> Iterable[str]:
     """Sentences that say what the numbers of Table 1a are."""
     ns = {run.n for run in runs}
-    yield facts(group, runs, "validation", ns.pop() if len(ns) == 1 else None)
+    yield conditions(group, runs, "validation", ns.pop() if len(ns) == 1 else None)
     yield "Accuracies in percent."
     if paper:
         yield (

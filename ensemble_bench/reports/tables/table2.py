@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from ensemble_bench.records import Record
 from ensemble_bench.records.table import Cell, Table, Value, percent
 from ensemble_bench.records.text import seeds_text
-from ensemble_bench.reports.groups import Group, about, facts, grouped
+from ensemble_bench.reports.groups import Group, conditions, group_columns, grouped
 from ensemble_bench.reports.run_parts import ENSEMBLE, RunParts, own_attacks, run_parts
 
 TITLE = "Table 2: against the strongest adversary"
@@ -28,15 +28,15 @@ def _cells(record: Record) -> tuple[Value, Value]:
 
 def _ensemble_table(run: RunParts) -> Table:
     rows: list[tuple[Cell, ...]] = [(label, *_cells(record)) for label, record in run.parts.items()]
-    told = about(run.group, run.carried) | {"split": run.split, "n": str(run.n)}
+    about = group_columns(run.group, run.carried) | {"split": run.split, "n": str(run.n)}
     return Table(
         name="table2",
         title=f"{TITLE}, {run.run}",
-        caption=" ".join([facts(run.group, [run.scored], run.split, run.n, run.carried), *_sentences(run)]),
+        caption=" ".join([conditions(run.group, [run.scored], run.split, run.n, run.carried), *_sentences(run)]),
         columns=("model", "clean accuracy", "adversarial accuracy [95 %]"),
         keys=("part", "clean", "adversarial"),
         rows=tuple(rows),
-        about=told | {"run": run.run, "seeds": seeds_text(run.scored.seeds)},
+        about=about | {"run": run.run, "seeds": seeds_text(run.scored.seeds)},
     )
 
 
@@ -50,11 +50,11 @@ def _single_table(runs: list[RunParts], group: Group, split: str, n: int, carrie
     return Table(
         name="table2",
         title=f"{TITLE}, single networks",
-        caption=f"{facts(group, scored, split, n, carried or None)} {_PERCENT}",
+        caption=f"{conditions(group, scored, split, n, carried or None)} {_PERCENT}",
         columns=("model", "seeds", "clean accuracy", "adversarial accuracy [95 %]"),
         keys=("run", "seeds", "clean", "adversarial"),
         rows=tuple(rows),
-        about=about(group, carried or None) | {"split": split, "n": str(n)},
+        about=group_columns(group, carried or None) | {"split": split, "n": str(n)},
     )
 
 
