@@ -8,8 +8,8 @@ from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, mak
 
 from ensemble_bench.cli.console import show_records, show_report
 from ensemble_bench.records import Threat, find_records
+from ensemble_bench.records.table import Table
 from ensemble_bench.reports import Report
-from ensemble_bench.reports.tables.table import Table
 from ensemble_bench.reports.verdicts import verdicts
 
 

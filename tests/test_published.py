@@ -8,8 +8,8 @@ from ensemble_bench.files import sha256_file
 from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import Record, find_records, read_samples, worst_case
+from ensemble_bench.records.table import to_markdown
 from ensemble_bench.reports.tables.credits import credit_tables
-from ensemble_bench.reports.tables.table import to_markdown
 from ensemble_bench.reports.tables.table1 import table_1b, table_1c
 from ensemble_bench.reports.verdicts import verdicts
 

@@ -25,8 +25,8 @@ from ensemble_bench.records import CleanScore, Record, RobustScore
 from ensemble_bench.registry import plugins
 
 if TYPE_CHECKING:
+    from ensemble_bench.records.table import Table as ReportTable
     from ensemble_bench.reports import Report
-    from ensemble_bench.reports.tables.table import Table as ReportTable
 
 # Columns of a file or a pipe, which cannot say how wide they are: enough for every table.
 WIDE = 160

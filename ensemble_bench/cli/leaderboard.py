@@ -39,9 +39,9 @@ def compare(
     threat = Threat.parse(eps, norm)
     from ensemble_bench.cli import console
     from ensemble_bench.files import write_atomic
+    from ensemble_bench.leaderboard.beside import beside_robustbench
     from ensemble_bench.records import find_records
-    from ensemble_bench.reports.tables.beside import beside_robustbench
-    from ensemble_bench.reports.tables.table import to_csv, to_markdown
+    from ensemble_bench.records.table import to_csv, to_markdown
 
     table = beside_robustbench(robustbench, find_records(root), threat=threat)
     if out is None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records.diagnosis import ENSEMBLE, Diagnosis, Finding, without
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import ABSENT, Cell, Table, Value, percent, to_csv, to_markdown
 from ensemble_bench.reports.figures.lines import STYLE, save_figure
-from ensemble_bench.reports.tables.table import ABSENT, Cell, Table, Value, percent, to_csv, to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

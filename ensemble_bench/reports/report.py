@@ -8,12 +8,13 @@ from pathlib import Path
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record, find_records
+from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
+from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
-from ensemble_bench.reports.figures.lines import Panel, attack_panels, training_panels, write_figure
+from ensemble_bench.reports.figures.lines import Panel, write_figure
 from ensemble_bench.reports.parts import ALL, CAPTIONS, absent
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.credits import credit_tables
-from ensemble_bench.reports.tables.table import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.tables.table1 import table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
 from ensemble_bench.reports.training_curves import METRICS, Curve, read_curves, replaced

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble_bench.records import CleanScore, Record, RobustScore, Threat
+from ensemble_bench.records.table import Table, Value
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.figures.lines import Line, Panel
 from ensemble_bench.reports.groups import Scored, best_models, by_recipe, grouped
-from ensemble_bench.reports.tables.table import Table, Value
 
 MARKERS = "os^Dv"  # tell seeds of one recipe apart
 

@@ -305,5 +305,5 @@ def test_architectures_in_their_words() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    imports = "import ensemble_bench.leaderboard.model_info, ensemble_bench.reports.tables.beside, sys"
+    imports = "import ensemble_bench.leaderboard.model_info, ensemble_bench.leaderboard.beside, sys"
     subprocess.run([sys.executable, "-c", f"{imports}; assert 'torch' not in sys.modules"], check=True)

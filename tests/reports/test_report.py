@@ -15,7 +15,8 @@ from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, mak
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.records import find_records
 from ensemble_bench.reports import Report, parts_of, write_report
-from ensemble_bench.reports.figures.lines import attack_panels, training_panels, write_figure
+from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
+from ensemble_bench.reports.figures.lines import write_figure
 from ensemble_bench.reports.training_curves import read_curves
 
 RECIPES = ("singleadv", "doubleadv", "ensemble2adv", "separate2adv")

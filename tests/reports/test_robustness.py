@@ -11,8 +11,8 @@ from synthetic_runs import build_appendix, build_sweep, path_of
 
 from ensemble_bench.records import Record, Threat, find_records, read_samples, worst_case
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import to_csv
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables, sweeps
-from ensemble_bench.reports.tables.table import to_csv
 
 
 @pytest.fixture(scope="module")

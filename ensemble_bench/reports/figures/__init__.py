@@ -1,1 +1,1 @@
-"""Figures of records: lines of accuracies, equal data, equal bytes."""
+"""Figures of records and training curves, one file a figure of the paper; lines.py draws them."""

@@ -6,7 +6,15 @@ import numpy as np
 
 from ensemble_bench.records import AttackResult, Record
 from ensemble_bench.reports.figures.lines import Line, Panel
-from ensemble_bench.reports.tables.table2 import ENSEMBLE, LOGIT, Dissected, dissected, doublings, strategies, strategy
+from ensemble_bench.reports.run_parts import (
+    ENSEMBLE,
+    LOGIT,
+    RunParts,
+    doublings,
+    name_without_steps,
+    own_attacks,
+    run_parts,
+)
 
 MARGIN = "margin"
 LOOKS = {ENSEMBLE: "ensemble", LOGIT: "logit", MARGIN: "ensemble"}
@@ -15,13 +23,13 @@ LOOKS = {ENSEMBLE: "ensemble", LOGIT: "logit", MARGIN: "ensemble"}
 def doubling_panels(records: Iterable[Record]) -> list[Panel]:
     """Two panels an ensemble: (a) each of its parts under margin PGD, (b) each attack on the whole ensemble."""
     panels = []
-    for run in dissected(records):
+    for run in run_parts(records):
         if run.is_single:
             continue
         parts = {label: attack for label, record in run.parts.items() for attack in _margin(record)}
-        whole = [(label, attack) for label, r in run.parts.items() if r.view is None for attack in strategies(r)]
+        whole = [(label, attack) for label, r in run.parts.items() if r.view is None for attack in own_attacks(r)]
         several = len({label for label, _ in whole}) > 1
-        attacks = {strategy(a) + (label.removeprefix(ENSEMBLE) if several else ""): a for label, a in whole}
+        attacks = {name_without_steps(a) + (label.removeprefix(ENSEMBLE) if several else ""): a for label, a in whole}
         pair = [_panel(run, "(a) each part, margin loss", parts), _panel(run, "(b) attacks on the ensemble", attacks)]
         if all(panel.lines for panel in pair):
             panels += pair
@@ -29,10 +37,10 @@ def doubling_panels(records: Iterable[Record]) -> list[Panel]:
 
 
 def _margin(record: Record) -> list[AttackResult]:
-    return [attack for attack in strategies(record) if strategy(attack) == MARGIN]
+    return [attack for attack in own_attacks(record) if name_without_steps(attack) == MARGIN]
 
 
-def _panel(run: Dissected, title: str, attacks: Mapping[str, AttackResult]) -> Panel:
+def _panel(run: RunParts, title: str, attacks: Mapping[str, AttackResult]) -> Panel:
     lines, ticks = [], set[int]()
     for label, attack in attacks.items():
         points = doublings(attack, run.n)

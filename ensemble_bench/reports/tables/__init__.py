@@ -1,1 +1,1 @@
-"""Tables of records: a table without looks, its renderings, and those of the paper."""
+"""The tables of the paper, and the credits of a cascade, from records."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from ensemble_bench.records import CARRIED, Record
+from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import (
     Group,
@@ -14,7 +15,6 @@ from ensemble_bench.reports.groups import (
     group_of,
     grouped,
 )
-from ensemble_bench.reports.tables.table import Cell, Table, Value
 
 HEADINGS = {CARRIED: "fell at a smaller eps"}
 

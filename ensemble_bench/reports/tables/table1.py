@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from ensemble_bench.records import Record
 from ensemble_bench.records.statistics import mean_sd
+from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import (
     Group,
@@ -18,7 +19,6 @@ from ensemble_bench.reports.groups import (
     group_of,
     grouped,
 )
-from ensemble_bench.reports.tables.table import Cell, Table, Value
 from ensemble_bench.reports.training_curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
 
 ATTACKS_B = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")

@@ -6,8 +6,8 @@ import pytest
 from synthetic_runs import build_appendix, build_runs, build_sweep, make_record, path_of
 
 from ensemble_bench.records import Record, find_records, read_samples
+from ensemble_bench.records.table import Table, Value, to_csv
 from ensemble_bench.reports.tables.credits import credit_tables, is_cascade, passes
-from ensemble_bench.reports.tables.table import Table, Value, to_csv
 
 ATTACKS = ("pgd20", "apgd100", "mora100")
 

@@ -10,7 +10,7 @@ from synthetic_runs import build_runs, make_record, result_of
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import Record, Threat, find_records
-from ensemble_bench.reports.tables.table import Table
+from ensemble_bench.records.table import Table
 from ensemble_bench.reports.tables.table1 import table_1a, table_1b, table_1c
 from ensemble_bench.reports.training_curves import as_paper, last_mean, read_curves
 

@@ -9,9 +9,10 @@ from synthetic_runs import STRATEGIES, STRENGTH, build_appendix, build_runs, dec
 
 from ensemble_bench.records import Record, Threat, find_records, read_samples, worst_case
 from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import Value, to_csv, to_markdown
 from ensemble_bench.reports.figures.figure3 import doubling_panels
-from ensemble_bench.reports.tables.table import Value, to_csv, to_markdown
-from ensemble_bench.reports.tables.table2 import dissected, doublings, strategy, table_2
+from ensemble_bench.reports.run_parts import doublings, name_without_steps, run_parts
+from ensemble_bench.reports.tables.table2 import table_2
 
 N = 200
 
@@ -144,7 +145,7 @@ def test_what_has_one_stage_has_one_point_and_other_attacks_none() -> None:
     for settings in ({}, {"stages": []}, {"stages": [{"name": "mora100/alpha0.5"}]}):
         assert doublings(replace(attack, settings=settings), 4) is None
     assert doublings(pgd, 4) is None
-    assert [strategy(a) for a in record.attacks] == ["margin", "pgd"]
+    assert [name_without_steps(a) for a in record.attacks] == ["margin", "pgd"]
 
 
 def test_figure_3_draws_parts_and_attacks(runs: Path) -> None:
@@ -176,7 +177,7 @@ def test_figure_3_draws_parts_and_attacks(runs: Path) -> None:
 def test_figure_3_needs_an_ensemble(tmp_path: Path) -> None:
     build_appendix(tmp_path, "singleadv", n=20)
     assert doubling_panels(find_records(tmp_path)) == []
-    assert [run.is_single for run in dissected(find_records(tmp_path))] == [True]
+    assert [run.is_single for run in run_parts(find_records(tmp_path))] == [True]
 
 
 def test_images_that_fell_at_a_smaller_eps_are_no_attack(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import architecture_text, data_note, holds, images_of
 from ensemble_bench.records import Record, Threat
-from ensemble_bench.reports.tables.table import Cell, Table, Value
+from ensemble_bench.records.table import Cell, Table, Value
 
 # RobustBench counts eps = 0.031 among 8/255.
 NEAR = 0.5 / 255

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.reports.tables.table import Table, Value, to_csv, to_latex, to_markdown
+from ensemble_bench.records.table import Table, Value, to_csv, to_latex, to_markdown
 
 TABLE = Table(
     name="t",

@@ -12,11 +12,11 @@ from synthetic_runs import HASH, WARNING, record_of
 
 from ensemble_bench.cli.console import show_tables
 from ensemble_bench.errors import RecordError, UnknownNameError
+from ensemble_bench.leaderboard.beside import beside_robustbench
 from ensemble_bench.records import Record, Threat, find_records
-from ensemble_bench.reports.tables.beside import beside_robustbench
-from ensemble_bench.reports.tables.table import Table, to_csv, to_markdown
+from ensemble_bench.records.table import Table, to_csv, to_markdown
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def entry(path: Path, clean: str, autoattack: str, **fields: Any) -> None:
