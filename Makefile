@@ -5,7 +5,7 @@
 # make browser Chromium for the tests of the pages: by apt-get as root, else Playwright's own for this user
 # make test-machines
 #              the tests that call a network under other instruction sets, thread counts, Pythons and the oldest
-#              packages (environments of their own, about 6 GB each); SETTINGS="omp-2 oldest" for some of these
+#              packages (environments of their own, about 6 GB each); SETTINGS="avx2 oldest" for some of these
 #
 # VENV=dir puts the environment elsewhere, PYTHON=python3.12 picks the interpreter that makes it,
 # ARGS="…" is handed on to the demo or to pytest.

@@ -80,7 +80,7 @@ def test_saved_weights_are_those_of_the_model(tmp_path: Path) -> None:
     made.save("weights", str(tmp_path))
     saved = torch.load(tmp_path / "weights.model", weights_only=True)
     assert saved.keys() == model.state_dict().keys()
-    other = untrained(2, seed=1)
+    other = untrained(2, seed=1).eval()
     classifier(other).model.load_state_dict(saved)
     assert torch.equal(other(images(5)[0]), model(images(5)[0]))
 

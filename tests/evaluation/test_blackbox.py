@@ -21,9 +21,9 @@ from ensemble_bench.training import presets
 N = 60
 
 
-def _build(out: Path, *, preset: presets.Preset = SURROGATES, **choices: object) -> Path:
+def _build(out: Path, *, tiny: presets.Preset = SURROGATES, **choices: object) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(presets.PRESETS, "tiny", preset)  # type: ignore[misc]
+        patch.setitem(presets.PRESETS, "tiny", tiny)  # type: ignore[misc]
         return build("digits", out=out, **({"n": N} | choices))  # type: ignore[arg-type]
 
 
@@ -48,7 +48,7 @@ def test_it_is_the_set_that_was_built_elsewhere(made: Path) -> None:
 def test_surrogates_are_those_of_the_preset_and_learn(tmp_path: Path) -> None:
     tiny = presets.PRESETS["tiny"]
     settings = replace(tiny.on("digits"), surrogate_epochs=0.5)
-    path = _build(tmp_path / "new", preset=replace(tiny, settings={"digits": settings}), n=8)
+    path = _build(tmp_path / "new", tiny=replace(tiny, settings={"digits": settings}), n=8)
     for file, network in zip(sorted(surrogate_folder(path).glob("*.safetensors")), settings.surrogates, strict=True):
         info = checkpoint.read_info(file)
         assert (info.architecture.backbone, info.architecture.width) == (network.backbone, network.width)

@@ -1,7 +1,7 @@
 """Suite strongest beside AutoAttack itself, on the same images."""
 
 import pytest
-from small_models import Wrapped, blackbox_set, images, trained
+from small_models import Wrapped, blackbox_set, images, perceptron, trained
 
 from ensemble_bench import Ensemble, ThreatModel, attacks, evaluate
 from ensemble_bench.adapters.autoattack import pyautoattack_standard
@@ -13,9 +13,11 @@ THREAT = ThreatModel(eps=32 / 255)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("eps", [0.0, 0.1], ids=["standard", "adversarial"])
-def test_strongest_leaves_nothing_that_autoattack_itself_breaks(eps: float) -> None:
-    model = Ensemble([*trained(seed=0, eps=eps).members, *trained(seed=1, eps=eps).members]).eval()
+@pytest.mark.parametrize("training", ["standard", "adversarial"])
+def test_strongest_leaves_nothing_that_autoattack_itself_breaks(training: str) -> None:
+    standard = [member for seed in (0, 1) for member in trained(seed=seed, eps=0.0).members]
+    # Most images withstand the adversarially trained members, and meet every step: those are of one hidden layer.
+    model = Ensemble(standard if training == "standard" else [perceptron(0), perceptron(1)]).eval()
     found = evaluate(model, suite="strongest", n=N, threat=THREAT, blackbox=blackbox_set())
     x, y = images(N)
     _, theirs, _ = pyautoattack_standard(model, x, y, THREAT, batch_size=N)

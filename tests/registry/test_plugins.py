@@ -340,8 +340,8 @@ def test_everything_bears_the_name_that_users_type() -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [
-        ("recipe", "no-recipe", "expected ensemble_bench.training.recipes.Recipe"),
-        ("suite", "no-suite", "expected ensemble_bench.attacks.suites.Suite"),
+        ("recipe", "no-recipe", "expected ensemble_bench.registry.recipes.Recipe"),
+        ("suite", "no-suite", "expected ensemble_bench.registry.suites.Suite"),
         ("data set", "no-data", "expected something to call"),
     ],
 )

@@ -147,7 +147,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[3]))
 from ensemble_bench.training import rundir, state, trainer
-sys.path.insert(0, sys.argv[4])
+sys.path[:0] = [sys.argv[4], str(Path(sys.argv[4]).parent)]
 from test_trainer import _shorten
 _shorten(lambda table, key, value: table.__setitem__(key, value))
 where = sys.argv[2]
