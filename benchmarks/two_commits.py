@@ -1,4 +1,4 @@
-"""The engine of this checkout against that of another commit: PGD-20, APGD and a short MORA, in turn in one run.
+"""The engine of this checkout against that of another commit: PGD-20, Auto-PGD and the aggregator bypass, in turn in one run.
 
     git worktree add ../before COMMIT
     python benchmarks/two_commits.py ../before
@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared/data/cifar10-jpeg"
 CHECKPOINT = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights/ensemble2adv-cifar10-jpeg-tiny-s0"
-ATTACKS = ("ifgsm20", "apgd20", "mora5")
+ATTACKS = ("ifgsm20", "apgd20", "bypass20")
 
 
 def main() -> None:
