@@ -1,4 +1,4 @@
-"""The engine of this checkout against that of another commit: PGD-20, Auto-PGD and the aggregator bypass, in turn in one run.
+"""The engine of this checkout against that of another commit: PGD-20, Auto-PGD and aggregator bypass, side by side.
 
     git worktree add ../before COMMIT
     python benchmarks/two_commits.py ../before
