@@ -148,9 +148,14 @@ def install(setting: Setting, uv: Path, own: Path) -> None:
     if found.returncode:
         raise SkipSetting(f"Python {setting.python} is not installed")
     print(f"installs the package and all it needs, {setting.resolution} versions, about 6 GB, into {own}", flush=True)
-    subprocess.run([uv, "venv", "--quiet", "--clear", "--python", found.stdout.strip(), own], check=True, cwd=ROOT)
+    subprocess.run(
+        [uv, "venv", "--quiet", "--clear", "--seed", "--python", found.stdout.strip(), own], check=True, cwd=ROOT
+    )
     pip: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", own / "bin/python"]
-    subprocess.run([*pip, "--resolution", setting.resolution, "-e", ".[test]"], check=True, cwd=ROOT)
+    packages = ["--resolution", setting.resolution, "-e", ".[test]"]
+    subprocess.run([*pip, *packages], check=True, cwd=ROOT)
+    # The wheel of torchattacks holds files of an old robustbench, and may have been unpacked last.
+    subprocess.run([*pip, "--reinstall-package", "robustbench", *packages], check=True, cwd=ROOT)
 
 
 def table(rows: list[Row]) -> Iterator[str]:
