@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchattacks
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from ensemble_bench.errors import EnsembleBenchError
@@ -61,12 +62,11 @@ def test_attack_does_what_its_row_says(toolkit: str, name: str, setup: Setup) ->
     assert (found.runs, found.why, found.settings) == (documented.runs, documented.why, documented.settings)
     if documented.robust_accuracy is None or n < documented.n:
         return
-    p = documented.robust_accuracy
-    # The same weights differ by an image that rounding tips; those of the page, if trained elsewhere, by chance.
-    same = table.fingerprint(model) == REPORT["weights"]
-    assert found.robust_accuracy == pytest.approx(
-        p, abs=1.01 / n if same else 3 * (2 * max(p * (1 - p), 0.05) / n) ** 0.5
-    )
+    assert table.fingerprint(model) == REPORT["weights"]
+    # Rounding may tip images that lie close to a boundary, which a path of sign steps leads others to: taken for one
+    # image in twenty, more than so many of n are tipped in one test of a million.
+    tipped = binom.isf(1e-6, n, 0.05)
+    assert abs(found.robust_accuracy - documented.robust_accuracy) * n <= tipped
 
 
 @pytest.mark.parametrize(("toolkit", "name"), [key for key in EACH if CASES[key[0]][key[1]].alone])
