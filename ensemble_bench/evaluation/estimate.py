@@ -1,7 +1,7 @@
 """What an evaluation costs beforehand: passes, FLOPs and time, as upper bounds from the attacks' settings."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,10 @@ from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack, Worker
 from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
 from ensemble_bench.models import calling, cost
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.registry import suite_of
 
 ASSUMPTION = "at most: as if every image were classified correctly and withstood every attack"
 GUESS = "two passes a step"
@@ -110,6 +113,25 @@ def _attacks(plan: EvaluationPlan) -> Iterator[tuple[str, Attack | None]]:
     for name in plan.names():
         attack = None if name == BLACKBOX else get(name)
         yield (name if attack is None else attack.name), attack
+
+
+def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) -> float:
+    """Most passes that a suite spends on one image of an ensemble, whose parts it scores too where it has `views`.
+
+    A pass of one member counts as its share of a pass of the ensemble. The probe counts as if every image met it.
+    """
+    chosen, model = suite_of(suite), skeleton(architecture, device="meta")
+    classes, members = architecture.classes, architecture.members
+
+    def total(names: Sequence[str], of: nn.Module) -> int:
+        return sum(2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names)
+
+    names = (*chosen.attacks, *chosen.weighted) if weighted else chosen.attacks
+    passes: float = 2 + total(names, model) + (PROBE[1] if chosen.probe else 0)
+    if chosen.views and members > 1:
+        # Every member on its own is together one pass of the ensemble; then the logit average.
+        passes += 2 * (2 + total(chosen.views, model))
+    return passes
 
 
 def seconds_a_pass(
