@@ -112,11 +112,11 @@ def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[st
     """Print the table of costs; returns the seconds of every job."""
     from ensemble_bench.cli.console import Bars, table
     from ensemble_bench.evaluation.estimate import ASSUMPTION
-    from ensemble_bench.experiment.cost import costs_of, measure, rows_of
+    from ensemble_bench.experiment.cost import costs_of, rows_of
     from ensemble_bench.experiment.duration import duration
 
     with Bars() as bars:
-        costs = costs_of(experiment, jobs, measure(experiment, progress=bars))
+        costs = costs_of(experiment, jobs, there, progress=bars)
     title = f"{experiment.out}: {len(jobs)} jobs, of {experiment.seeds} seeds and {len(experiment.recipes)} recipes"
     columns = ("job", "how many", "finished", "steps left", "passes left", "time left")
     table(title, columns, rows_of(jobs, costs, there))

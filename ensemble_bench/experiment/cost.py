@@ -14,7 +14,6 @@ from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.evaluation.estimate import bound_of_suite, seconds_a_pass
 from ensemble_bench.experiment.duration import duration
 from ensemble_bench.experiment.plan import Experiment, Job
-from ensemble_bench.models import cost as model_costs
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.progress import Progress, silent
@@ -58,21 +57,22 @@ class _Enough(Exception):
     """Raised by a progress callback to end a training that was only measured."""
 
 
-def measure(experiment: Experiment, *, threads: int = 1, progress: Progress = silent) -> dict[str, Pace]:
-    """Take a few training steps of every recipe, and a few passes of its networks, and time them on so many threads."""
+def measure(
+    experiment: Experiment, recipes: Sequence[str], *, threads: int = 1, progress: Progress = silent
+) -> dict[str, Pace]:
+    """Take a few training steps of each of `recipes`, and a few passes of its networks, and time them on `threads`."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _measure(experiment, progress)
+        return _measure(experiment, recipes, progress)
     finally:
         torch.set_num_threads(before)
 
 
-def _measure(experiment: Experiment, progress: Progress) -> dict[str, Pace]:
+def _measure(experiment: Experiment, names: Sequence[str], progress: Progress) -> dict[str, Pace]:
     source = data.open_source(experiment.dataset, experiment.data_dir)
     device = resolve_device(experiment.device)
     paces: dict[str, Pace] = {}
-    names = _trained(experiment.recipes)
     for number, name in enumerate(names):
         progress("measure a few steps and passes", number, len(names))
         recipe = registry.resolve("recipe", name)
@@ -98,15 +98,14 @@ def _measure(experiment: Experiment, progress: Progress) -> dict[str, Pace]:
     return paces
 
 
-def costs_of(experiment: Experiment, jobs: Sequence[Job], paces: Mapping[str, Pace]) -> dict[str, JobCost]:
-    """The cost of every job by its name, from what `measure` found."""
-    return {job.name: _cost(experiment, job, paces) for job in jobs}
-
-
-def _trained(recipes: Sequence[str]) -> list[str]:
-    """`recipes` and those whose runs they join, each once."""
-    joined = [found.of for found in (registry.resolve("recipe", name) for name in recipes) if found.of]
-    return list(dict.fromkeys([*joined, *recipes]))
+def costs_of(
+    experiment: Experiment, jobs: Sequence[Job], kept: frozenset[str], *, progress: Progress = silent
+) -> dict[str, JobCost]:
+    """The cost of every job by its name; those that are `kept` cost nothing, and nothing is measured for them."""
+    left = [job for job in jobs if job.name not in kept]
+    recipes = dict.fromkeys(job.recipe for job in left if job.recipe is not None)
+    paces = measure(experiment, list(recipes), progress=progress)
+    return {job.name: JobCost() if job.name in kept else _cost(experiment, job, paces) for job in jobs}
 
 
 def _time_training(experiment: Experiment, recipe: str) -> tuple[float, float]:
@@ -142,9 +141,9 @@ def _time_pass(architecture: Architecture, experiment: Experiment) -> float:
 
 def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCost:
     if job.call == "blackbox":
-        return _cost_of_blackbox(experiment, paces)
-    recipe = next(name for name in paces if job.row == experiment.run_name(name, _seed(job.row)))
-    pace = paces[recipe]
+        return _cost_of_blackbox(experiment)
+    assert job.recipe is not None
+    pace = paces[job.recipe]
     if job.call == "train":
         return JobCost(steps=pace.steps, seconds=pace.seconds)
     n = min(int(job.arguments["n"]), experiment.test_images)
@@ -157,23 +156,16 @@ def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCos
     return JobCost(passes=round(passes), seconds=passes * pace.seconds_a_pass)
 
 
-def _seed(row: str) -> int:
-    return int(row.rpartition("-s")[2])
-
-
-def _cost_of_blackbox(experiment: Experiment, paces: Mapping[str, Pace]) -> JobCost:
-    """Steps of both surrogates and passes of the attack on the test images, at the pace of the first recipe's FLOPs."""
+def _cost_of_blackbox(experiment: Experiment) -> JobCost:
+    """Steps of both surrogates and passes of the attack on the test images, timed on the surrogates' networks."""
     source = data.open_source(experiment.dataset, experiment.data_dir)
     settings = PRESETS[experiment.preset].on(source.trains_like or source.dataset)
-    pace = next(iter(paces.values()))
-    a_flop = pace.seconds_a_pass / model_costs.flops(pace.architecture)
-    sizes = [model_costs.flops(plans.architecture_of(network, source)) for network in settings.surrogates]
-    per_epoch = len(source.split("train")) // settings.batch_size
-    steps = round(settings.surrogate_epochs * per_epoch)
+    steps = round(settings.surrogate_epochs * (len(source.split("train")) // settings.batch_size))
+    paces = [_time_pass(plans.architecture_of(network, source), experiment) for network in settings.surrogates]
     # A step goes forward, and backward to weights and activations; pgd20 takes 20 times forward and backward.
-    passes = {"train": 3 * steps * settings.batch_size, "attack": 42 * experiment.test_images}
-    seconds = sum(passes.values()) * a_flop * sum(sizes)
-    return JobCost(steps=len(sizes) * steps, passes=passes["attack"], seconds=seconds)
+    attack = 42 * experiment.test_images
+    seconds = (3 * steps * settings.batch_size + attack) * sum(paces)
+    return JobCost(steps=len(paces) * steps, passes=attack, seconds=seconds)
 
 
 def rows_of(jobs: Sequence[Job], costs: Mapping[str, JobCost], kept: frozenset[str]) -> Iterator[tuple[str, ...]]:

@@ -26,7 +26,7 @@ class Job:
     """One piece of work: `call` names it (see tasks.CALLS), `arguments` are values of JSON.
 
     It starts once the jobs that it `needs`, by name, are done. `row` and `column` are its place in the live table, and
-    `share` is its part of the work in that place.
+    `share` is its part of the work in that place. `recipe` is that of the run it works on, if it works on one.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Job:
     column: str
     needs: tuple[str, ...] = ()
     share: float = 1.0
+    recipe: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +188,13 @@ def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str
         row=row,
         column=TRAIN,
         needs=tuple(members),
+        recipe=recipe,
     )
     for suite in suites:
         if suite not in experiment.suites or not experiment.suites[suite].takes(recipe, seed):
             continue
         for which in (HEADLINE, LAST) if suite in BOTH_CHECKPOINTS else (HEADLINE,):
-            yield from _evaluations(experiment, row, folder, suite, which)
+            yield from (replace(job, recipe=recipe) for job in _evaluations(experiment, row, folder, suite, which))
 
 
 def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, which: str) -> Iterator[Job]:
