@@ -36,7 +36,7 @@ def join(
     _refuse_other_run(recipe, plan, seeds, out)
     runs = []
     for seed in seeds:
-        folder = out.parent / rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed).name
+        folder = rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed, plan.changes, runs=out.parent)
         runs.append(train_member(seed=seed, out=folder, progress=progress))
     bests, lasts = ([checkpoint.read_info(run / name) for run in runs] for name in (rundir.BEST, rundir.LAST))
     document = _document(recipe, plan, seeds) | {
