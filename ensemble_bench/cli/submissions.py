@@ -58,13 +58,20 @@ def verify(
     runs: Runs = Path("runs"),
 ) -> None:
     """Repeat what a bundle claims: exit status 0 if verified, 1 if not reproduced, 2 if refused."""
-    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.submissions import verification
 
     with tempfile.TemporaryDirectory() as scratch:
-        with Bars() as bars:
+        with shown_progress() as progress:
             result = verification.verify(
-                path, suite=suite, n=n, data_dir=data_dir, device=device, work=work or scratch, runs=runs, progress=bars
+                path,
+                suite=suite,
+                n=n,
+                data_dir=data_dir,
+                device=device,
+                work=work or scratch,
+                runs=runs,
+                progress=progress,
             )
         _print_verification(result, path)
     raise typer.Exit(EXIT[result.status])
@@ -91,7 +98,7 @@ def submit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided."""
-    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.submissions.submit import Publication
     from ensemble_bench.submissions.submit import submit as submit_model
     from ensemble_bench.submissions.verification import Verification
@@ -107,7 +114,7 @@ def submit(
                 _print_receipt(news)
 
     with contextlib.ExitStack() as bars:
-        progress = bars.enter_context(Bars())
+        progress = bars.enter_context(shown_progress())
         status = submit_model(
             path,
             to,

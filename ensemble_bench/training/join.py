@@ -37,7 +37,7 @@ def join(
     _refuse_other_run(recipe, plan, seeds, out)
     runs = []
     for seed in seeds:
-        folder = out.parent / rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed).name
+        folder = rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed, plan.changes, runs=out.parent)
         runs.append(train_member(seed=seed, out=folder, progress=progress))
     names = [name for name in (rundir.AVERAGED, rundir.BEST, rundir.LAST) if all((run / name).exists() for run in runs)]
     parts = {name: [checkpoint.read_info(run / name) for run in runs] for name in names}

@@ -1,6 +1,6 @@
 """Training: Algorithm 1 of Grefenstette et al. (2018), in a folder that survives being stopped at any moment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import perturb, perturb_members
 from ensemble_bench.training.batches import Batches
-from ensemble_bench.training.hardware import resolve_device
+from ensemble_bench.training.hardware import computing_on, resolve_device
 from ensemble_bench.training.objectives import objective_of
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.presets import TrainingSettings
@@ -47,17 +47,24 @@ def train(
     preset: str = "tiny",
     seed: int = 0,
     out: str | Path | None = None,
+    runs: str | Path = "runs",
     data_dir: str | Path | None = None,
     resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
     match: str = "params",
     objective: str | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
     device: str | torch.device | None = None,
+    threads: int | None = None,
     progress: Progress = silent,
 ) -> Path:
-    """Train `recipe` and return the folder of the run (default: runs/<recipe>-<data name>-<preset>-s<seed>).
+    """Train `recipe` and return the folder of the run (default: <runs>/<recipe>-<data name>-<preset>-s<seed>).
+
+    `settings` replaces fields of the preset's TrainingSettings by name: {"learning_rate": 0.1, "network.width": 2}.
+    What a run has other than recipe and preset are its changes: run.json and checkpoints list them, and the default
+    folder names them, as in ensemble2adv-digits-tiny-objective-adp-s0.
 
     The folder holds run.json, curves.csv and the checkpoints: averaged (the running average of the weights), or, where
     the preset keeps none, best (by validation accuracy under ifgsm5); and last, which exists only once training is
@@ -68,15 +75,17 @@ def train(
 
     Raises UnknownNameError for an unknown name; InvalidValueError for a value out of range, a folder that holds
     another run, or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being
-    finite. Ctrl-C leaves a resume point of the current step.
+    finite. Ctrl-C, and SIGTERM on the command line, leave a resume point of the current step. `threads` are those of
+    a processor: by default as many as PyTorch is set to use, but for a run that goes on, to end with the same bits,
+    as many as it began with.
     """
     chosen: Recipe = registry.resolve("recipe", recipe)
     registry.check("preset", preset)
     target = resolve_device(device)
     source = data.open_source(dataset, data_dir)
-    folder = Path(out) if out is not None else rundir.default_out(recipe, source.name, preset, seed)
     choices: dict[str, Any] = {
         "preset": preset,
+        "settings": settings,
         "max_steps": max_steps,
         "match": match,
         "objective": objective,
@@ -84,11 +93,14 @@ def train(
         "eps": eps,
         "device": target,
     }
+    trained: Recipe = chosen if chosen.of is None else registry.resolve("recipe", chosen.of)
+    plan = plans.resolve(trained, source, seed=seed, **choices)
+    default = rundir.default_out(recipe, source.name, preset, seed, plan.changes, runs=runs)
+    folder = default if out is None else Path(out)
     if chosen.of is None:
-        plan = plans.resolve(chosen, source, seed=seed, **choices)
-        return _train(plan, source, folder, device=target, resume=resume, progress=progress)
-    member = partial(train, chosen.of, dataset=dataset, data_dir=data_dir, resume=True, **choices)
-    plan = plans.resolve(registry.resolve("recipe", chosen.of), source, seed=seed, **choices)
+        with computing_on(rundir.threads_of(folder) if threads is None else threads):
+            return _train(plan, source, folder, device=target, resume=resume, progress=progress)
+    member = partial(train, chosen.of, dataset=dataset, data_dir=data_dir, resume=True, threads=threads, **choices)
     return join.join(chosen, plan, member, folder, device=target, progress=progress)
 
 

@@ -332,7 +332,7 @@ def test_separate2adv_joins_two_runs_and_trains_nothing_that_exists(tmp_path: Pa
 
 def test_a_member_that_changed_is_not_joined_silently(tmp_path: Path) -> None:
     joined = train("separate2adv", out=tmp_path / "joined", max_steps=2)
-    member = tmp_path / "singleadv-digits-tiny-s0"
+    member = tmp_path / "singleadv-digits-tiny-steps-2-s0"
     (member / "last.json").unlink()
     (member / "last.safetensors").unlink()
     model = eb.load(member / "best.safetensors")
