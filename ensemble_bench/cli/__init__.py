@@ -21,10 +21,19 @@ from ensemble_bench.cli import (
     train,
 )
 from ensemble_bench.errors import EnsembleBenchError
+from ensemble_bench.training import interrupts
+
+INTERRUPTED, TERMINATED = 130, 143
+STATUSES = (
+    "Exit status: 0 done; 1 something failed (some of several trainings, or a bug, which shows its traceback); 2 a "
+    "mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by SIGTERM: run the same command "
+    "again to go on (train with --resume)."
+)
 
 app = typer.Typer(
     name="ensemble-bench",
     help="Train ensembles against adversarial examples, and measure beyond doubt how robust they are.",
+    epilog=STATUSES,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -71,18 +80,24 @@ app.command()(version)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line on `arguments` and return the exit status.
+    """Run the command line on `arguments` and return the exit status, as STATUSES says.
 
-    0: done; 2: the user can mend it, and one line on stderr says what; 130: interrupted. Anything else is a bug
-    and keeps its traceback.
+    A bug keeps its traceback, with which Python exits as 1.
     """
+    with interrupts.terminable() as terminated:
+        status = _run(arguments)
+        return TERMINATED if status == INTERRUPTED and terminated() else status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run the command line; SIGTERM is an interrupt like Ctrl-C."""
     arguments = list(arguments)
     if not arguments or (len(arguments) == 1 and arguments[0] in GROUPS):
         arguments = [*arguments, "--help"]
     try:
         status = app(args=arguments, prog_name="ensemble-bench", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        status = 130
+        status = INTERRUPTED
     except EnsembleBenchError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -99,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
         if usage is None:
             raise
         return _fail(f"{usage()} (see {_help_call(error)})")
-    if status == 130:
+    if status == INTERRUPTED:
         way = "with --resume" if "train" in arguments else "again"
         print(f"interrupted: what was written stays; run the same command {way} to go on", file=sys.stderr)
     return int(status or 0)

@@ -27,10 +27,10 @@ def build(
     for kind, name in (("data set", dataset), ("preset", preset)):
         registry.check(kind, name)
     size = parse_eps(eps) if eps is not None else None
-    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.evaluation.blackbox import build as build_set
 
-    with Bars() as bars:
+    with shown_progress() as progress:
         path = build_set(
             dataset=dataset,
             preset=preset,
@@ -40,6 +40,6 @@ def build(
             eps=size,
             n=n,
             device=device,
-            progress=bars,
+            progress=progress,
         )
     typer.echo(path)

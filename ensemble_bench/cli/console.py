@@ -1,22 +1,11 @@
-"""What the command line prints: progress bars, tables and the one line of an error."""
+"""What the command line prints: tables of records and reports, and lists of names."""
 
-import time
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from ensemble_bench import registry
@@ -34,49 +23,6 @@ WIDE = 160
 ROWS_BESIDE = 4
 # Columns of a report's table that fit beside each other.
 COLUMNS_BESIDE = 10
-
-
-class Bars:
-    """A `Progress` that draws a bar for every label under way, and prints one line for each that is done."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[shown]}"),
-            console=self._console,
-            # Without a terminal there is nothing to redraw: the line a finished label prints is the log.
-            disable=not self._console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
-    def __call__(self, label: str, done: int, total: int, **fields: float | str) -> None:
-        """Move the bar of `label` to `done` of `total`, with `fields` beside it."""
-        shown = " ".join(
-            f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
-        )
-        if label not in self._tasks:
-            self._tasks[label] = self._bars.add_task(label, total=total, shown=shown)
-            self._started[label] = time.monotonic()
-        self._bars.update(self._tasks[label], completed=done, total=total, shown=shown)
-        if done >= total:
-            self._bars.remove_task(self._tasks.pop(label))
-            seconds = time.monotonic() - self._started.pop(label)
-            self._console.print(f"{label}: {done}/{total} in {seconds:.1f} s  {shown}".rstrip(), markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

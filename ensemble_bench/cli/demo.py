@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ensemble_bench.cli.options import Device, Seed
+from ensemble_bench.records import CHECKPOINTS
 
 # The paper's question in small: does an ensemble trained as one beat the same budget spent otherwise?
 RECIPES = ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv")
@@ -22,29 +23,33 @@ def demo(
     device: Device = None,
 ) -> None:
     """Train five small models on the digits, evaluate them all and render Table 1; a second call goes on."""
-    from ensemble_bench.cli.console import Bars, show_report
+    from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.cli.console import show_report
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
     from ensemble_bench.reports import write_report
     from ensemble_bench.training.trainer import train
 
-    with Bars() as bars, _one_thread():
+    with shown_progress() as progress, _one_thread():
         runs = [
             train(
                 recipe,
                 dataset="digits",
                 preset="tiny",
                 seed=seed,
-                out=out / f"{recipe}-digits-tiny-s{seed}",
+                runs=out,
                 resume=True,
                 max_steps=max_steps,
                 device=device,
-                progress=bars,
+                progress=progress,
             )
             for recipe in RECIPES
         ]
-        checkpoints = [run / f"{name}.safetensors" for run in runs for name in ("best", "last")]
-        records = evaluate_checkpoints(checkpoints, runs=out, suite="paper", seed=seed, device=device, progress=bars)
+        files = (run / f"{name}.safetensors" for run in runs for name in CHECKPOINTS)
+        checkpoints = [path for path in files if path.exists()]
+        records = evaluate_checkpoints(
+            checkpoints, runs=out, suite="paper", seed=seed, device=device, progress=progress
+        )
         rendered, leaderboard = write_report(out, out / "report"), write_leaderboard(out)
     show_report(rendered)
     typer.echo(f"{leaderboard}\n{len(records)} records, each beside its checkpoint under {out}")

@@ -72,11 +72,12 @@ def evaluate(
     if dataset is not None:
         registry.check("data set", dataset)
     sizes = parse_sizes(eps) if eps is not None else None
-    from ensemble_bench.cli.console import Bars, show_records
+    from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.cli.console import show_records
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
 
-    with Bars() as bars:
+    with shown_progress() as progress:
         records = evaluate_checkpoints(
             sources or None,
             runs=runs,
@@ -95,7 +96,7 @@ def evaluate(
             batch_size=batch_size,
             precision=precision,
             device=device,
-            progress=bars,
+            progress=progress,
         )
     show_records(records)
     # Models that were named need not lie under --runs, whose leaderboard holds what does.

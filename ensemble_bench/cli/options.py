@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ensemble_bench import registry
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records.threat import parse_eps
 
 
@@ -25,6 +26,25 @@ Eps = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda or cuda:1; by default a GPU where there is one.")]
 Preset = Annotated[str, typer.Option(help=f"Size and schedule: {names('preset')}.")]
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads of the processor; by default as many as cores are idle now. Another number may change last bits.",
+    ),
+]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Read several seeds: "0-2" is 0, 1, 2, and "0,3,5-6" is 0, 3, 5, 6; raises InvalidValueError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)) or int(last or first) < int(first):
+            raise InvalidValueError(f"seeds are {text!r}: expected a range such as 0-2, or numbers such as 0,3,5")
+        seeds += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(seeds))
 
 
 def parse_sizes(text: str) -> list[float]:

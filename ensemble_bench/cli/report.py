@@ -51,12 +51,13 @@ def diagnose(
     if dataset is not None:
         registry.check("data set", dataset)
     size = parse_eps(eps) if eps is not None else None
-    from ensemble_bench.cli.console import Bars, show_tables
+    from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.cli.console import show_tables
     from ensemble_bench.evaluation.diagnostics import diagnose as find
     from ensemble_bench.models.checkpoint import read_info
     from ensemble_bench.reports.diagnosis import tables, write_diagnosis
 
-    with Bars() as bars:
+    with shown_progress() as progress:
         found = find(
             checkpoint,
             dataset=dataset,
@@ -68,7 +69,7 @@ def diagnose(
             attack=attack,
             seed=seed,
             device=device,
-            progress=bars,
+            progress=progress,
         )
     paths = write_diagnosis(found, out or read_info(checkpoint).path.parent / "diagnosis")
     show_tables(tables(found))

@@ -9,6 +9,7 @@ import typer
 
 from ensemble_bench.cli.options import DataDir, Device, Runs
 from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.records import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ensemble_bench.submissions.targets import Receipt
@@ -26,7 +27,10 @@ Work = Annotated[
 
 def bundle(
     run: Annotated[Path, typer.Argument(help="Run folder, with its records in evaluations/.")],
-    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(CHECKPOINTS)}; by default the first that the run has.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A .zip, or else a folder, to write; by default NAME.zip in this folder.")
     ] = None,
@@ -36,8 +40,8 @@ def bundle(
     venue: Annotated[str, typer.Option(help="Where it was published.")] = "Unpublished",
 ) -> None:
     """Pack a trained model and what its records claim into one file that others can verify."""
-    if checkpoint not in ("best", "last"):
-        raise UnknownNameError("checkpoint", checkpoint, ("best", "last"))
+    if checkpoint not in (None, *CHECKPOINTS):
+        raise UnknownNameError("checkpoint", checkpoint, CHECKPOINTS)
     from ensemble_bench.submissions import bundling
 
     path = bundling.bundle(run, checkpoint_name=checkpoint, out=out, name=name, authors=authors, link=link, venue=venue)
@@ -54,13 +58,20 @@ def verify(
     runs: Runs = Path("runs"),
 ) -> None:
     """Repeat what a bundle claims: exit status 0 if verified, 1 if not reproduced, 2 if refused."""
-    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.submissions import verification
 
     with tempfile.TemporaryDirectory() as scratch:
-        with Bars() as bars:
+        with shown_progress() as progress:
             result = verification.verify(
-                path, suite=suite, n=n, data_dir=data_dir, device=device, work=work or scratch, runs=runs, progress=bars
+                path,
+                suite=suite,
+                n=n,
+                data_dir=data_dir,
+                device=device,
+                work=work or scratch,
+                runs=runs,
+                progress=progress,
             )
         _print_verification(result, path)
     raise typer.Exit(EXIT[result.status])
@@ -87,7 +98,7 @@ def submit(
     runs: Runs = Path("runs"),
 ) -> None:
     """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided."""
-    from ensemble_bench.cli.console import Bars
+    from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.submissions.submit import Publication
     from ensemble_bench.submissions.submit import submit as submit_model
     from ensemble_bench.submissions.verification import Verification
@@ -103,7 +114,7 @@ def submit(
                 _print_receipt(news)
 
     with contextlib.ExitStack() as bars:
-        progress = bars.enter_context(Bars())
+        progress = bars.enter_context(shown_progress())
         status = submit_model(
             path,
             to,

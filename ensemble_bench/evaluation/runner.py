@@ -25,6 +25,7 @@ from ensemble_bench.files import write_atomic
 from ensemble_bench.models import sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
+    CHECKPOINTS,
     RECORD_FILE,
     SAMPLES_FILE,
     NamedWarning,
@@ -286,8 +287,8 @@ def _fallen(samples: pd.DataFrame) -> Bools:
 
 
 def _find(runs: Path) -> list[Path]:
-    """Every best and last checkpoint below `runs`; black-box surrogates are none."""
-    found = [p for name in ("best", "last") for p in runs.rglob(f"{name}.safetensors")]
+    """Every checkpoint of the runs below `runs`; black-box surrogates are none."""
+    found = [p for name in CHECKPOINTS for p in runs.rglob(f"{name}.safetensors")]
     found = [p for p in found if (p.parent / "run.json").exists()]
     if not found:
         raise CheckpointError(f"{runs}: no checkpoints to score: `ensemble-bench train RECIPE` makes them")

@@ -19,6 +19,7 @@ from ensemble_bench.files import sha256_bytes, sha256_file, write_atomic
 from ensemble_bench.models.architecture import Architecture, CheckpointInfo
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.records import CHECKPOINTS
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
@@ -126,10 +127,12 @@ def find(source: str | Path) -> Path:
     """The .safetensors file of `source`, a file or a run directory; raises CheckpointError if there is none."""
     path = Path(source)
     if path.is_dir():
-        for name in ("best", "last"):
+        for name in CHECKPOINTS:
             if (candidate := path / f"{name}{SUFFIX}").is_file():
                 return candidate
-        raise CheckpointError(f"{path}: no checkpoint here, expected best{SUFFIX} or last{SUFFIX}")
+        raise CheckpointError(
+            f"{path}: no checkpoint here, expected {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]}{SUFFIX}"
+        )
     if not path.exists():
         raise CheckpointError(f"{path}: does not exist, expected a run directory or a {SUFFIX} file")
     if path.suffix != SUFFIX or not path.is_file():

@@ -1,8 +1,12 @@
-"""The device to compute on, and the precision that it computes in natively."""
+"""The device to compute on, the threads of a processor, and the precision that it computes in natively."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.training.cores import idle_cores
 
 PRECISIONS = ("float32", "bf16", "auto")
 
@@ -34,3 +38,25 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InvalidValueError(f"device is {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return chosen
+
+
+def default_threads() -> int:
+    """As many threads as PyTorch would use, but no more than there are idle cores now; at least 1."""
+    usual = torch.get_num_threads()
+    return usual if usual == 1 else min(usual, idle_cores())
+
+
+@contextmanager
+def computing_on(threads: int | None) -> Iterator[None]:
+    """Let PyTorch compute with so many threads inside the block; None: with as many as before.
+
+    Another number may change the last bits of a result. Raises InvalidValueError for less than 1.
+    """
+    before = torch.get_num_threads()
+    if threads is not None and threads < 1:
+        raise InvalidValueError(f"threads is {threads}: choose 1 or more")
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

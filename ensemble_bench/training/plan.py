@@ -1,7 +1,7 @@
 """The plan of a training run: every choice, checked before the first step and written to run.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -13,9 +13,9 @@ from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.registry import Recipe
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.attack import check_name
+from ensemble_bench.training.changes import replaced
 from ensemble_bench.training.hardware import resolve_precision
-from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.objectives import LOSSES
 from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
 
 MATCHES = ("params", "paper", "flops")
@@ -26,7 +26,9 @@ class TrainingPlan:
     """Model, data and settings of a run; runs of equal plans end with equal weights on the same kind of device.
 
     `precision` is "float32" or "bf16"; `steps` is the length of the run; `match` is None for a recipe that widens
-    nothing; `settings.train_attack` is used only by adversarial recipes.
+    nothing; `settings.train_attack` is used only by adversarial recipes. `changes` is all that the caller wanted other
+    than recipe and preset have it: fields of TrainingSettings ("network.width" for one of its network), "steps",
+    "objective", "match" and "eps" by name.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class TrainingPlan:
     match: str | None
     objective: str
     precision: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as values of JSON."""
@@ -62,6 +65,7 @@ class TrainingPlan:
             "precision": self.precision,
             "architecture": self.architecture.as_dict(),
             "settings": self.settings.as_dict(),
+            "changes": dict(self.changes),
         }
 
 
@@ -90,30 +94,41 @@ def resolve(
     objective: str | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> TrainingPlan:
-    """The plan of a run; raises UnknownNameError for an unknown name, InvalidValueError for a value out of range."""
-    settings = _settings(recipe, PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset))
+    """The plan of a run, some of the preset's `settings` replaced as in `changes.replaced`.
+
+    Raises UnknownNameError for an unknown name, InvalidValueError for a value out of range.
+    """
+    offered = PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset, recipe.name)
     objective = recipe.objective if objective is None else objective
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
-    if train_attack is not None:
-        settings = replace(settings, train_attack=check_name(train_attack))
-    per_epoch = len(source.split("train")) // settings.batch_size
-    steps = settings.steps if settings.steps is not None else round((settings.epochs or 0) * per_epoch)
+    chosen, changed = replaced(_settings(recipe, offered), _asked(settings or {}, train_attack))
+    steps, per_epoch = _length(chosen, len(source.split("train")))
+    if max_steps is not None and max_steps < steps:
+        steps = changed["steps"] = max_steps
+    if objective != recipe.objective:
+        changed["objective"] = objective
+    if recipe.width_times > 1 and match != MATCHES[0]:
+        changed["match"] = match
+    if eps is not None and eps != source.default_eps:
+        changed["eps"] = eps
     return TrainingPlan(
         recipe=recipe,
         preset=preset,
-        settings=settings,
+        settings=chosen,
         dataset=source.dataset,
         data_name=source.name,
         data_hash=source.fingerprint,
         seed=seed,
-        steps=steps if max_steps is None else min(steps, max_steps),
+        steps=steps,
         steps_per_epoch=per_epoch,
         threat=ThreatModel(norm="linf", eps=source.default_eps if eps is None else eps),
-        architecture=_architecture(recipe, architecture_of(settings.network, source), match),
+        architecture=_architecture(recipe, architecture_of(chosen.network, source), match),
         match=match if recipe.width_times > 1 else None,
         objective=objective,
-        precision=resolve_precision(settings.precision, device),
+        precision=resolve_precision(chosen.precision, device),
+        changes=changed,
     )
 
 
@@ -124,6 +139,26 @@ def _settings(recipe: Recipe, settings: TrainingSettings) -> TrainingSettings:
         if name not in known:
             raise UnknownNameError(f"setting of recipe {recipe.name!r}:", name, known)
     return replace(settings, **recipe.settings)
+
+
+def _asked(settings: Mapping[str, Any], train_attack: str | None) -> Mapping[str, Any]:
+    """The settings asked for, the attack among them."""
+    if train_attack is None:
+        return settings
+    if settings.get("train_attack", train_attack) != train_attack:
+        raise InvalidValueError(f"train_attack is {train_attack!r} and {settings['train_attack']!r}: give it once")
+    return {**settings, "train_attack": train_attack}
+
+
+def _length(settings: TrainingSettings, n: int) -> tuple[int, int]:
+    """Steps of a training on `n` images, and those of an epoch; raises InvalidValueError if there is not one."""
+    per_epoch = n // settings.batch_size
+    if per_epoch < 1:
+        raise InvalidValueError(f"batch_size is {settings.batch_size}: there are {n} training images")
+    steps = settings.steps if settings.steps is not None else round((settings.epochs or 0) * per_epoch)
+    if steps < 1:
+        raise InvalidValueError(f"epochs is {settings.epochs}: less than a step, of which an epoch has {per_epoch}")
+    return steps, per_epoch
 
 
 def _architecture(recipe: Recipe, single: Architecture, match: str) -> Architecture:
@@ -140,8 +175,8 @@ def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: s
         raise InvalidValueError(f"max_steps is {max_steps}: choose 1 or more")
     if match not in MATCHES:
         raise UnknownNameError("match", match, MATCHES)
-    if objective not in OBJECTIVES:
-        raise UnknownNameError("objective", objective, OBJECTIVES)
+    if objective not in LOSSES:
+        raise UnknownNameError("objective", objective, LOSSES)
     if recipe.gated and objective != "ensemble":
         raise InvalidValueError(f"objective is {objective!r}: the gate of {recipe.name} learns only from 'ensemble'")
     if recipe.members < 2 and objective == "adp":

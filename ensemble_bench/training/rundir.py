@@ -6,21 +6,38 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.files import write_atomic
+from ensemble_bench.training.changes import slug
 from ensemble_bench.training.plan import differences
 from ensemble_bench.training.provenance import commit, versions
 
 RUN = "run.json"
 RESUME = "resume.safetensors"
 CURVES = "curves.csv"
+AVERAGED = "averaged.safetensors"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
+FILES = (RESUME, CURVES, AVERAGED, BEST, LAST)
 
 
-def default_out(recipe: str, data_name: str, preset: str, seed: int) -> Path:
-    """The default folder of a run: runs/<recipe>-<data name>-<preset>-s<seed>."""
-    return Path("runs") / f"{recipe}-{data_name}-{preset}-s{seed}"
+def default_out(
+    recipe: str,
+    data_name: str,
+    preset: str,
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    runs: str | Path = "runs",
+) -> Path:
+    """The default folder of a run: <runs>/<recipe>-<data name>-<preset>[-<changes>]-s<seed>.
+
+    What the run changes of recipe and preset is named, "ensemble2adv-digits-tiny-objective-adp-s0".
+    """
+    changed = f"-{slug(changes)}" if changes else ""
+    return Path(runs) / f"{recipe}-{data_name}-{preset}{changed}-s{seed}"
 
 
 def is_finished(out: str | Path) -> bool:
@@ -40,22 +57,32 @@ def read_run(out: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} cannot be read ({error}): choose another --out") from None
 
 
+def threads_of(out: Path) -> int | None:
+    """Threads that the run in `out` began with; None if there is no run, or one that does not say."""
+    threads = (read_run(out) or {}).get("threads")
+    return threads if isinstance(threads, int) else None
+
+
 def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> None:
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
-    Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is
-    False, an unfinished run.
+    Number of threads, device, versions and commit are written down, but are no part of what a run is. Raises
+    InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is False,
+    an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
     if existing is None:
-        if out.exists() and (not out.is_dir() or any((out / name).exists() for name in (RESUME, CURVES, BEST, LAST))):
+        if out.exists() and (not out.is_dir() or any((out / name).exists() for name in FILES)):
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        made = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        made = {"started": started, "device": device, "threads": torch.get_num_threads()}
         document = wanted | made | {"versions": versions(), "commit": commit()}
         write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
         return
+    # What they changed is in the other values too; runs of versions before lack the list of it.
+    wanted.pop("changes", None)
     if different := differences(wanted, existing):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")

@@ -107,7 +107,7 @@ def test_a_run_directory_means_best_then_last(saved: Path) -> None:
 def test_missing_sources_say_what_was_expected(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, named in [
-        (tmp_path / "empty", r"expected best.safetensors or last.safetensors"),
+        (tmp_path / "empty", r"expected averaged, best or last.safetensors"),
         (tmp_path / "nowhere", r"does not exist, expected a run directory"),
         (saved.with_name("other.safetensors"), r"does not exist"),
     ]:

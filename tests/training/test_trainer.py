@@ -36,7 +36,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def _shorten(set_item: Callable[[Any, str, Any], None]) -> None:
     tiny = presets.PRESETS["tiny"]
     quick = replace(
-        tiny.on("digits"), steps=STEPS, evaluate_every=EVERY, evaluate_n=20, checkpoint_every=CHECKPOINT, batch_size=32
+        tiny.on("digits"),
+        steps=STEPS,
+        evaluate_every=EVERY,
+        evaluate_n=20,
+        checkpoint_every=CHECKPOINT,
+        batch_size=32,
+        average=0.0,
     )
     set_item(presets.PRESETS, "tiny", replace(tiny, settings={"digits": quick}))
 
@@ -326,7 +332,7 @@ def test_separate2adv_joins_two_runs_and_trains_nothing_that_exists(tmp_path: Pa
 
 def test_a_member_that_changed_is_not_joined_silently(tmp_path: Path) -> None:
     joined = train("separate2adv", out=tmp_path / "joined", max_steps=2)
-    member = tmp_path / "singleadv-digits-tiny-s0"
+    member = tmp_path / "singleadv-digits-tiny-steps-2-s0"
     (member / "last.json").unlink()
     (member / "last.safetensors").unlink()
     model = eb.load(member / "best.safetensors")
