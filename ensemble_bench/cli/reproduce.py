@@ -1,11 +1,7 @@
 """`ensemble-bench reproduce`: the paper's whole experiment, from training to tables, figures and verdicts."""
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,6 +61,7 @@ def reproduce(
     from ensemble_bench import data
     from ensemble_bench.evaluation.scoring import BLOCK
     from ensemble_bench.experiment.board import DONE, Board
+    from ensemble_bench.experiment.cost import changes_of
     from ensemble_bench.experiment.lock import held
     from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept
     from ensemble_bench.experiment.run import run
@@ -82,13 +79,14 @@ def reproduce(
         recipes=chosen,
         most=n,
         max_steps=max_steps,
+        changed=changes_of(source, preset=preset, max_steps=max_steps),
         device=device,
     )
     jobs = jobs_of(experiment)
     if dry_run:
         _show_costs(experiment, jobs, kept(jobs), workers or _cores())
         return
-    with held(experiment.out) as lock, _terminated_as_interrupted():
+    with held(experiment.out) as lock:
         there = kept(jobs)
         expected = _show_costs(experiment, jobs, there, workers or _cores())
         board = Board(jobs, expected=expected, kept=there)
@@ -110,13 +108,14 @@ def _cores() -> int:
 
 def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[str], workers: int) -> dict[str, float]:
     """Print the table of costs; returns the seconds of every job."""
-    from ensemble_bench.cli.console import Bars, table
+    from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.cli.console import table
     from ensemble_bench.evaluation.estimate import ASSUMPTION
     from ensemble_bench.experiment.cost import costs_of, rows_of
     from ensemble_bench.experiment.duration import duration
 
-    with Bars() as bars:
-        costs = costs_of(experiment, jobs, there, progress=bars)
+    with shown_progress() as progress:
+        costs = costs_of(experiment, jobs, there, progress=progress)
     title = f"{experiment.out}: {len(jobs)} jobs, of {experiment.seeds} seeds and {len(experiment.recipes)} recipes"
     columns = ("job", "how many", "finished", "steps left", "passes left", "time left")
     table(title, columns, rows_of(jobs, costs, there))
@@ -149,17 +148,3 @@ def _report(out: Path) -> None:
     rendered, leaderboard = write_report(out, out / "report"), write_leaderboard(out)
     show_report(rendered)
     typer.echo(leaderboard)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that workers keep what they have."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

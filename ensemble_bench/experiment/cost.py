@@ -7,24 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from ensemble_bench import data, registry
 from ensemble_bench.attacks.engine import Budget
+from ensemble_bench.data import DataSource
 from ensemble_bench.evaluation.estimate import bound_of_suite, seconds_a_pass
 from ensemble_bench.experiment.duration import duration
 from ensemble_bench.experiment.plan import Experiment, Job
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.progress import Progress, silent
+from ensemble_bench.registry import Recipe
 from ensemble_bench.training import plan as plans
-from ensemble_bench.training.hardware import resolve_device
+from ensemble_bench.training.changes import slug
+from ensemble_bench.training.hardware import computing_on, resolve_device
 from ensemble_bench.training.presets import PRESETS
 from ensemble_bench.training.trainer import train
 
 # Steps of a training that are measured, after one to warm up; fewer where they take longer than this many seconds.
 STEPS = 4
 LONGEST = 20.0
+MEASURING = "measure a few steps and passes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,55 +59,64 @@ class _Enough(Exception):
     """Raised by a progress callback to end a training that was only measured."""
 
 
-def measure(
-    experiment: Experiment, recipes: Sequence[str], *, threads: int = 1, progress: Progress = silent
-) -> dict[str, Pace]:
-    """Take a few training steps of each of `recipes`, and a few passes of its networks, and time them on `threads`."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        return _measure(experiment, recipes, progress)
-    finally:
-        torch.set_num_threads(before)
+def changes_of(source: DataSource, *, preset: str, max_steps: int | None) -> dict[str, str]:
+    """What `max_steps` adds to the names of a recipe's runs; nothing for those that are no longer anyway."""
+    if max_steps is None:
+        return {}
+    found = {
+        name: plans.resolve(_of(name), source, preset=preset, seed=0, device=resolve_device("cpu"), max_steps=max_steps)
+        for name in registry.names("recipe")
+    }
+    return {name: slug(plan.changes) for name, plan in found.items() if plan.changes}
+
+
+def _of(name: str) -> Recipe:
+    """The recipe, or of one that joins runs that of these."""
+    recipe: Recipe = registry.resolve("recipe", name)
+    return recipe if recipe.of is None else _of(recipe.of)
+
+
+def costs_of(
+    experiment: Experiment,
+    jobs: Sequence[Job],
+    kept: frozenset[str],
+    *,
+    threads: int = 1,
+    progress: Progress = silent,
+) -> dict[str, JobCost]:
+    """The cost of every job by its name; those that are `kept` cost nothing, and nothing is measured for them.
+
+    Measured are a few training steps of every other recipe, and a few passes of its networks, on so many `threads`.
+    """
+    left = [job for job in jobs if job.name not in kept]
+    recipes = dict.fromkeys(job.recipe for job in left if job.recipe is not None)
+    with computing_on(threads):
+        paces = _measure(experiment, list(recipes), progress)
+        return {job.name: JobCost() if job.name in kept else _cost(experiment, job, paces) for job in jobs}
 
 
 def _measure(experiment: Experiment, names: Sequence[str], progress: Progress) -> dict[str, Pace]:
-    source = data.open_source(experiment.dataset, experiment.data_dir)
-    device = resolve_device(experiment.device)
+    """The pace of every recipe; one that joins runs trains nothing itself."""
+    source, device = data.open_source(experiment.dataset, experiment.data_dir), resolve_device(experiment.device)
     paces: dict[str, Pace] = {}
     for number, name in enumerate(names):
-        progress("measure a few steps and passes", number, len(names))
-        recipe = registry.resolve("recipe", name)
+        progress(MEASURING, number, len(names), recipe=name)
         plan = plans.resolve(
-            registry.resolve("recipe", recipe.of) if recipe.of else recipe,
-            source,
-            preset=experiment.preset,
-            seed=0,
-            device=device,
-            max_steps=experiment.max_steps,
+            _of(name), source, preset=experiment.preset, seed=0, device=device, max_steps=experiment.max_steps
         )
-        architecture = replace(plan.architecture, members=recipe.joins) if recipe.of else plan.architecture
-        step, validation = (0.0, 0.0) if recipe.of else _time_training(experiment, name)
+        joins = registry.resolve("recipe", name).joins
+        architecture = replace(plan.architecture, members=joins) if joins else plan.architecture
+        step, validation = (0.0, 0.0) if joins else _time_training(experiment, name)
         paces[name] = Pace(
-            steps=0 if recipe.of else plan.steps,
-            validations=0 if recipe.of else -(-plan.steps // plan.settings.evaluate_every),
+            steps=0 if joins else plan.steps,
+            validations=0 if joins else -(-plan.steps // plan.settings.evaluate_every),
             seconds_a_step=step,
             seconds_a_validation=validation,
             seconds_a_pass=_time_pass(architecture, experiment),
             architecture=architecture,
         )
-    progress("measure a few steps and passes", len(names), len(names))
+    progress(MEASURING, len(names), len(names))
     return paces
-
-
-def costs_of(
-    experiment: Experiment, jobs: Sequence[Job], kept: frozenset[str], *, progress: Progress = silent
-) -> dict[str, JobCost]:
-    """The cost of every job by its name; those that are `kept` cost nothing, and nothing is measured for them."""
-    left = [job for job in jobs if job.name not in kept]
-    recipes = dict.fromkeys(job.recipe for job in left if job.recipe is not None)
-    paces = measure(experiment, list(recipes), progress=progress)
-    return {job.name: JobCost() if job.name in kept else _cost(experiment, job, paces) for job in jobs}
 
 
 def _time_training(experiment: Experiment, recipe: str) -> tuple[float, float]:

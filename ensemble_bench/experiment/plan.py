@@ -45,7 +45,7 @@ class Experiment:
 
     `test_images` is the size of the test set, and `block` the images of a block, the smallest piece of an evaluation
     that a job can be. `suites` says who meets which suite, and `large_seeds` how many seeds the costliest recipes have.
-    `max_steps` shortens every training.
+    `max_steps` shortens every training, and `changed` holds what that adds to the names of a recipe's runs.
     """
 
     recipes: tuple[str, ...]
@@ -60,6 +60,7 @@ class Experiment:
     test_images: int
     block: int
     max_steps: int | None = None
+    changed: Mapping[str, str] = field(default_factory=dict, hash=False)
     device: str | None = None
 
     @property
@@ -69,8 +70,9 @@ class Experiment:
         return {"dataset": self.dataset, "data_dir": data_dir, "preset": self.preset, "device": self.device}
 
     def run_name(self, recipe: str, seed: int) -> str:
-        """Name of the folder of a run."""
-        return f"{recipe}-{self.data_name}-{self.preset}-s{seed}"
+        """Name of the folder of a run, as the trainer gives it (rundir.default_out)."""
+        changed = self.changed.get(recipe, "")
+        return f"{recipe}-{self.data_name}-{self.preset}{changed and f'-{changed}'}-s{seed}"
 
     def seeds_of(self, recipe: str) -> range:
         """Seeds of a recipe."""
@@ -91,6 +93,7 @@ def experiment_of(
     recipes: Sequence[str] = (),
     most: int | None = None,
     max_steps: int | None = None,
+    changed: Mapping[str, str] | None = None,
     device: str | None = None,
 ) -> Experiment:
     """The experiment at the sizes of `preset` with `recipes` (default: all built-in ones), at most `most` images.
@@ -119,6 +122,7 @@ def experiment_of(
         test_images=test_images,
         block=block,
         max_steps=max_steps,
+        changed=changed or {},
         device=device,
     )
 
