@@ -20,6 +20,11 @@ ARGUMENTS = ("reproduce", "--recipes", RECIPES, "--seeds", "1", "--max-steps", "
 TIMES = ("seconds", "started")
 
 
+def run_name(recipe: str, seed: int) -> str:
+    """Folder of a run, which names the length that is not the preset's."""
+    return f"{recipe}-digits-tiny-steps-12-s{seed}"
+
+
 def digests(root: Path) -> dict[str, str]:
     """A hash of every file below `root`, without what measures time, and without the lock and the workers' log."""
     return {

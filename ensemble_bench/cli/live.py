@@ -67,7 +67,7 @@ def summary(board: Board, workers: int) -> str:
     states = [f"{board.count(DONE)} of {len(board.of)} jobs done"]
     states += [f"{n} {state}" for state in (RUNNING, WAITING, FAILED, SKIPPED) if (n := board.count(state))]
     left = board.left(workers)
-    return ", ".join(states) + ("" if board.is_over else f"; about {duration(left)} left")
+    return ", ".join(states) + (f"; about {duration(left)} left" if left else "")
 
 
 def _running(board: Board) -> Iterator[tuple[Job, Status, float]]:
@@ -83,7 +83,7 @@ def _under_way(running: tuple[Job, Status, float]) -> str:
     ]
     label = "" if job.name.endswith(status.label) else f" {status.label.removeprefix(job.row)}"
     at = [f"{status.done}/{status.total}"] if status.total else []
-    return f"{job.name}:{label} {', '.join([*at, *shown, f'{duration(left)} left'])}"
+    return f"{job.name}:{label} {', '.join([*at, *shown, *([f'{duration(left)} left'] if left else [])])}"
 
 
 def _failures(board: Board) -> list[str]:
@@ -126,7 +126,8 @@ def _cell(board: Board, jobs: Sequence[tuple[Job, Status]]) -> str:
         text = state
         if state == RUNNING:
             share = sum(job.share * _share(status) for job, status in jobs)
-            text = f"{100 * share:.0f} % {duration(sum(board.left_of(job) for job, _ in jobs))}"
+            left = sum(board.left_of(job) for job, _ in jobs)
+            text = f"{100 * share:.0f} %" + (f" {duration(left)}" if left else "")
     return f"[{STYLES[state]}]{text}[/]"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, names
+from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Workers, names
 from ensemble_bench.cli.options import Preset as PresetOption
 from ensemble_bench.errors import InvalidValueError
 
@@ -33,16 +33,9 @@ def reproduce(
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of every training; by default the preset's.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Jobs at once; by default one a core, of one thread each.")
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Do the jobs as Ray tasks: local, or the address of a cluster.", show_default=False),
-    ] = None,
-    gpus: Annotated[
-        float, typer.Option(min=0.0, help="With --ray: GPUs of a job, such as 0.5 for two jobs a GPU.")
-    ] = 0.0,
+    workers: Workers = None,
+    ray: Ray = None,
+    gpus: Gpus = 0.0,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs; by default runs/reproduce-<data>-<preset>.")
     ] = None,

@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     status, said = finish(out)
     assert status == 0, said
-    assert "7 of 7 jobs done" not in said
+    assert "9 of 9 jobs done" in said
     return out
 
 
@@ -63,7 +63,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 def test_it_ends_with_records_a_report_and_a_leaderboard(whole: Path) -> None:
     runs = sorted(path.parent.name for path in whole.glob("*/run.json"))
     assert runs == [
-        f"{recipe}-digits-tiny-s{seed}"
+        small_factorial.run_name(recipe, seed)
         for recipe, seed in (
             *(("baseline", 0), ("ensemble2adv", 0), ("separate2adv", 0)),
             *(("singleadv", 0), ("singleadv", 1)),
@@ -152,7 +152,7 @@ def test_called_again_it_keeps_everything(whole: Path) -> None:
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(whole: Path, tmp_path: Path) -> None:
-    run = tmp_path / "ensemble2adv-digits-tiny-s0"
+    run = tmp_path / small_factorial.run_name("ensemble2adv", 0)
     run.mkdir(parents=True)
     (run / "curves.csv").write_text("not a run")
     status, said = finish(tmp_path)
