@@ -73,7 +73,6 @@ def test_it_ends_with_records_a_report_and_a_leaderboard(whole: Path) -> None:
     for file in (
         "report/report.md",
         "report/table1a.csv",
-        "report/table1c.csv",
         "report/figure2a.png",
         "leaderboard.csv",
     ):
