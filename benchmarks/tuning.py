@@ -151,8 +151,8 @@ def page() -> str:
         about = [" or ".join(map(str, steps)) + " steps", "seeds " + ", ".join(map(str, seeds))]
         about.append(f"n = {' or '.join(map(str, ns))} validation images")
         parts.append(
-            f"## {dataset}, preset {preset}\n\n{', '.join(about)}. The last column takes the loss of the mean k times, "
-            f"at the rate of the preset ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
+            f"## {dataset}, preset {preset}\n\n{', '.join(about)}. The last column takes the loss of the mean k times "
+            f"at the preset's rate ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
         )
         lines = [["recipe", *(f"{rate:g}" for rate in rates), TIMES_K], ["---"] * (len(rates) + 2)]
         for recipe in (name for name in RECIPES if name in chosen):
