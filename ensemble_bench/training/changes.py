@@ -133,6 +133,7 @@ _NAMES: Mapping[str, Callable[[str], object]] = {
     "train_attack": check_name,
     "attack_start": _one_of("attack_start", STARTS),
     "precision": _one_of("precision", PRECISIONS),
+    "saved_as": _one_of("saved_as", ("float32", "float16")),
     "network.backbone": lambda value: registry.check("backbone", value),
 }
 

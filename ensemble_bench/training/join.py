@@ -50,7 +50,7 @@ def join(
     rundir.claim(out, document, device=str(device), resume=True)
     if not rundir.is_finished(out):
         with interrupts.deferred():
-            for name, infos in parts.items():  # last comes last: its presence says that the run is finished
+            for name, infos in parts.items():  # last is the last: its presence says that the run is finished
                 _save(out / name, infos, plan, document)
     progress(f"join {out.name}", len(runs), len(runs))
     return out
@@ -83,4 +83,4 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
     architecture = replace(plan.architecture, members=len(parts))
     del meta["architecture"]
     joined = Ensemble(member for model in models for member in model.members)
-    checkpoint.save(path, joined, architecture, meta)
+    checkpoint.save(path, joined, architecture, meta, half=plan.settings.saved_as == "float16")

@@ -342,4 +342,5 @@ def _save_checkpoint(run: _Run, name: str, row: curves.Row, model: Ensemble | No
         "commit": commit(),
     }
     del meta["architecture"]  # the checkpoint holds its own
-    checkpoint.save(run.out / name, run.model if model is None else model, plan.architecture, meta)
+    model = run.model if model is None else model
+    checkpoint.save(run.out / name, model, plan.architecture, meta, half=plan.settings.saved_as == "float16")
