@@ -138,7 +138,7 @@ def _show_estimate(request: "Request") -> None:
         total, guesses = total + seconds, guesses + sum(bool(c.guessed) for c in costs)
     typer.echo(
         f"In all {duration(total)}{' or so' if guesses else ''}, {ASSUMPTION}. A pass: an image pushed through the "
-        "model, forward or backward; FLOPs: of convolutions and linear layers. Time: from a few passes measured just now."
+        "model, forward or backward; FLOPs: of convolutions and linear layers. Time: from a few passes just now."
     )
 
 

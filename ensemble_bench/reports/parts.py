@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ensemble_bench.errors import UnknownNameError
 
-TABLES = {"1": ("table1a", "table1b", "table1c"), "2": ("table2",), "credits": ("credits",)}
+TABLES = {"1": ("table1a", "table1b", "table1c"), "2": ("table2",), "credits": ("credits",), "paper": ("beside_paper",)}
 FIGURES = {"2": ("figure2a", "figure2b", "figure2c"), "3": ("figure3",), "eps": ("robustness_curve",)}
 CAPTIONS = {
     "figure2a": "Figure 2a: accuracy over training steps, 5 steps of IFGSM",
@@ -23,6 +23,7 @@ MISSING = {  # notes on parts without inputs
     ("table2",): "Table 2 is left out: no such record; `ensemble-bench evaluate --suite appendix` makes it.",
     ("figure3",): "Figure 3 is left out: no ensemble's parts; `ensemble-bench evaluate --suite appendix` scores them.",
     ("credits",): "Credits are left out: no record of a cascade; `ensemble-bench evaluate --suite strongest` makes it.",
+    ("beside_paper",): "No table stands beside the paper's: no run or record of one of its recipes.",
     ("robustness_curve",): (
         "The robustness curve is left out: no model has records at two eps; "
         "`ensemble-bench evaluate --eps 4/255,8/255` makes them."

@@ -25,6 +25,7 @@ FIGURES = [f"figure2{part}.{suffix}" for part in "abc" for suffix in ("png", "pd
 TABLE_2 = [f"table2.{suffix}" for suffix in ("md", "csv", "tex")]
 CREDITS = [f"credits.{suffix}" for suffix in ("md", "csv", "tex")]
 FIGURE_3 = ["figure3.png", "figure3.pdf"]
+PAPER = [f"beside_paper.{suffix}" for suffix in ("md", "csv", "tex")]
 CURVE = [f"robustness_curve.{suffix}" for suffix in ("png", "pdf", "csv")]
 
 
@@ -47,7 +48,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_everything_is_written_and_named(report: Report) -> None:
-    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *CREDITS, *FIGURE_3, *CURVE]
+    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *CREDITS, *FIGURE_3, *PAPER, *CURVE]
     assert sorted(path.name for path in report.paths) == sorted(names)
     assert all(path.stat().st_size > 100 for path in report.paths)
     assert [t.name for t in report.tables] == ["table1a", "table1b", "table1c", "table2", "credits", "credits"]
@@ -63,7 +64,7 @@ def test_the_page_holds_tables_verdicts_and_figures(report: Report) -> None:
     for table in report.tables:
         assert f"### {table.title}\n\n{table.caption}\n" in page
     assert all(f"- {verdict}\n" in page for verdict in report.verdicts)
-    assert all(f"]({name})" in page for name in [*FIGURES, *FIGURE_3, *CURVE] if name.endswith("png"))
+    assert all(f"]({name})" in page for name in [*FIGURES, *FIGURE_3, *PAPER, *CURVE] if name.endswith("png"))
 
 
 def test_the_csv_is_one_row_a_model(report: Report) -> None:
