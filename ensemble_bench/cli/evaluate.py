@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Runs, Seed, names, parse_sizes
+from ensemble_bench.cli.options import DataDir, Device, Runs, Seed, Threads, names, parse_sizes
 
 
 def evaluate(
@@ -15,7 +15,8 @@ def evaluate(
         typer.Argument(
             help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, package.module:attribute (runs your "
             "own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
-            "every best and last checkpoint under --runs.",
+            "every checkpoint under --runs, of a run's checkpoints of equal weights only the first of averaged, best, "
+            "last.",
             show_default=False,
         ),
     ] = None,
@@ -65,9 +66,13 @@ def evaluate(
         str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
     ] = "float32",
     device: Device = None,
+    threads: Threads = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each."""
+    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each.
+
+    Without a terminal a plain line tells the progress every 30 seconds. Whatever stops it, the same command goes on.
+    """
     registry.split_suite(suite)
     if dataset is not None:
         registry.check("data set", dataset)
@@ -76,8 +81,9 @@ def evaluate(
     from ensemble_bench.cli.console import show_records
     from ensemble_bench.evaluation.runner import evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
+    from ensemble_bench.training.hardware import computing_on, default_threads
 
-    with shown_progress() as progress:
+    with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_checkpoints(
             sources or None,
             runs=runs,
@@ -96,6 +102,7 @@ def evaluate(
             batch_size=batch_size,
             precision=precision,
             device=device,
+            threads=threads,
             progress=progress,
         )
     show_records(records)

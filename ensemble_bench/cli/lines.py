@@ -37,14 +37,12 @@ class _Stage:
         return ", ".join(part for part in (*parts, self.shown) if part)
 
     def end(self, now: float) -> str:
-        """What it took: "done, 400 in 2:05, 3.2/s, loss 1.234"."""
+        """What it took: "done, 400 in 2:05, 3.2/s, loss 1.234"; of what was done when first reported, what was said."""
         took, units = now - self.started, self.done - self.first
-        parts = [
-            f"done, {self.done} in {duration(took)}",
-            _rate(units / took) if units and took > 0 else "",
-            self.shown,
-        ]
-        return ", ".join(filter(None, parts))
+        if units == 0:
+            return self.shown or "done"
+        rate = _rate(units / took) if took > 0 else ""
+        return ", ".join(filter(None, (f"done, {self.done} in {duration(took)}", rate, self.shown)))
 
 
 class Lines:
@@ -124,9 +122,10 @@ class Lines:
 
 
 def described(fields: dict[str, float | str]) -> str:
-    """Fields of a report as people read them: "loss 1.234, clean 0.500"."""
+    """Fields of a report as people read them: "loss 1.234, clean 0.500"; a status speaks for itself."""
     return ", ".join(
-        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
+        str(value) if name == "status" else f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in fields.items()
     )
 
 

@@ -20,7 +20,7 @@ from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, 
 from ensemble_bench.evaluation.scoring import Carried, Job, score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
-from ensemble_bench.models import sources
+from ensemble_bench.models import checkpoint, sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     RECORD_FILE,
@@ -35,7 +35,10 @@ from ensemble_bench.records import (
 )
 from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.hardware import resolve_device
+from ensemble_bench.training.hardware import computing_on, resolve_device
+
+CHECKPOINTS = ("averaged", "best", "last")
+"""Names of a run's checkpoints; of equal weights the first of these stands for the others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,24 +139,25 @@ def evaluate_checkpoints(
     batch_size: int | None = None,
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
+    threads: int | None = None,
     precision: str = "float32",
     progress: Progress = silent,
 ) -> list[Record]:
-    """Score models (default: every best and last checkpoint below `runs`); returns their records.
+    """Score models (default: every checkpoint below `runs`, one of those of a run that are equal); returns records.
 
     `models` are what `load` takes, with its `arch`, `normalise` and `model_dir`. Data set and threat model default to
     those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
     record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
     checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
-    and one that was interrupted goes on. Raises as `evaluate` and `load`, and CheckpointError when there is nothing to
-    score.
+    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. Raises as
+    `evaluate` and `load`, and CheckpointError when there is nothing to score.
     """
     sizes = [] if eps is None else sorted(set(eps)) if isinstance(eps, Sequence) else [eps]
     chosen = suite_of(suite)
     runs = Path(runs)
     wanted = [
         sources.describe(model, arch=arch, normalise=normalise, model_dir=model_dir)
-        for model in (_find(runs) if models is None else models)
+        for model in (_find(runs, progress) if models is None else models)
     ]
     opened: dict[str, DataSource] = {}
     records: list[Record] = []
@@ -169,6 +173,7 @@ def evaluate_checkpoints(
             blackbox=None if blackbox is None else Path(blackbox),
             blackbox_root=runs / BLACKBOX,
             data_dir=data_dir,
+            threads=threads,
             progress=progress,
         )
         parts = [plan.subject, *(plan.subject.views() if chosen.views else [])]
@@ -189,13 +194,18 @@ def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
     return records
 
 
-def _find(runs: Path) -> list[Path]:
-    """Every best and last checkpoint below `runs`; black-box surrogates are none."""
-    found = [p for name in ("best", "last") for p in runs.rglob(f"{name}.safetensors")]
+def _find(runs: Path, progress: Progress) -> list[Path]:
+    """Every checkpoint below `runs`, of those of a run with equal weights the first; black-box surrogates are none."""
+    found = [p for name in CHECKPOINTS for p in runs.rglob(f"{name}.safetensors")]
     found = [p for p in found if (p.parent / "run.json").exists()]
     if not found:
         raise CheckpointError(f"{runs}: no checkpoints to score: `ensemble-bench train RECIPE` makes them")
-    return sorted(found)
+    kept: dict[tuple[Path, str], Path] = {}
+    for path in found:
+        first = kept.setdefault((path.parent, checkpoint.read_info(path).weights_hash), path)
+        if first is not path:
+            progress(f"{path.parent.name}/{path.stem}", 1, 1, status=f"has the weights of {first.stem}, scored as that")
+    return sorted(kept.values())
 
 
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
@@ -216,10 +226,11 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
         budget=plan.budget,
         progress=plan.progress,
     )
-    journal = Journal(None if out is None else out / "journal.jsonl", key)
+    journal = Journal(None if out is None else out / "journal.jsonl", key, threads=torch.get_num_threads())
     start = time.perf_counter()
-    scores = score(job, journal)
-    probed = probe(job, scores, journal) if plan.suite.probe else None
+    with computing_on(plan.threads or journal.threads):
+        scores = score(job, journal)
+        probed = probe(job, scores, journal) if plan.suite.probe else None
     seconds = time.perf_counter() - start
     record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
     if out is not None:
