@@ -58,7 +58,7 @@ def test_two_objectives_have_two_default_folders(tmp_path: Path) -> None:
     ]
     assert [run.name for run in runs] == [
         "ensemble2adv-digits-tiny-evaluate_n-4-steps-3-s0",
-        "ensemble2adv-digits-tiny-evaluate_n-4-steps-3-objective-adp-s0",
+        "ensemble2adv-digits-tiny-objective-adp-evaluate_n-4-steps-3-s0",
     ]
     assert checkpoint.read_info(runs[1]).meta["changes"] == {"evaluate_n": 4, "steps": 3, "objective": "adp"}
 

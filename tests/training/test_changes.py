@@ -160,7 +160,9 @@ def test_the_folder_of_a_changed_run_names_the_changes(changes: dict[str, Any], 
 
 def test_names_of_folders_are_short_distinct_and_safe_everywhere() -> None:
     many = dict.fromkeys(fields(), "a/b:c*d e")
-    assert len(slug(many)) <= 80
+    assert len(slug(many)) == 80
+    assert len(default_out("separate4adv", "cifar10-jpeg", "modern", 10, many).name) == 80
+    assert len(slug(many, 12)) == 12
     assert slug(many) != slug(many | {"train_attack": "other"})
     for changes in (many, {"network.backbone": "a/b:c*d é"}):
         assert re.fullmatch(r"[A-Za-z0-9._-]+", slug(changes))
