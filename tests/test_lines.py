@@ -54,7 +54,7 @@ def test_the_rate_is_of_this_process_alone() -> None:
     progress("train a", 300, 400)
     clock.passes(60)
     progress("train a", 303, 400)
-    assert lines[0].startswith("train a: started, 300 of 400 (75 %), ")
+    assert lines[0] == "train a: goes on at 300 of 400, memory 512 MiB"
     assert lines[1] == "train a: 303 of 400 (76 %), 0.05/s, 32:20 left, memory 512 MiB"
 
 

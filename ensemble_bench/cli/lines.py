@@ -93,7 +93,7 @@ class Lines:
                 stage = _Stage(done=done, total=total, shown=shown, first=done, started=now, written=now)
                 self._stages[label] = stage
                 if done < total:
-                    self._say(label, f"started, {stage.line(now)}" if done else f"started, {total} to do")
+                    self._say(label, f"goes on at {done} of {total}" if done else f"started, {total} to do")
             stage.done, stage.total, stage.shown = done, total, shown
             if done >= total:
                 del self._stages[label]
