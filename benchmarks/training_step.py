@@ -33,7 +33,7 @@ from ensemble_bench.models.build import build
 from ensemble_bench.randomness import generator
 from ensemble_bench.training.algorithm1 import update
 from ensemble_bench.training.attack import perturb
-from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.objectives import objective_of
 
 BATCH, STEPS, THREAT = 128, 7, eb.ThreatModel(eps=8 / 255)
 
@@ -80,7 +80,7 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> partial[None
 
     def step() -> None:
         x_adv = perturb(f"ifgsm{STEPS}", model, x, y, THREAT, generator=noise, precision=precision)
-        update(model.train(), optimizer, x, x_adv, y, objective=OBJECTIVES["ensemble"], precision=precision)
+        update(model.train(), optimizer, x, x_adv, y, objective=objective_of("ensemble"), precision=precision)
 
     return partial(step)
 

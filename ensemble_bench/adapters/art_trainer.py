@@ -19,7 +19,7 @@ from ensemble_bench.randomness import generator
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import STARTS, check_name, perturb
 from ensemble_bench.training.batches import Batches
-from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.objectives import LOSSES, objective_of
 from ensemble_bench.training.state import TrainingState
 
 
@@ -53,8 +53,8 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
         self._optimizer, self._threat = optimizer_of(classifier), threat_of(norm, eps, choices=SPELLED)
         if attack_start not in STARTS:
             raise InvalidValueError(f"attack_start is {attack_start!r}: choose from {', '.join(STARTS)}")
-        if objective not in OBJECTIVES:
-            raise UnknownNameError("objective", objective, OBJECTIVES)
+        if objective not in LOSSES:
+            raise UnknownNameError("objective", objective, LOSSES)
         if objective != "ensemble" and isinstance(as_ensemble(self._model), Single):
             raise InvalidValueError(f"objective is {objective!r}: the classifier's network has no members")
         self.train_attack, self.attack_start = check_name(train_attack), attack_start
@@ -92,7 +92,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
                 steps=first + nb_epochs * batches.per_epoch,
                 sample=batches.at,
                 attack=self._attack,
-                objective=OBJECTIVES[self.objective],
+                objective=objective_of(self.objective),
             ):
                 if scheduler is not None and (step - first) % batches.per_epoch == 0:
                     scheduler.step()

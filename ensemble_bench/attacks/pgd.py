@@ -75,8 +75,13 @@ def bim(steps: int, **settings: Any) -> PGD:
 
 
 def pgd_adam(steps: int, **settings: Any) -> PGDAdam:
-    """PGD with `steps` Adam steps on the cross-entropy, keeping the best iterate: the paper's pgd5, pgd20, pgd500."""
-    return replace(PGDAdam(name=f"pgd{steps}", steps=steps, keep="best"), **settings)
+    """PGD with `steps` Adam steps on the cross-entropy, keeping the best iterate: the paper's pgd5, pgd20, pgd500.
+
+    The rate is eps/4, more where so few steps would not cross the ball: a pixel can travel the sum of all rates, about
+    rate · (steps + 1)/2, which is at least 2·eps.
+    """
+    rate = max(0.25, 4 / (steps + 1))
+    return replace(PGDAdam(name=f"pgd{steps}", steps=steps, learning_rate=rate, keep="best"), **settings)
 
 
 def margin_pgd(steps: int, **settings: Any) -> PGD:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ensemble_bench.cli.options import Device, Seed
+from ensemble_bench.records import CHECKPOINTS
 
 # The paper's question in small: does an ensemble trained as one beat the same budget spent otherwise?
 RECIPES = ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv")
@@ -44,7 +45,8 @@ def demo(
             )
             for recipe in RECIPES
         ]
-        checkpoints = [run / f"{name}.safetensors" for run in runs for name in ("best", "last")]
+        files = (run / f"{name}.safetensors" for run in runs for name in CHECKPOINTS)
+        checkpoints = [path for path in files if path.exists()]
         records = evaluate_checkpoints(
             checkpoints, runs=out, suite="paper", seed=seed, device=device, progress=progress
         )

@@ -9,6 +9,7 @@ import typer
 
 from ensemble_bench.cli.options import DataDir, Device, Runs
 from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.records import CHECKPOINTS
 
 if TYPE_CHECKING:
     from ensemble_bench.submissions.targets import Receipt
@@ -26,7 +27,10 @@ Work = Annotated[
 
 def bundle(
     run: Annotated[Path, typer.Argument(help="Run folder, with its records in evaluations/.")],
-    checkpoint: Annotated[str, typer.Option(help="best or last.")] = "best",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(CHECKPOINTS)}; by default the first that the run has.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A .zip, or else a folder, to write; by default NAME.zip in this folder.")
     ] = None,
@@ -36,8 +40,8 @@ def bundle(
     venue: Annotated[str, typer.Option(help="Where it was published.")] = "Unpublished",
 ) -> None:
     """Pack a trained model and what its records claim into one file that others can verify."""
-    if checkpoint not in ("best", "last"):
-        raise UnknownNameError("checkpoint", checkpoint, ("best", "last"))
+    if checkpoint not in (None, *CHECKPOINTS):
+        raise UnknownNameError("checkpoint", checkpoint, CHECKPOINTS)
     from ensemble_bench.submissions import bundling
 
     path = bundling.bundle(run, checkpoint_name=checkpoint, out=out, name=name, authors=authors, link=link, venue=venue)

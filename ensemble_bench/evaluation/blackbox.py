@@ -19,7 +19,7 @@ from ensemble_bench.progress import Progress, silent
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
-from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.objectives import objective_of
 from ensemble_bench.training.plan import architecture_of, differences
 from ensemble_bench.training.presets import PRESETS, TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
@@ -158,7 +158,7 @@ def _train_surrogate(
         steps=steps,
         sample=batches.at,
         attack=None,
-        objective=OBJECTIVES["ensemble"],
+        objective=objective_of("ensemble"),
         rate=lambda t: LEARNING_RATE * cyclic(t, steps),
         precision=precision,
     ):

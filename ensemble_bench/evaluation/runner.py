@@ -23,6 +23,7 @@ from ensemble_bench.files import write_atomic
 from ensemble_bench.models import checkpoint, sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
+    CHECKPOINTS,
     RECORD_FILE,
     SAMPLES_FILE,
     NamedWarning,
@@ -36,9 +37,6 @@ from ensemble_bench.records import (
 from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import computing_on, resolve_device
-
-CHECKPOINTS = ("averaged", "best", "last")
-"""Names of a run's checkpoints; of equal weights the first of these stands for the others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from ensemble_bench.records.record import (
     CARRIED,
+    CHECKPOINTS,
     SCHEMA,
     AttackResult,
     Blackbox,
@@ -25,6 +26,7 @@ from ensemble_bench.records.threat import Threat
 
 __all__ = [
     "CARRIED",
+    "CHECKPOINTS",
     "RECORD_FILE",
     "SAMPLES_FILE",
     "SAMPLE_COLUMNS",

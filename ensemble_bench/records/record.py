@@ -16,6 +16,10 @@ SCHEMA = 1
 CARRIED = "smaller-eps"
 """Name, among a record's attacks, of the images that fell at a smaller eps and were not attacked again."""
 
+CHECKPOINTS = ("averaged", "best", "last")
+"""Checkpoints of a run, its headline first: the running average of the weights, the weights at the best validation
+accuracy, those after the last step. A run ends with averaged and last, or with best and last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CleanScore:

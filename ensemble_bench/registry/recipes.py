@@ -9,20 +9,21 @@ from typing import Any
 class Recipe:
     """One row of the comparison.
 
-    `members` networks are trained as one model, on clean images and, if `adversarial`, on attacks on the whole
-    ensemble. A single network with `width_times` above 1 is widened until it costs that many members. `gated`
-    weights the members by a small network. With `joins` above 0 nothing is trained as one model: that many runs
-    of the recipe `of`, of consecutive seeds, are joined at test time. `settings` replace those of the preset, field by
-    field (see presets.TrainingSettings), such as its network.
+    `members` networks are trained as one model, on clean images and, if `adversarial`, on attacks on what `attacked`
+    names: the whole "ensemble", or its "members", each on its own. A single network with `width_times` above 1 is
+    widened until it costs that many members. `gated` weights the members by a small network. With `joins` above 0
+    nothing is trained as one model: that many runs of the recipe `of`, of consecutive seeds, are joined at test time.
+    `settings` replace those of the preset, field by field (see presets.TrainingSettings), such as its network.
     Verdicts compare it with its `rivals`, other recipes of the same budget. `look` is the colour and the dashes of its
     lines in figures.
-    `objective` names what is minimised (see objectives.OBJECTIVES), unless a run asks for another.
+    `objective` names what is minimised (see objectives.LOSSES), unless a run asks for another.
     """
 
     name: str
     description: str
     members: int = 1
     adversarial: bool = True
+    attacked: str = "ensemble"
     width_times: int = 1
     gated: bool = False
     joins: int = 0
@@ -89,6 +90,20 @@ _ALL = (
         members=4,
         rivals=("quadadv", "separate4adv"),
         look=("#56B4E9", SOLID),
+    ),
+    Recipe(
+        name="jointattack2adv",
+        description="two networks, the ensemble attacked, each member's own loss learned",
+        members=2,
+        objective="member-mean",
+        look=("#8C6BB1", SOLID),
+    ),
+    Recipe(
+        name="jointloss2adv",
+        description="two networks, each member attacked, the loss of the mean learned",
+        members=2,
+        attacked="members",
+        look=("#B7950B", SOLID),
     ),
     Recipe(
         name="separate2adv",

@@ -25,14 +25,14 @@ ZIP = ".zip"
 def bundle(
     run: str | Path,
     *,
-    checkpoint_name: str = "best",
+    checkpoint_name: str | None = None,
     out: str | Path | None = None,
     name: str | None = None,
     authors: str = "",
     link: str = "",
     venue: str = "Unpublished",
 ) -> Path:
-    """Write the bundle of a run's checkpoint ("best" or "last") and of the records of it; returns its path.
+    """Write the bundle of a run's checkpoint (default: its headline) and of the records of it; returns its path.
 
     `out` is a .zip (default: NAME.zip in the current folder) or else a folder; neither may exist. `name` (default: the
     run's) is what it is published under; `authors`, `link` and `venue` go into RobustBench's entry. Claimed is every
@@ -56,8 +56,8 @@ def bundle(
 
 
 def make(run: str | Path, folder: Path) -> Bundle:
-    """Write the bundle of a run's best checkpoint as the new `folder`; raises as `bundle`."""
-    info = _checkpoint(run, "best")
+    """Write the bundle of a run's headline checkpoint as the new `folder`; raises as `bundle`."""
+    info = _checkpoint(run, None)
     name, records = _name(info, None), claimable(info)
     return _make(folder, name, info, records, entry_of(records, name=name))
 
@@ -108,9 +108,9 @@ def entry_of(records: Sequence[Record], **about: Any) -> ModelInfo:
     return replace(entry, autoattack_acc=None, footnote=" ".join(filter(None, (entry.footnote, note))))
 
 
-def _checkpoint(run: str | Path, name: str) -> CheckpointInfo:
+def _checkpoint(run: str | Path, name: str | None) -> CheckpointInfo:
     run = Path(run)
-    return checkpoint.read_info(run / f"{name}{checkpoint.SUFFIX}" if run.is_dir() else run)
+    return checkpoint.read_info(run / f"{name}{checkpoint.SUFFIX}" if name and run.is_dir() else run)
 
 
 def _name(info: CheckpointInfo, name: str | None) -> str:

@@ -28,7 +28,7 @@ from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
-from ensemble_bench.records import Record
+from ensemble_bench.records import CHECKPOINTS, Record
 from ensemble_bench.registry import suite_of
 from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
@@ -297,4 +297,4 @@ def _without_paths(message: str, work: Path) -> str:
     """An error's message for strangers, without the paths of our files."""
     for folder in (work, work.resolve()):
         message = message.replace(f"{folder}/", "")
-    return re.sub(rf"{MODELS}/[^/ ]+/(best|last)\.safetensors", "model.safetensors", message)
+    return re.sub(rf"{MODELS}/[^/ ]+/({'|'.join(CHECKPOINTS)})\.safetensors", "model.safetensors", message)

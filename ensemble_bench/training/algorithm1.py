@@ -26,9 +26,10 @@ def algorithm1(
 ) -> Iterator[int]:
     """Train `model` from time-step `state.step` to `steps`; yields the number of steps taken, after each of them.
 
-    `sample(t)` is the minibatch (x, y) of time-step t, and `attack(x, y, t)` its x_adv, the inner loop of the paper;
-    without an attack the model learns from clean images alone. `rate(t)` is the learning rate η, by default the
-    optimizer's own. `precision` is "float32" or "bf16". Raises AttackError when the loss is not finite.
+    `sample(t)` is the minibatch (x, y) of time-step t, and `attack(x, y, t)` its x_adv, the inner loop of the paper,
+    with a leading axis of members where each is attacked on its own; without an attack the model learns from clean
+    images alone. `rate(t)` is the learning rate η, by default the optimizer's own. `precision` is "float32" or "bf16".
+    Raises AttackError when the loss is not finite.
     """
     for t in range(state.step, steps):
         x, y = sample(t)
@@ -46,7 +47,7 @@ def update(
     model: Ensemble,
     optimizer: torch.optim.Optimizer,
     x: Float[Tensor, "batch channel row column"],
-    x_adv: Float[Tensor, "batch channel row column"] | None,
+    x_adv: Float[Tensor, "*member batch channel row column"] | None,
     y: Int64[Tensor, "batch"],
     *,
     objective: Objective,

@@ -1,6 +1,7 @@
 """Attacks for adversarial training: every image takes every step, the whole ensemble is one model."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,6 +11,7 @@ from ensemble_bench import losses, registry
 from ensemble_bench.attacks.engine import Loss
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.calling import channels_last, frozen
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
 STARTS = ("gaussian", "uniform", "none")
@@ -43,10 +45,9 @@ def perturb(
     """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is restored.
 
     `start` is "uniform" in the ball, "gaussian" with σ = eps/2, projected, or "none". "ifgsmN" is the inner loop
-    of Algorithm 1; "nfgsm" is a single step from noise twice as large as the ball, not clipped to it (de Jorge et
-    al. 2022, arXiv 2202.01181), which trains about as well as many steps at a fraction of the cost. Its step is the
-    1.25·eps of Wong et al. (2020, arXiv 2001.03994), where de Jorge et al. take 1·eps. Raises InvalidValueError for
-    an unknown start, and for nfgsm under l2.
+    of Algorithm 1; "nfgsm" is a single step of eps from noise twice as large as the ball, not clipped to it (de Jorge
+    et al. 2022, arXiv 2202.01181), which trains about as well as many steps at a fraction of the cost. Raises
+    InvalidValueError for an unknown start, and for nfgsm under l2.
     """
     check_name(name)
     if start not in STARTS:
@@ -71,6 +72,22 @@ def perturb(
         return x_adv
 
 
+def perturb_members(
+    name: str,
+    model: Ensemble,
+    x: Float[Tensor, "batch *image"],
+    y: Int64[Tensor, "batch"],
+    threat: ThreatModel,
+    *,
+    generator: torch.Generator,
+    start: str = "uniform",
+    precision: str = "float32",
+) -> Float[Tensor, "member batch *image"]:
+    """Adversarial images against each member on its own, as `perturb`, every member's with noise of its own."""
+    attack = partial(perturb, name, generator=generator, start=start, precision=precision)
+    return torch.stack([attack(Ensemble([member]), x, y, threat) for member in model.members])
+
+
 def _uniform(x: Tensor, generator: torch.Generator) -> Tensor:
     """Noise uniform in [-1, 1)."""
     return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
@@ -84,6 +101,6 @@ def _start(x: Tensor, threat: ThreatModel, start: str, generator: torch.Generato
 
 
 def _n_fgsm(x: Tensor, threat: ThreatModel, gradient: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
-    """One steepest step of 1.25·eps from noise twice as large as the ball; only the image box clips."""
-    noisy = x + 2 * threat.eps * _uniform(x, generator)
-    return (noisy + 1.25 * threat.eps * threat.steepest(gradient(noisy))).clamp(0.0, 1.0)
+    """One steepest step of eps from noise twice as large as the ball; only the image box clips, both of them."""
+    noisy = (x + 2 * threat.eps * _uniform(x, generator)).clamp(0.0, 1.0)
+    return (noisy + threat.eps * threat.steepest(gradient(noisy))).clamp(0.0, 1.0)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int64, Num
 from torch import Tensor
-from torch.nn import functional as F
 
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import InvalidValueError
@@ -22,9 +21,10 @@ def order(n: int, seed: int, epoch: int) -> Int64[Tensor, "n"]:
 def augment(
     images: Num[Tensor, "batch row column channel"], *, flip: bool, crop: int, generator: torch.Generator
 ) -> Num[Tensor, "batch row column channel"]:
-    """Shift every image by up to `crop` pixels each way over black padding, and mirror half of them if `flip`.
+    """Shift every image by up to `crop` pixels each way, and mirror half of them if `flip`.
 
-    One gather for the whole batch; every image draws its own shift and flip.
+    What lies beyond an edge is the image's own reflection, as for Wide ResNets (Zagoruyko & Komodakis 2016, section
+    3). One gather for the whole batch; every image draws its own shift and flip.
     """
     if not flip and not crop:
         return images
@@ -34,13 +34,18 @@ def augment(
     def draw(high: int) -> Tensor:
         return torch.randint(high, (batch, 1), generator=generator, device=device)
 
-    rows = torch.arange(height, device=device) + draw(2 * crop + 1)
+    rows = torch.arange(height, device=device) + draw(2 * crop + 1) - crop
     columns = torch.arange(width, device=device).expand(batch, width)
     if flip:
         columns = torch.where(draw(2) == 1, columns.flip(1), columns)
-    columns = columns + draw(2 * crop + 1)
-    padded = F.pad(images, (0, 0, crop, crop, crop, crop))
-    return padded[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    columns = columns + draw(2 * crop + 1) - crop
+    rows, columns = _reflected(rows, height), _reflected(columns, width)
+    return images[torch.arange(batch, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _reflected(index: Int64[Tensor, "batch n"], size: int) -> Int64[Tensor, "batch n"]:
+    """Indices of an axis of `size` pixels, those beyond its ends mirrored at the outermost pixel: −1 becomes 1."""
+    return (size - 1) - ((size - 1) - index.abs()).abs()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

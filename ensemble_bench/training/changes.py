@@ -113,8 +113,10 @@ def _check_number(name: str, value: float) -> None:
     least = "more than 0" if name in POSITIVE else "0 or more"
     if not math.isfinite(value) or value < 0 or (name in POSITIVE and value == 0):
         raise InvalidValueError(f"setting {name} is {value!r}: expected {least}")
-    if name == "momentum" and value >= 1:
-        raise InvalidValueError(f"setting momentum is {value!r}: expected less than 1")
+    if name in ("momentum", "average") and value >= 1:
+        raise InvalidValueError(f"setting {name} is {value!r}: expected less than 1")
+    if name == "clean_share" and value > 1:
+        raise InvalidValueError(f"setting clean_share is {value!r}: expected 0 to 1")
 
 
 def _one_of(name: str, choices: Any) -> Callable[[str], object]:
@@ -130,6 +132,7 @@ _NAMES: Mapping[str, Callable[[str], object]] = {
     "train_attack": check_name,
     "attack_start": _one_of("attack_start", STARTS),
     "precision": _one_of("precision", PRECISIONS),
+    "saved_as": _one_of("saved_as", ("float32", "float16")),
     "network.backbone": lambda value: registry.check("backbone", value),
 }
 

@@ -26,30 +26,32 @@ def join(
     device: torch.device,
     progress: Progress,
 ) -> Path:
-    """Join runs of seeds plan.seed, plan.seed + 1, … into the checkpoints best (of their bests) and last.
+    """Join k runs of seeds k·plan.seed, k·plan.seed + 1, … into the checkpoints that all of them have.
 
-    The runs lie beside `out` under their default names. `train_member(seed=…, out=…)` returns a finished run, continues
-    an interrupted one and trains a missing one. Raises InvalidValueError if `out` holds another run or joins other
+    Ensembles of different seeds share no network, so that they are independent samples of the recipe. The runs lie
+    beside `out` under their default names. `train_member(seed=…, out=…)` returns a finished run, continues an
+    interrupted one and trains a missing one. Raises InvalidValueError if `out` holds another run or joins other
     weights, or if a member's folder holds another run.
     """
-    seeds = [plan.seed + i for i in range(recipe.joins)]
+    seeds = [recipe.joins * plan.seed + i for i in range(recipe.joins)]
     _refuse_other_run(recipe, plan, seeds, out)
     runs = []
     for seed in seeds:
         folder = rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed, plan.changes, runs=out.parent)
         runs.append(train_member(seed=seed, out=folder, progress=progress))
-    bests, lasts = ([checkpoint.read_info(run / name) for run in runs] for name in (rundir.BEST, rundir.LAST))
+    names = [name for name in (rundir.AVERAGED, rundir.BEST, rundir.LAST) if all((run / name).exists() for run in runs)]
+    parts = {name: [checkpoint.read_info(run / name) for run in runs] for name in names}
     document = _document(recipe, plan, seeds) | {
         "joins": [
-            {"run": run.name, "best": best.weights_hash, "last": last.weights_hash}
-            for run, best, last in zip(runs, bests, lasts, strict=True)
+            {"run": run.name, **{Path(name).stem: infos[i].weights_hash for name, infos in parts.items()}}
+            for i, run in enumerate(runs)
         ]
     }
     rundir.claim(out, document, device=str(device), resume=True)
     if not rundir.is_finished(out):
         with interrupts.deferred():
-            _save(out / rundir.BEST, bests, plan, document)
-            _save(out / rundir.LAST, lasts, plan, document)
+            for name, infos in parts.items():  # last is the last: its presence says that the run is finished
+                _save(out / name, infos, plan, document)
     progress(f"join {out.name}", len(runs), len(runs))
     return out
 
@@ -81,4 +83,4 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
     architecture = replace(plan.architecture, members=len(parts))
     del meta["architecture"]
     joined = Ensemble(member for model in models for member in model.members)
-    checkpoint.save(path, joined, architecture, meta)
+    checkpoint.save(path, joined, architecture, meta, half=plan.settings.saved_as == "float16")

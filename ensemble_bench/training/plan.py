@@ -15,7 +15,7 @@ from ensemble_bench.registry import Recipe
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.changes import replaced
 from ensemble_bench.training.hardware import resolve_precision
-from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.objectives import LOSSES
 from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
 
 MATCHES = ("params", "paper", "flops")
@@ -100,10 +100,10 @@ def resolve(
 
     Raises UnknownNameError for an unknown name, InvalidValueError for a value out of range.
     """
-    presets = _settings(recipe, PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset))
+    offered = PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset, recipe.name)
     objective = recipe.objective if objective is None else objective
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
-    chosen, replacing = replaced(presets, _asked(settings or {}, train_attack))
+    chosen, replacing = replaced(_settings(recipe, offered), _asked(settings or {}, train_attack))
     changed: dict[str, Any] = {}
     if objective != recipe.objective:
         changed["objective"] = objective
@@ -177,8 +177,8 @@ def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: s
         raise InvalidValueError(f"max_steps is {max_steps}: choose 1 or more")
     if match not in MATCHES:
         raise UnknownNameError("match", match, MATCHES)
-    if objective not in OBJECTIVES:
-        raise UnknownNameError("objective", objective, OBJECTIVES)
+    if objective not in LOSSES:
+        raise UnknownNameError("objective", objective, LOSSES)
     if recipe.gated and objective != "ensemble":
         raise InvalidValueError(f"objective is {objective!r}: the gate of {recipe.name} learns only from 'ensemble'")
     if recipe.members < 2 and objective == "adp":

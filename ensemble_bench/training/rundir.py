@@ -17,8 +17,10 @@ from ensemble_bench.training.provenance import commit, versions
 RUN = "run.json"
 RESUME = "resume.safetensors"
 CURVES = "curves.csv"
+AVERAGED = "averaged.safetensors"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
+FILES = (RESUME, CURVES, AVERAGED, BEST, LAST)
 # The longest name that a submission may have.
 LONGEST = 80
 
@@ -75,7 +77,7 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> N
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
     if existing is None:
-        if out.exists() and (not out.is_dir() or any((out / name).exists() for name in (RESUME, CURVES, BEST, LAST))):
+        if out.exists() and (not out.is_dir() or any((out / name).exists() for name in FILES)):
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -71,10 +71,18 @@ def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
-    """Write weights, batch norm statistics, momenta and `state` to `path`, atomically."""
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    average: nn.Module | None = None,
+) -> None:
+    """Write weights, their running average, batch norm statistics, momenta and `state` to `path`, atomically."""
     state.settle()
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average.{name}": tensor for name, tensor in average.state_dict().items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(model, optimizer).items()}
     progress = {
         "step": state.step,
@@ -88,8 +96,10 @@ def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: 
     write_atomic(path, to_bytes(plain, metadata={"progress": json.dumps(progress)}))
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Read the weights, batch norm statistics and momenta of `path` into place; returns its state.
+def load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+) -> TrainingState:
+    """Read weights, their running average, batch norm statistics and momenta from `path` into place; returns its state.
 
     Raises CheckpointError for a file that is damaged or of another model.
     """
@@ -104,7 +114,10 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Trai
             loss_n=progress["loss_n"],
             seconds_before=progress["seconds"],
         )
-        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+        for part, module in (("model.", model), ("average.", average)):
+            if module is not None:
+                found = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+                module.load_state_dict(found)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} is not a resume point of this run ({reason}): delete it to start over") from None

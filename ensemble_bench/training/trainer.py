@@ -1,13 +1,14 @@
 """Training: Algorithm 1 of Grefenstette et al. (2018), in a folder that survives being stopped at any moment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from ensemble_bench import data, registry
 from ensemble_bench.data import DataSource, ImageSet
@@ -19,19 +20,24 @@ from ensemble_bench.progress import Progress, silent
 from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
 from ensemble_bench.registry import Recipe
-from ensemble_bench.training import interrupts, join, rundir, state
+from ensemble_bench.training import averaging, interrupts, join, rundir, state
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
-from ensemble_bench.training.attack import perturb
+from ensemble_bench.training.attack import perturb, perturb_members
 from ensemble_bench.training.batches import Batches
 from ensemble_bench.training.hardware import computing_on, resolve_device
-from ensemble_bench.training.objectives import OBJECTIVES
+from ensemble_bench.training.objectives import objective_of
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import SCHEDULES
 from ensemble_bench.training.state import TrainingState
 from ensemble_bench.training.validation import validate
+
+# Batches over which batch norm is estimated for the average: thousands of images fix a mean and a variance.
+BATCH_NORM_STEPS = 50
+# What progress shows beside the bar.
+Fields = dict[str, float | str]
 
 
 def train(
@@ -60,8 +66,9 @@ def train(
     What a run has other than recipe and preset are its changes: run.json and checkpoints list them, and the default
     folder names them, as in ensemble2adv-digits-tiny-objective-adp-s0.
 
-    The folder holds run.json, curves.csv and the checkpoints best (by validation accuracy under ifgsm5) and last,
-    which exists only once training is finished; a finished run is returned at once. `max_steps` shortens the run
+    The folder holds run.json, curves.csv and the checkpoints: averaged (the running average of the weights), or, where
+    the preset keeps none, best (by validation accuracy under ifgsm5); and last, which exists only once training is
+    finished. A finished run is returned at once. `max_steps` shortens the run
     and its schedule; `eps` (in units of the pixel range) defaults to the data set's; a widened single model has as
     many "params" or "flops" as the ensemble, or with `match` "paper" 1.5 or 2 times the width; `objective` is
     "ensemble", "member-mean" or "adp", by default the recipe's.
@@ -99,7 +106,7 @@ def train(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
-    """A training run in memory: its plan, batches, model, optimizer and folder."""
+    """A training run in memory; `average` is that of the weights, where the settings want one."""
 
     plan: TrainingPlan
     out: Path
@@ -107,6 +114,7 @@ class _Run:
     batches: Batches
     validation: ImageSet
     model: Ensemble
+    average: AveragedModel | None
     optimizer: torch.optim.SGD
     progress: Progress
 
@@ -132,9 +140,11 @@ def _train(
         _learn(run, reached)
     except KeyboardInterrupt:
         with interrupts.deferred():
-            state.save(out / rundir.RESUME, run.model, run.optimizer, reached)
+            _save_resume_point(run, reached)
         raise
     with interrupts.deferred():
+        if run.average is not None:
+            _save_average(run, cast(Ensemble, run.average.module), reached.step)
         _save_checkpoint(run, rundir.LAST, curves.read(out / rundir.CURVES)[-1])
         (out / rundir.RESUME).unlink(missing_ok=True)
     return out
@@ -143,15 +153,20 @@ def _train(
 def _prepare(plan: TrainingPlan, source: DataSource, out: Path, device: torch.device, progress: Progress) -> _Run:
     settings = plan.settings
     validation = source.split("validation")
-    model = build(plan.architecture, seed=plan.seed).to(device)
+    model = build(plan.architecture, seed=plan.seed).to(device).train()
+    optimizer = sgd(model, settings)
+    average = averaging.running_average(model, horizon=settings.average * plan.steps) if settings.average else None
+    if average is not None:
+        optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
     return _Run(
         plan=plan,
         out=out,
         device=device,
         batches=batches_of(source, settings, plan.seed, device),
         validation=validation.first(min(settings.evaluate_n, len(validation))),
-        model=model.train(),
-        optimizer=sgd(model, settings),
+        model=model,
+        average=average,
+        optimizer=optimizer,
         progress=progress,
     )
 
@@ -185,7 +200,7 @@ def _continue(run: _Run) -> TrainingState:
         if (run.out / rundir.CURVES).exists():
             curves.write(run.out / rundir.CURVES, [])
         return TrainingState()
-    reached = state.load(path, run.model, run.optimizer)
+    reached = state.load(path, run.model, run.optimizer, run.average)
     kept = [row for row in curves.read(run.out / rundir.CURVES) if row["step"] <= reached.step]
     curves.write(run.out / rundir.CURVES, kept)
     if reached.best is not None and reached.best["step"] == reached.step:
@@ -197,7 +212,7 @@ def _continue(run: _Run) -> TrainingState:
 def _learn(run: _Run, reached: TrainingState) -> None:
     """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
     plan = run.plan
-    accuracies = _report(run, reached, {})
+    shown = _report(run, reached, {})
     for step in algorithm1(
         run.model,
         run.optimizer,
@@ -205,28 +220,29 @@ def _learn(run: _Run, reached: TrainingState) -> None:
         steps=plan.steps,
         sample=run.batches.at,
         attack=partial(_attack, run) if plan.recipe.adversarial else None,
-        objective=OBJECTIVES[plan.objective],
+        objective=objective_of(plan.objective, clean_share=plan.settings.clean_share),
         rate=partial(_rate, plan),
         precision=plan.precision,
     ):
         if step % plan.settings.checkpoint_every == 0:
             with interrupts.deferred():
-                state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
-        accuracies = _report(run, reached, accuracies)
+                _save_resume_point(run, reached)
+        shown = _report(run, reached, shown)
 
 
-def _report(run: _Run, reached: TrainingState, last: dict[str, float]) -> dict[str, float]:
-    """Evaluate if it is due, and report progress; returns the newest loss and accuracies, `last` if none are newer."""
-    accuracies = _evaluate(run, reached) if _evaluation_due(run, reached) else last
-    run.progress(run.label, reached.step, run.plan.steps, **accuracies)
-    return accuracies
+def _report(run: _Run, reached: TrainingState, last: Fields) -> Fields:
+    """Evaluate if it is due, and report progress; returns what was shown, `last` if nothing is newer."""
+    shown = _evaluate(run, reached) if _evaluation_due(run, reached) else last
+    run.progress(run.label, reached.step, run.plan.steps, **shown)
+    return shown
 
 
 def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
-    """x_adv against the whole ensemble, with noise that depends on (seed, step) alone."""
+    """x_adv against what the recipe attacks, with noise that depends on (seed, step) alone."""
     plan = run.plan
+    attack = perturb_members if plan.recipe.attacked == "members" else perturb
     try:
-        return perturb(
+        return attack(
             plan.settings.train_attack,
             run.model,
             x,
@@ -253,8 +269,8 @@ def _evaluation_due(run: _Run, reached: TrainingState) -> bool:
     return not rows or rows[-1]["step"] < step
 
 
-def _evaluate(run: _Run, reached: TrainingState) -> dict[str, float]:
-    """Add a row to curves.csv, save the weights if they are the best so far; returns the loss and two accuracies."""
+def _evaluate(run: _Run, reached: TrainingState) -> Fields:
+    """Add a row to curves.csv, save the weights if they are the best so far; returns what to show of it."""
     plan, path = run.plan, run.out / rundir.CURVES
     reached.settle()
     accuracies = validate(
@@ -270,25 +286,61 @@ def _evaluate(run: _Run, reached: TrainingState) -> dict[str, float]:
             "seconds": round(reached.seconds, 3),
         }
         curves.write(path, [*curves.read(path), row])
-        improved = reached.best is None or row["ifgsm5"] > reached.best["ifgsm5"]
+        better = reached.best is None or row["ifgsm5"] > reached.best["ifgsm5"]
+        improved = run.average is None and better
         if improved:
             reached.best = row
         # The resume point comes first: it names the step of the best checkpoint, whenever the run is killed.
-        state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached)
+        _save_resume_point(run, reached)
         if improved:
             _save_checkpoint(run, rundir.BEST, row)
-    return {"loss": row["loss"], "clean": row["clean"], "ifgsm5": row["ifgsm5"]}
+    fields: Fields = {"loss": row["loss"], "clean": row["clean"], "ifgsm5": row["ifgsm5"]}
+    overfitted = _overfitted(run)
+    return fields if overfitted is None else fields | {"alarm": f"catastrophic overfitting from step {overfitted}"}
 
 
-def _save_checkpoint(run: _Run, name: str, row: curves.Row) -> None:
-    """Write the weights with their plan, step, validation accuracies, versions and commit."""
+def _save_resume_point(run: _Run, reached: TrainingState) -> None:
+    state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached, run.average)
+
+
+def _save_average(run: _Run, average: Ensemble, step: int) -> None:
+    """Write the running average of the weights, its batch norm estimated on images as the steps learned from them."""
+    plan = run.plan
+    averaging.estimate_batch_norm(average, _learned_from(run, step))
+    accuracies = validate(
+        average, run.validation, plan.threat, seed=plan.seed, precision=plan.precision, device=run.device
+    )
+    _save_checkpoint(run, rundir.AVERAGED, {"step": step, **accuracies}, model=average)
+
+
+def _learned_from(run: _Run, step: int) -> Iterator[Tensor]:
+    """Images of steps to come, clean, attacked or both, as training learns from them."""
+    for t in range(step, step + BATCH_NORM_STEPS):
+        x, y = run.batches.at(t)
+        if not run.plan.recipe.adversarial or run.plan.settings.clean_share:
+            yield x
+        if run.plan.recipe.adversarial:
+            yield _attack(run, x, y, t)
+
+
+def _overfitted(run: _Run) -> int | None:
+    """The step at which adversarial training began to overfit to single steps, None where it did not."""
+    if not run.plan.recipe.adversarial:
+        return None
+    return curves.catastrophic_overfitting(curves.read(run.out / rundir.CURVES), len(run.validation))
+
+
+def _save_checkpoint(run: _Run, name: str, row: curves.Row, model: Ensemble | None = None) -> None:
+    """Write weights, by default the present ones, with their plan, step, validation accuracies, versions and commit."""
     plan = run.plan
     meta = plan.as_dict() | {
         "step": row["step"],
         "checkpoint": name.removesuffix(checkpoint.SUFFIX),
-        "validation": {column: row[column] for column in ("clean", *curves.ATTACKS)},
+        "validation": {column: row[column] for column in ("clean", curves.ONE_STEP, *curves.ATTACKS)},
+        "overfitted": _overfitted(run),
         "versions": versions(),
         "commit": commit(),
     }
     del meta["architecture"]  # the checkpoint holds its own
-    checkpoint.save(run.out / name, run.model, plan.architecture, meta)
+    model = run.model if model is None else model
+    checkpoint.save(run.out / name, model, plan.architecture, meta, half=plan.settings.saved_as == "float16")

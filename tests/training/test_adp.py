@@ -14,7 +14,7 @@ from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.registry import RECIPES
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import update
-from ensemble_bench.training.objectives import JITTER, OBJECTIVES, adp_loss, log_diversity
+from ensemble_bench.training.objectives import JITTER, adp_loss, log_diversity, objective_of
 from ensemble_bench.training.trainer import train
 
 
@@ -127,7 +127,7 @@ def _after(objective: str, precision: str = "float32") -> tuple[Tensor, Tensor]:
     model, x = Ensemble([_Fixed(member) for member in logits.float() + noise]), torch.zeros(len(y), 1, 2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     for _ in range(300):
-        update(model, optimizer, x, None, y, objective=OBJECTIVES[objective], precision=precision)
+        update(model, optimizer, x, None, y, objective=objective_of(objective), precision=precision)
     with torch.no_grad():
         return log_diversity(model.member_logits(x), y), model(x).exp().gather(1, y[:, None])[:, 0]
 

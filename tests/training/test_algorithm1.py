@@ -15,7 +15,7 @@ from ensemble_bench.randomness import generator
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.algorithm1 import algorithm1, update
 from ensemble_bench.training.attack import perturb
-from ensemble_bench.training.objectives import OBJECTIVES, Objective, ensemble_loss, member_mean_loss
+from ensemble_bench.training.objectives import Objective, ensemble_loss, member_mean_loss, objective_of
 from ensemble_bench.training.state import TrainingState
 
 EPS, RATE, STEPS = 32 / 255, 0.1, 3
@@ -84,7 +84,7 @@ def test_three_steps_equal_algorithm_1(digits: DataSource, objective: str) -> No
         steps=STEPS,
         sample=batches.__getitem__,
         attack=attack,
-        objective=OBJECTIVES[objective],
+        objective=objective_of(objective),
         rate=lambda t: RATE,
     )
     assert list(taken) == [1, 2, 3]
@@ -111,7 +111,7 @@ def test_update_reports_the_mean_of_both_losses(digits: DataSource) -> None:
     x, y = _batches(digits)[0]
     expected = (ensemble_loss(model, x, y).mean() + ensemble_loss(model, 1 - x, y).mean()) / 2
     sgd = torch.optim.SGD(model.parameters(), lr=0.0)
-    loss = update(model, sgd, x, 1 - x, y, objective=OBJECTIVES["ensemble"])
+    loss = update(model, sgd, x, 1 - x, y, objective=objective_of("ensemble"))
     assert math.isclose(loss.item(), expected.item(), rel_tol=1e-12)
     assert not loss.requires_grad
 
@@ -121,7 +121,7 @@ def test_bf16_step_is_near_the_float32_step(digits: DataSource) -> None:
     for precision in ("float32", "bf16"):
         model = _networks(digits).float().train()
         x, y = digits.split("train").batch(range(32))
-        sgd, objective = torch.optim.SGD(model.parameters(), lr=0.1), OBJECTIVES["ensemble"]
+        sgd, objective = torch.optim.SGD(model.parameters(), lr=0.1), objective_of("ensemble")
         losses.append(update(model, sgd, x, None, y, objective=objective, precision=precision).item())
         assert all(p.dtype == torch.float32 for p in model.parameters())
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -183,9 +183,33 @@ def test_steps_go_on_from_the_state(digits: DataSource) -> None:
         return batches[t]
 
     sgd = torch.optim.SGD(model.parameters(), lr=RATE)
-    objective = OBJECTIVES["ensemble"]
+    objective = objective_of("ensemble")
     steps = algorithm1(model, sgd, TrainingState(step=1), steps=STEPS, sample=sample, attack=None, objective=objective)
     assert list(steps) == [2, 3]
     assert sampled == [1, 2]
     done = algorithm1(model, sgd, TrainingState(step=3), steps=STEPS, sample=sample, attack=None, objective=objective)
     assert list(done) == []
+
+
+def test_members_on_images_of_their_own_share_the_loss_of_the_mean(digits: DataSource) -> None:
+    model = _networks(digits).eval()
+    x, y = (part.double() if part.is_floating_point() else part for part in digits.split("train").batch(range(8)))
+    own = torch.stack([x, 1 - x])
+    probs = torch.stack([member(part).softmax(1) for member, part in zip(model.members, own, strict=True)])
+    picked = probs[:, torch.arange(8), y]
+    torch.testing.assert_close(ensemble_loss(model, own, y), -picked.mean(0).log())
+    torch.testing.assert_close(member_mean_loss(model, own, y), -picked.log().mean(0))
+    # The same images for all is the case that the ensemble itself answers.
+    torch.testing.assert_close(ensemble_loss(model, torch.stack([x, x]), y), ensemble_loss(model, x, y))
+
+
+def test_the_share_of_clean_images_weighs_the_two_losses(digits: DataSource) -> None:
+    model = _networks(digits).eval()
+    x, y = digits.split("train").batch(range(8))
+    x = x.double()
+    clean, attacked = ensemble_loss(model, x, y), ensemble_loss(model, 1 - x, y)
+    for share in (0.0, 0.25, 1.0):
+        found = sum(objective_of("ensemble", clean_share=share)(model, x, 1 - x, y))
+        torch.testing.assert_close(found, share * clean + (1 - share) * attacked)
+    assert len(list(objective_of("ensemble", clean_share=0.0)(model, x, 1 - x, y))) == 1
+    torch.testing.assert_close(sum(objective_of("ensemble", clean_share=0.0)(model, x, None, y)), clean)

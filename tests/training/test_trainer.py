@@ -36,7 +36,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def _shorten(set_item: Callable[[Any, str, Any], None]) -> None:
     tiny = presets.PRESETS["tiny"]
     quick = replace(
-        tiny.on("digits"), steps=STEPS, evaluate_every=EVERY, evaluate_n=20, checkpoint_every=CHECKPOINT, batch_size=32
+        tiny.on("digits"),
+        steps=STEPS,
+        evaluate_every=EVERY,
+        evaluate_n=20,
+        checkpoint_every=CHECKPOINT,
+        batch_size=32,
+        average=0.0,
     )
     set_item(presets.PRESETS, "tiny", replace(tiny, settings={"digits": quick}))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.training.attack import check_name, perturb
+from ensemble_bench.training.attack import check_name, perturb, perturb_members
 
 THREAT = ThreatModel(eps=0.1)
 
@@ -48,8 +48,8 @@ def test_ifgsm_is_the_plain_inner_loop_of_algorithm_1(
 
 def test_nfgsm_is_one_step_from_noise_twice_the_ball() -> None:
     model, (x, y) = trained(), images(32)
-    noisy = x + 0.2 * (2 * torch.rand(x.shape, generator=seeded()) - 1)
-    expected = (noisy + 0.125 * gradient(model, noisy, y).sign()).clamp(0, 1)
+    noisy = (x + 0.2 * (2 * torch.rand(x.shape, generator=seeded()) - 1)).clamp(0, 1)
+    expected = (noisy + 0.1 * gradient(model, noisy, y).sign()).clamp(0, 1)
     found = perturb("nfgsm", model, x, y, THREAT, generator=seeded())
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert THREAT.distance(found, x).max() > THREAT.eps  # not clipped to the ball, on purpose
@@ -129,3 +129,12 @@ def test_unknown_start() -> None:
     x, y = images(2)
     with pytest.raises(InvalidValueError, match="start is 'zero': choose from gaussian, uniform, none"):
         perturb("ifgsm7", trained(), x, y, THREAT, generator=seeded(), start="zero")
+
+
+def test_members_are_attacked_each_on_its_own() -> None:
+    model, (x, y) = trained(members=2), images(16)
+    noise = seeded()
+    expected = [perturb("ifgsm7", member, x, y, THREAT, generator=noise) for member in model.members]
+    found = perturb_members("ifgsm7", model.train(), x, y, THREAT, generator=seeded())
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert all(module.training for module in model.modules())

@@ -14,7 +14,7 @@ from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
 from ensemble_bench.files import new_folder
 from ensemble_bench.leaderboard.model_info import RESULTS, ModelInfo
-from ensemble_bench.records import Threat
+from ensemble_bench.records import CHECKPOINTS, Threat
 from ensemble_bench.records.decoding import decode
 from ensemble_bench.submissions.format import archive, claims, tensors
 from ensemble_bench.submissions.format.archive import CARD, CLAIMS, CONFIG, MODEL_INFO, WEIGHTS
@@ -22,7 +22,6 @@ from ensemble_bench.submissions.format.claims import Claim
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import check_page, parse_json, quoted
 
-CHECKPOINTS = ("best", "last")
 CONFIG_KEYS = {"schema", "architecture", "meta", "weights_hash"}
 LINK = r"https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s\"'<>\\]*)?"
 
@@ -135,7 +134,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
             registry.check("preset", about.preset)
         if about.checkpoint not in (None, *CHECKPOINTS):
             # Files are named by it.
-            raise ValueError(f"meta.checkpoint is {quoted(about.checkpoint)}: expected {' or '.join(CHECKPOINTS)}")
+            raise ValueError(f"meta.checkpoint is {quoted(about.checkpoint)}: expected one of {', '.join(CHECKPOINTS)}")
     except ValueError as error:
         raise BundleError(f"{CONFIG}: {shortened(str(error))}") from None
     return values

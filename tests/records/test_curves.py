@@ -1,0 +1,44 @@
+"""curves.csv: files of earlier versions, and the alarm for catastrophic overfitting on curves with known answers."""
+
+from pathlib import Path
+
+import pytest
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.records import curves
+
+
+def _rows(one_step: list[float], multi_step: list[float]) -> list[curves.Row]:
+    return [
+        dict.fromkeys(curves.CURVE_COLUMNS, 0.5) | {"step": 10 * i, "fgsm": fgsm, "pgd20": pgd}
+        for i, (fgsm, pgd) in enumerate(zip(one_step, multi_step, strict=True), 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one_step", "multi_step", "n", "step"),
+    [
+        ([0.3, 0.4, 0.8, 0.95], [0.3, 0.35, 0.02, 0.0], 500, 30),  # as it happens
+        ([0.3, 0.4, 0.8, 0.95], [0.3, 0.35, 0.02, 0.0], 20, None),  # 20 images may fall that far by chance
+        ([0.3, 0.4, 0.45, 0.5], [0.3, 0.35, 0.4, 0.42], 500, None),  # an honest run
+        ([0.3, 0.4, 0.2, 0.3], [0.3, 0.35, 0.15, 0.3], 500, None),  # both fall: a rate too high, not this
+        ([0.5, 0.6, 0.6, 0.61], [0.4, 0.5, 0.45, 0.4], 500, None),  # less than chance explains
+        ([0.5, 0.6, 0.6, 0.61], [0.4, 0.5, 0.45, 0.4], 10_000, 30),
+        ([], [], 500, None),
+    ],
+)
+def test_the_alarm_needs_both_accuracies_to_part(
+    one_step: list[float], multi_step: list[float], n: int, step: int | None
+) -> None:
+    assert curves.catastrophic_overfitting(_rows(one_step, multi_step), n) == step
+
+
+def test_curves_without_the_single_step_are_read_and_raise_no_alarm(tmp_path: Path) -> None:
+    rows = [{k: v for k, v in row.items() if k != "fgsm"} for row in _rows([0.1, 0.9], [0.5, 0.0])]
+    curves.write(tmp_path / "curves.csv", rows)
+    assert "clean,ifgsm5," in (tmp_path / "curves.csv").read_text()
+    assert curves.read(tmp_path / "curves.csv") == rows
+    assert curves.catastrophic_overfitting(rows, 500) is None
+    (tmp_path / "curves.csv").write_text("step,loss\n1,2\n")
+    with pytest.raises(RecordError, match="expected the columns step,epoch,clean,fgsm"):
+        curves.read(tmp_path / "curves.csv")
