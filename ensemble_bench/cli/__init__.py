@@ -25,9 +25,9 @@ from ensemble_bench.training import interrupts
 
 INTERRUPTED, TERMINATED = 130, 143
 STATUSES = (
-    "Exit status: 0 done; 1 something failed (some of several trainings, or a bug, which shows its traceback); 2 a "
-    "mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by SIGTERM: run the same command "
-    "again to go on (train with --resume)."
+    "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "
+    "with its traceback); 2 a mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by "
+    "SIGTERM; the same command goes on from there (train with --resume)."
 )
 
 app = typer.Typer(

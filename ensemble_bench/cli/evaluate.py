@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Runs, Seed, Workers, names, parse_sizes
+from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Runs, Seed, Threads, Workers, names, parse_sizes
 
 if TYPE_CHECKING:
     from ensemble_bench.evaluation.runner import Request
@@ -18,7 +18,8 @@ def evaluate(
         typer.Argument(
             help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, package.module:attribute (runs your "
             "own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
-            "every best and last checkpoint under --runs.",
+            "every checkpoint under --runs, of a run's checkpoints of equal weights only the first of averaged, best, "
+            "last.",
             show_default=False,
         ),
     ] = None,
@@ -68,6 +69,7 @@ def evaluate(
         str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
     ] = "float32",
     device: Device = None,
+    threads: Threads = None,
     runs: Runs = Path("runs"),
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what it would cost: passes, FLOPs and time, at most.")
@@ -76,7 +78,10 @@ def evaluate(
     gpus: Gpus = 0.0,
     workers: Workers = None,
 ) -> None:
-    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each."""
+    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each.
+
+    Without a terminal a plain line tells the progress every 30 seconds. Whatever stops it, the same command goes on.
+    """
     registry.split_suite(suite)
     if dataset is not None:
         registry.check("data set", dataset)
@@ -85,6 +90,7 @@ def evaluate(
     from ensemble_bench.cli.console import show_records
     from ensemble_bench.evaluation.runner import Request, evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
+    from ensemble_bench.training.hardware import computing_on, default_threads
 
     request = Request(
         models=tuple(sources) if sources else None,
@@ -104,13 +110,14 @@ def evaluate(
         batch_size=batch_size,
         precision=precision,
         device=device,
+        threads=threads,
     )
     if estimate:
         _show_estimate(request)
         return
     if ray is not None:
         _on_ray(request, ray, gpus=gpus, workers=workers)
-    with shown_progress() as progress:
+    with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_checkpoints(**vars(request), progress=progress)
     show_records(records)
     # Models that were named need not lie under --runs, whose leaderboard holds what does.
@@ -152,7 +159,7 @@ def _on_ray(request: "Request", ray: str, *, gpus: float, workers: int | None) -
     from ensemble_bench.experiment.run import run
 
     board = Board(jobs_of(request), expected={})
-    pool = RayPool(ray, workers=workers, gpus=gpus)
+    pool = RayPool(ray, workers=workers, threads=request.threads or 1, gpus=gpus)
     with LiveTable(pool.workers) as table:
         run(board, pool, show=table)
     for job, status in board:

@@ -16,14 +16,18 @@ class Journal:
     """Finished work by (attack, block), kept in memory and, given a path, as lines of JSON that survive a kill.
 
     The first line names the evaluation; a journal of another one is discarded. A line that a crash cut short is
-    cut off, so that its block is done again. With `only`, it is the journal of that block: it lies beside `path`, and
-    calls the block 0, as a job of these images alone does. Without, it takes over the journals of blocks that lie
-    beside it.
+    cut off, so that its block is done again. `threads` are those that the evaluation began with, if that is known:
+    another number could round otherwise in the blocks to come. With `only`, it is the journal of that block: it lies
+    beside `path`, and calls the block 0, as a job of these images alone does. Without, it takes over the journals of
+    blocks that lie beside it.
     """
 
-    def __init__(self, path: Path | None, evaluation: str, *, only: int | None = None) -> None:
+    def __init__(
+        self, path: Path | None, evaluation: str, *, threads: int | None = None, only: int | None = None
+    ) -> None:
         self._path = path
         self._first = only or 0
+        self.threads = threads
         self._entries: dict[tuple[str, int], Entry] = {}
         self._others: list[Path] = []
         if path is None:
@@ -40,7 +44,7 @@ class Journal:
         with open(path, "ab") as file:
             file.truncate(whole)
         if whole == 0:
-            self._append({"evaluation": evaluation})
+            self._append({"evaluation": evaluation} | ({} if threads is None else {"threads": threads}))
 
     def _read(self, path: Path, evaluation: str) -> int:
         """Take over the entries of `path`; returns how many of its bytes are whole lines of this evaluation."""
@@ -54,6 +58,8 @@ class Journal:
                 break
             if whole:
                 self._entries[entry["attack"], entry["block"]] = entry
+            else:
+                self.threads = entry.get("threads")
             whole += len(line)
         return whole
 

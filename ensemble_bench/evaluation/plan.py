@@ -28,7 +28,8 @@ BLACKBOX = "blackbox"
 class EvaluationPlan:
     """One evaluation, everything resolved but the black-box set.
 
-    Images that fell at a smaller eps are `carried` over and not attacked again.
+    Images that fell at a smaller eps are `carried` over and not attacked again. `threads` are those of a processor;
+    None: as many as PyTorch is set to use, or as an evaluation that goes on began with.
     """
 
     subject: Subject
@@ -41,6 +42,7 @@ class EvaluationPlan:
     blackbox_root: Path = Path("runs") / BLACKBOX
     data_dir: str | Path | None
     carried: Carried | None = None
+    threads: int | None = None
     progress: Progress
 
     def attacks(self) -> tuple[Attack, ...]:

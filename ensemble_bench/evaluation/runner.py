@@ -22,7 +22,7 @@ from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, 
 from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
-from ensemble_bench.models import sources
+from ensemble_bench.models import checkpoint, sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     CHECKPOINTS,
@@ -38,7 +38,7 @@ from ensemble_bench.records import (
 )
 from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.hardware import resolve_device
+from ensemble_bench.training.hardware import computing_on, resolve_device
 
 JOURNAL = "journal.jsonl"
 
@@ -141,17 +141,18 @@ def evaluate_checkpoints(
     batch_size: int | None = None,
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
+    threads: int | None = None,
     precision: str = "float32",
     progress: Progress = silent,
 ) -> list[Record]:
-    """Score models (default: every best and last checkpoint below `runs`); returns their records.
+    """Score models (default: every checkpoint below `runs`, one of those of a run that are equal); returns records.
 
     `models` are what `load` takes, with its `arch`, `normalise` and `model_dir`. Data set and threat model default to
     those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
     record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
     checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
-    and one that was interrupted goes on. Raises as `evaluate` and `load`, and CheckpointError when there is nothing to
-    score.
+    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. Raises as
+    `evaluate` and `load`, and CheckpointError when there is nothing to score.
     """
     request = Request(
         models=None if models is None else tuple(models),
@@ -170,6 +171,7 @@ def evaluate_checkpoints(
         batch_size=batch_size,
         blackbox=blackbox,
         device=device,
+        threads=threads,
         precision=precision,
     )
     return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
@@ -195,6 +197,7 @@ class Request:
     batch_size: int | None = None
     blackbox: str | Path | None = None
     device: str | torch.device | None = None
+    threads: int | None = None
     precision: str = "float32"
 
     @property
@@ -206,7 +209,7 @@ class Request:
 def plans_of(request: Request, progress: Progress = silent) -> Iterator[EvaluationPlan]:
     """A plan for every model of `request` and, where the suite wants them, its parts; of several eps the smallest."""
     runs, chosen, sizes = Path(request.runs), suite_of(request.suite), request.sizes
-    models = _find(runs) if request.models is None else request.models
+    models = _find(runs, progress) if request.models is None else request.models
     wanted = [
         sources.describe(model, arch=request.arch, normalise=request.normalise, model_dir=request.model_dir)
         for model in models
@@ -229,6 +232,7 @@ def plans_of(request: Request, progress: Progress = silent) -> Iterator[Evaluati
             blackbox=None if request.blackbox is None else Path(request.blackbox),
             blackbox_root=runs / BLACKBOX,
             data_dir=request.data_dir,
+            threads=request.threads,
             progress=progress,
         )
         for part in (plan.subject, *(plan.subject.views() if chosen.views else [])):
@@ -262,8 +266,10 @@ def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, blo
         samples = read_samples(out).iloc[rows]
     else:
         carried = job.carried and replace(job.carried, fallen=job.carried.fallen[rows])
-        journal = Journal(None if out is None else out / JOURNAL, key, only=block)
-        samples = score(replace(job, images=job.images.part(rows), carried=carried), journal).samples
+        path = None if out is None else out / JOURNAL
+        journal = Journal(path, key, threads=torch.get_num_threads(), only=block)
+        with computing_on(plan.threads or journal.threads):
+            samples = score(replace(job, images=job.images.part(rows), carried=carried), journal).samples
     fallen = np.zeros(len(job.images), dtype=bool)
     fallen[rows] = _fallen(samples)
     return fallen
@@ -286,13 +292,18 @@ def _fallen(samples: pd.DataFrame) -> Bools:
     return samples["clean"].to_numpy(dtype=bool) & ~worst_case(samples)
 
 
-def _find(runs: Path) -> list[Path]:
-    """Every checkpoint of the runs below `runs`; black-box surrogates are none."""
+def _find(runs: Path, progress: Progress) -> list[Path]:
+    """Every checkpoint below `runs`, of those of a run with equal weights the first; black-box surrogates are none."""
     found = [p for name in CHECKPOINTS for p in runs.rglob(f"{name}.safetensors")]
     found = [p for p in found if (p.parent / "run.json").exists()]
     if not found:
         raise CheckpointError(f"{runs}: no checkpoints to score: `ensemble-bench train RECIPE` makes them")
-    return sorted(found)
+    kept: dict[tuple[Path, str], Path] = {}
+    for path in found:
+        first = kept.setdefault((path.parent, checkpoint.read_info(path).weights_hash), path)
+        if first is not path:
+            progress(f"{path.parent.name}/{path.stem}", 1, 1, status=f"has the weights of {first.stem}, scored as that")
+    return sorted(kept.values())
 
 
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
@@ -303,10 +314,11 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
         return Result(record=known, samples=read_samples(out))
     job = _job(plan, made)
-    journal = Journal(None if out is None else out / JOURNAL, key)
+    journal = Journal(None if out is None else out / JOURNAL, key, threads=torch.get_num_threads())
     start = time.perf_counter()
-    scores = score(job, journal)
-    probed = probe(job, scores, journal) if plan.suite.probe else None
+    with computing_on(plan.threads or journal.threads):
+        scores = score(job, journal)
+        probed = probe(job, scores, journal) if plan.suite.probe else None
     seconds = time.perf_counter() - start
     record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
     if out is not None:

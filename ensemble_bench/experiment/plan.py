@@ -11,6 +11,7 @@ from typing import Any
 from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.experiment.sizes import LARGE, Scored, sizes_of
+from ensemble_bench.records import CHECKPOINTS
 from ensemble_bench.registry import Recipe
 
 BLACKBOX = "black-box set"
@@ -253,7 +254,7 @@ def _is_there(job: Job) -> bool:
     if job.call == "train":
         return (Path(job.arguments["out"]) / "last.json").exists()
     folder = Path(job.arguments["run"]) / "evaluations"
-    names = (job.arguments["checkpoint"],) if job.arguments["checkpoint"] == LAST else ("averaged", "best", LAST)
+    names = (job.arguments["checkpoint"],) if job.arguments["checkpoint"] == LAST else CHECKPOINTS
     suite, n = job.arguments["suite"], job.arguments["n"]
     found = (any(folder.glob(f"{suite}-{name}-n{n}-*/record.json")) for name in names)
     return any(found)

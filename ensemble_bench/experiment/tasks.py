@@ -6,9 +6,7 @@ from typing import Any
 
 from ensemble_bench.errors import CheckpointError
 from ensemble_bench.progress import Progress
-
-# Of a run, the weights that tables and verdicts use: the first of these that it has.
-HEADLINE = ("averaged", "best", "last")
+from ensemble_bench.records import CHECKPOINTS
 
 
 def perform(call: str, arguments: Mapping[str, Any], progress: Progress) -> None:
@@ -17,11 +15,11 @@ def perform(call: str, arguments: Mapping[str, Any], progress: Progress) -> None
 
 
 def headline(run: Path) -> Path:
-    """The checkpoint of a run that tables and verdicts use; raises CheckpointError for a run without any."""
-    for name in HEADLINE:
+    """The checkpoint that tables and verdicts use, the first of CHECKPOINTS; raises CheckpointError for none."""
+    for name in CHECKPOINTS:
         if (path := run / f"{name}.safetensors").with_suffix(".json").exists():
             return path
-    raise CheckpointError(f"{run}: holds no checkpoint: expected one of {', '.join(HEADLINE)}")
+    raise CheckpointError(f"{run}: holds no checkpoint: expected one of {', '.join(CHECKPOINTS)}")
 
 
 def _train(arguments: dict[str, Any], progress: Progress) -> None:

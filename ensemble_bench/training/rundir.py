@@ -21,6 +21,8 @@ AVERAGED = "averaged.safetensors"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 FILES = (RESUME, CURVES, AVERAGED, BEST, LAST)
+# The longest name that a submission may have.
+LONGEST = 80
 
 
 def default_out(
@@ -34,10 +36,12 @@ def default_out(
 ) -> Path:
     """The default folder of a run: <runs>/<recipe>-<data name>-<preset>[-<changes>]-s<seed>.
 
-    What the run changes of recipe and preset is named, "ensemble2adv-digits-tiny-objective-adp-s0".
+    What the run changes of recipe and preset is named, "ensemble2adv-digits-tiny-objective-adp-s0"; where the name
+    would have more than 80 characters, a hash stands for the rest of the changes.
     """
-    changed = f"-{slug(changes)}" if changes else ""
-    return Path(runs) / f"{recipe}-{data_name}-{preset}{changed}-s{seed}"
+    start, end = f"{recipe}-{data_name}-{preset}", f"-s{seed}"
+    changed = f"-{slug(changes, max(12, LONGEST - len(start) - len(end) - 1))}" if changes else ""
+    return Path(runs) / f"{start}{changed}{end}"
 
 
 def is_finished(out: str | Path) -> bool:

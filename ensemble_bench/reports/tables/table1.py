@@ -36,10 +36,16 @@ def table_1a(curves: Iterable[Curve], records: Iterable[Record], *, paper: bool 
     The black-box column comes from the record of a run's `last` checkpoint, where there is one. With `paper` the series
     go through the paper's own procedure (section 4.3), which makes one row of all seeds of a recipe.
     """
+    curves = list(curves)
+    end = {curve.run: curve.step[-1] for curve in curves if curve.finished}
+    # `evaluate` scores one of two checkpoints of equal weights: one of the last step stands for `last`.
     last = [
         r
         for r in records
-        if r.checkpoint == "last" and r.suite == "paper" and r.view is None and carried_eps(r) is None
+        if (r.checkpoint == "last" or (r.checkpoint == "best" and r.step is not None and r.step == end.get(r.run)))
+        and r.suite == "paper"
+        and r.view is None
+        and carried_eps(r) is None
     ]
     tables = []
     for group, runs in grouped(curves, lambda curve: curve.group).items():
@@ -155,7 +161,7 @@ def _cells_of_record(record: Record, attacks: Sequence[str]) -> Cells:
 def _blackbox(records: Iterable[Record]) -> dict[str, Value | None]:
     """Black-box accuracies by run; where a run has several records, that on the most images."""
     accuracies: dict[str, Value | None] = {}
-    for record in sorted(records, key=lambda record: record.n):
+    for record in sorted(records, key=lambda record: (record.n, record.checkpoint == "last")):
         attack = record.attack("blackbox")
         if attack is not None and attack.accuracy is not None:
             accuracies[record.run] = Value(accuracy=attack.accuracy)

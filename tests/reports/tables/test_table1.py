@@ -56,6 +56,21 @@ def test_1a_takes_the_black_box_from_the_last_checkpoint(runs: Path) -> None:
     assert rows_of(table)["singleadv", "mean of 0, 1"]["blackbox"] is None  # seed 0 has none
 
 
+def test_1a_takes_a_best_checkpoint_of_the_last_step_for_the_last(runs: Path) -> None:
+    """Of two checkpoints of equal weights `evaluate` scores only the best."""
+    curves = [curve for curve in read_curves(runs) if curve.recipe == "singleadv" and curve.seeds == (1,)]
+    (best,) = [
+        r
+        for r in find_records(runs)
+        if (r.recipe, r.seeds, r.checkpoint, r.suite) == ("singleadv", (1,), "best", "paper")
+    ]
+    at_the_end = replace(best, step=int(curves[0].step[-1]))
+    (table,) = table_1a(curves, [at_the_end])
+    assert rows_of(table)["singleadv", "1"]["blackbox"].accuracy == result_of(best, "blackbox").accuracy
+    (table,) = table_1a([replace(curves[0], finished=False)], [at_the_end])
+    assert "blackbox" not in table.keys
+
+
 def test_1a_as_in_the_paper_has_a_row_a_recipe(runs: Path) -> None:
     curves = read_curves(runs)
     (table,) = table_1a(curves, [], paper=True)
