@@ -22,9 +22,11 @@ from ensemble_bench.records.samples import (
 )
 from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
 from ensemble_bench.records.threat import Threat
+from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, training_of
 
 __all__ = [
     "CARRIED",
+    "CHECKPOINTS",
     "RECORD_FILE",
     "SAMPLES_FILE",
     "SAMPLE_COLUMNS",
@@ -39,12 +41,15 @@ __all__ = [
     "Surrogate",
     "Threat",
     "attack_columns",
+    "described",
     "find_records",
+    "folder_of",
     "identify",
     "read_record",
     "read_samples",
     "samples_to_parquet",
     "to_json",
+    "training_of",
     "worst_case",
     "write_record",
 ]
