@@ -40,8 +40,11 @@ def read_run(out: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} cannot be read ({error}): choose another --out") from None
 
 
-def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> None:
+def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, validation_n: int | None = None) -> None:
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
+
+    `validation_n` is the number of validation images that the points of curves.csv are of; a split may hold fewer than
+    the plan wants.
 
     Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is
     False, an unfinished run.
@@ -52,7 +55,9 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> N
         if out.exists() and (not out.is_dir() or any((out / name).exists() for name in (RESUME, CURVES, BEST, LAST))):
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        made = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
+        made: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "device": device}
+        if validation_n is not None:
+            made["validation_n"] = validation_n
         document = wanted | made | {"versions": versions(), "commit": commit()}
         write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
         return
