@@ -23,6 +23,7 @@ RECIPES = ("singleadv", "doubleadv", "ensemble2adv", "separate2adv")
 TABLES = [f"table1{part}.{suffix}" for part in "abc" for suffix in ("md", "csv", "tex")]
 FIGURES = [f"figure2{part}.{suffix}" for part in "abc" for suffix in ("png", "pdf")]
 TABLE_2 = [f"table2.{suffix}" for suffix in ("md", "csv", "tex")]
+SUITES = [f"suites.{suffix}" for suffix in ("md", "csv", "tex")]
 CREDITS = [f"credits.{suffix}" for suffix in ("md", "csv", "tex")]
 FIGURE_3 = ["figure3.png", "figure3.pdf"]
 CURVE = [f"robustness_curve.{suffix}" for suffix in ("png", "pdf", "csv")]
@@ -47,10 +48,11 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_everything_is_written_and_named(report: Report) -> None:
-    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *CREDITS, *FIGURE_3, *CURVE]
+    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *SUITES, *CREDITS, *FIGURE_3, *CURVE]
     assert sorted(path.name for path in report.paths) == sorted(names)
     assert all(path.stat().st_size > 100 for path in report.paths)
-    assert [t.name for t in report.tables] == ["table1a", "table1b", "table1c", "table2", "credits", "credits"]
+    names = ["table1a", "table1b", "table1c", "table2", "suites", "suites", "credits", "credits"]
+    assert [t.name for t in report.tables] == names
     assert len(report.verdicts) == 2 * 3 * 2  # suites, rivals, seeds
     assert [note.partition(":")[0] for note in report.notes] == [
         "No verdict for ensemble2adv against singleadv, ensemble2adv against doubleadv, "
@@ -155,9 +157,9 @@ def test_missing_inputs_are_said_and_leave_no_old_files(runs: Path, tmp_path: Pa
     build_runs(tmp_path / "runs", ("baseline",), n=30, points=4, suites=("paper",), checkpoints=("last",))
     report = write_report(tmp_path / "runs", tmp_path / "report")
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"mine.txt", "report.md", *TABLES[:3], *FIGURES[:4]}
+    assert names == {"mine.txt", "report.md", *TABLES[:6], *FIGURES}  # of a run without best weights stand the last
     assert [note.partition(" left out: ")[0] for note in report.notes] == [
-        *("Table 1b is", "Table 1c is", "Figure 2c is", "Table 2 is", "Figure 3 is", "Credits are"),
+        *("Table 1c is", "Table 2 is", "Figure 3 is", "Tables of other suites are", "Credits are"),
         "The robustness curve is",
     ]
     assert all(note in report.paths[0].read_text() for note in report.notes)
@@ -194,7 +196,7 @@ def test_tables_and_figures_are_chosen_by_number(
 
 
 def test_unknown_parts_are_named() -> None:
-    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, credits"):
+    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, credits, suites"):
         parts_of(tables=["3"])
     with pytest.raises(UnknownNameError, match="unknown figure '1': choose from 2, 3, eps"):
         parts_of(figures=["1"])
