@@ -17,7 +17,8 @@ from ensemble_bench.experiment.sizes import Scored, Sizes
 SMALL = Sizes(suites={"quick": Scored(images=16), "paper500": Scored(images=4, recipes=("baseline",), seeds=1)})
 RECIPES = "baseline,ensemble2adv,separate2adv"
 ARGUMENTS = ("reproduce", "--recipes", RECIPES, "--seeds", "1", "--max-steps", "12", "--device", "cpu")
-TIMES = ("seconds", "started")
+# Times; and the commit, which changes when someone works on the source tree while the tests run.
+ELSEWHERE = ("seconds", "started", "commit")
 
 
 def run_name(recipe: str, seed: int) -> str:
@@ -26,7 +27,7 @@ def run_name(recipe: str, seed: int) -> str:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """A hash of every file below `root`, without what measures time, and without the lock and the workers' log."""
+    """A hash of every file below `root`, without what is not the experiment's doing, and without the lock and the workers' log."""
     return {
         str(path.relative_to(root)): hashlib.sha256(_timeless(path)).hexdigest()
         for path in sorted(root.rglob("*"))
@@ -39,14 +40,14 @@ def _timeless(path: Path) -> bytes:
         return json.dumps(_without_times(json.loads(path.read_bytes()))).encode()
     if path.name == "curves.csv":
         header, *rows = (line.split(",") for line in path.read_text().splitlines())
-        kept = [i for i, column in enumerate(header) if column not in TIMES]
+        kept = [i for i, column in enumerate(header) if column not in ELSEWHERE]
         return "\n".join(",".join(row[i] for i in kept) for row in (header, *rows)).encode()
     return path.read_bytes()
 
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(part) for key, part in value.items() if key not in TIMES}
+        return {key: _without_times(part) for key, part in value.items() if key not in ELSEWHERE}
     return [_without_times(part) for part in value] if isinstance(value, list) else value
 
 

@@ -142,6 +142,7 @@ def write_curves(run: Path, recipe: str, seed: int, accuracy: Mapping[str, Seque
         "steps": int(accuracy["step"][-1]),
         "threat": {"norm": "linf", "eps": 8 / 255},
         "settings": {"evaluate_n": 144},
+        "validation_n": 144,
     }
     (run / "run.json").write_text(json.dumps(document | about))
     frame = pd.DataFrame(accuracy).assign(epoch=1.0, loss=0.5, lr=0.1, seconds=1.0)
@@ -251,7 +252,7 @@ def doubled(hardness: Any, left: Mapping[str, tuple[float, float]], **about: Any
     results = [
         replace(
             attack,
-            settings={"stages": [{"name": stage.name} for stage in stages[attack.name]]},
+            settings={"stages": [{"name": f"{attack.name}/{steps}"} for steps in (10, 20, 40, 80)]},
             stages=stages[attack.name] if len(stages[attack.name]) > 1 else None,
             passes=sum(stage.passes for stage in stages[attack.name]),
         )

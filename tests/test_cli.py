@@ -207,7 +207,7 @@ def test_evaluating_with_a_wrong_choice_changes_nothing(
 
 
 def test_broken_checkpoints_are_named_and_kept(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = runs / TRAINED / "best.safetensors"
+    good = runs / TRAINED / "last.safetensors"
     cut = tmp_path / "cut" / "best.safetensors"
     cut.parent.mkdir()
     cut.write_bytes(good.read_bytes()[:-100])
@@ -284,8 +284,7 @@ def test_evaluate_and_report_of_all_runs(runs: Path, capsys: pytest.CaptureFixtu
     assert run(["evaluate", "--runs", str(runs), "--suite", "quick", "--n", "12"]) == 0
     shown = capsys.readouterr().out
     records = [json.loads(path.read_text()) for path in runs.rglob("record.json")]
-    # Of three steps the last is the best: both checkpoints hold the same weights.
-    assert {record["model"] for record in records} == {f"{TRAINED}/best"}
+    assert {record["model"] for record in records} == {f"{TRAINED}/averaged", f"{TRAINED}/last"}
     for record in records:
         assert record["model"] in shown
         assert f"{100 * record['robust']['robust'] / 12:.1f}" in shown

@@ -1,17 +1,17 @@
-"""Groups: the runs that may stand in one table (one data set, preset and threat), in the paper's order."""
+"""Groups: the runs that may stand in one table (one data set, preset and threat), and which of their weights do."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
 
-from ensemble_bench.records import Record, Threat
+from ensemble_bench.records import CARRIED, CHECKPOINTS, Record, Threat, folder_of
 from ensemble_bench.records.text import seeds_text
-from ensemble_bench.registry import RECIPES
+from ensemble_bench.reports.rows import Run
 
-# Our recipes in the order of their rows.
-ORDER = tuple(RECIPES)
-# Checkpoints that stand in tables: a run's best one, and a model from elsewhere.
-BEST = ("best", None)
+T = TypeVar("T")
+K = TypeVar("K", bound=Any)  # anything that sorts
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -27,32 +27,15 @@ class Group:
         return f"{self.data_name}{preset}, {self.threat}"
 
 
-class Run(Protocol):
-    """The run of a row: the fields by which rows are ordered, labelled and told apart."""
-
-    @property
-    def recipe(self) -> str: ...  # noqa: D102
-
-    @property
-    def run(self) -> str: ...  # noqa: D102
-
-    @property
-    def seeds(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def tag(self) -> str: ...  # noqa: D102
-
-
-R = TypeVar("R", bound=Run)
-T = TypeVar("T")
-K = TypeVar("K", bound=Any)  # anything that sorts
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A record under the recipe whose row it belongs to; a model without a recipe stands for itself."""
+    """A record under the recipe whose row it belongs to; a model without a recipe stands for itself.
+
+    `beside` says that its weights are not those of the run's headline checkpoint, which the label then names.
+    """
 
     record: Record
+    beside: bool = False
 
     @property
     def recipe(self) -> str:
@@ -70,9 +53,39 @@ class Scored:
         return self.record.seeds
 
     @property
+    def where(self) -> str:
+        """Name of the run's folder, with that of the one around it; the run's name where it has none."""
+        folder = folder_of(self.record)
+        return self.run if folder is None else f"{folder.parent.name}/{folder.name}"
+
+    @property
     def tag(self) -> str:
-        """A name that no other evaluation has."""
-        return f"{self.run} ({self.record.id[:8]})"
+        """A name that no other evaluation has: where its run lies, and the record's id."""
+        return f"{self.where}, record {self.record.id[:8]}"
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How the model was trained, None where its record does not say."""
+        return self.record.training
+
+    @property
+    def suffix(self) -> str:
+        """The weights, where they are not the run's headline checkpoint."""
+        return f" ({self.record.checkpoint} weights)" if self.beside else ""
+
+    @cached_property
+    def alike(self) -> Mapping[str, Any]:
+        """Checkpoint, architecture, and the settings of all attacks, the black-box set among them."""
+        record = self.record
+        own = {} if record.recipe else {"weights": record.weights_hash}
+        attacks = {a.name: a.settings for a in record.attacks if a.name != CARRIED}
+        return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks}
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """The folder nearest to the root stands, and of several evaluations of one model the lowest worst case."""
+        path = folder_of(self.record) or Path()
+        return len(path.parts), path.as_posix(), self.record.robust.robust, self.record.id
 
 
 def group_of(record: Record) -> Group:
@@ -80,9 +93,61 @@ def group_of(record: Record) -> Group:
     return Group(data_name=record.data_name, preset=record.preset or "", threat=record.threat)
 
 
-def best_models(records: Iterable[Record]) -> list[Record]:
-    """Keep whole models, no member or logit average on its own: best checkpoints, and what has none but itself."""
-    return [record for record in records if record.view is None and record.checkpoint in BEST]
+def headlines(records: Iterable[Record]) -> dict[Hashable, str | None]:
+    """Return the headline checkpoint of every run: its averaged weights, else the best, else the last.
+
+    Of a run counts what there are records of.
+    """
+    found: dict[Hashable, str | None] = {}
+    for record in records:
+        home = home_of(record)
+        found[home] = min(record.checkpoint, found.get(home, record.checkpoint), key=_rank)
+    return found
+
+
+def headline_models(records: Iterable[Record]) -> list[Record]:
+    """Keep whole models, no member or logit average on its own, each run's headline checkpoint alone."""
+    records = list(records)
+    known = headlines(records)
+    return [r for r in records if r.view is None and r.checkpoint == known[home_of(r)]]
+
+
+def scored_models(records: Iterable[Record], suite: str | None = None) -> list[Scored]:
+    """Whole models for the rows of tables: each run's headline checkpoint, under `suite` or all.
+
+    Where a suite has not met that of a run, the next that it has met stands beside the headlines, named as such.
+    """
+    records = list(records)
+    known, chosen = headlines(records), []
+    for own in grouped((r for r in records if r.view is None and suite in (None, r.suite)), lambda r: r.suite).values():
+        met = headlines(own)
+        chosen += [
+            Scored(record=r, beside=r.checkpoint != known[home_of(r)]) for r in own if r.checkpoint == met[home_of(r)]
+        ]
+    return chosen
+
+
+def last_beside(records: Iterable[Record], suite: str) -> list[Scored]:
+    """The last weights under `suite` of runs whose headline checkpoint is their average."""
+    records = list(records)
+    known = headlines(records)
+    return [
+        Scored(record=r, beside=True)
+        for r in records
+        if (r.view, r.suite, r.checkpoint) == (None, suite, "last")
+        and known[home_of(r)] == "averaged"
+        and headlines(o for o in records if o.suite == suite)[home_of(r)] == "averaged"
+    ]
+
+
+def home_of(record: Record) -> Hashable:
+    """Return what tells the run of a record from all others: its name, and its folder."""
+    folder = folder_of(record)
+    return record.run, None if folder is None else folder.resolve()
+
+
+def _rank(checkpoint: str | None) -> int:
+    return CHECKPOINTS.index(checkpoint) if checkpoint in CHECKPOINTS else len(CHECKPOINTS)
 
 
 def group_columns(group: Group, carried: float | None = None) -> dict[str, str]:
@@ -112,31 +177,7 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     return dict(sorted(groups.items(), key=lambda pair: pair[0]))
 
 
-def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
-    """Collect `runs` under their rows' labels, in the paper's order, seeds ascending.
-
-    The label is the recipe. Runs of one recipe that share their seeds differ in something else (a width, an objective),
-    so that no mean over them makes sense: each of these stands under its run's name, or its tag if a run has several.
-    """
-    rows: dict[str, list[R]] = {}
-    for run in sorted(runs, key=lambda run: (place(run.recipe), run.recipe, run.seeds, run.run)):
-        rows.setdefault(run.recipe, []).append(run)
-    labelled: dict[str, list[R]] = {}
-    for recipe, members in rows.items():
-        if len({run.seeds for run in members}) == len(members):
-            labelled[recipe] = members
-        else:
-            names = [run.run for run in members]
-            labelled |= {run.run if names.count(run.run) == 1 else run.tag: [run] for run in members}
-    return labelled
-
-
 def all_seeds(runs: Iterable[Run]) -> str:
     """Return the seeds of several models, each once: "0, 1, 0+1"."""
     distinct = {run.seeds for run in runs if run.seeds}
     return ", ".join(seeds_text(seeds) for seeds in sorted(distinct, key=lambda s: (len(s), s)))
-
-
-def place(recipe: str) -> int:
-    """Return where a recipe stands in the paper's order; what is no recipe stands behind them all."""
-    return ORDER.index(recipe) if recipe in ORDER else len(ORDER)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records import Record, find_records
+from ensemble_bench.records import Record, described, find_records
 from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
+from ensemble_bench.reports.doubled import notes_on_doubled
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.figures.lines import Panel, write_figure
@@ -16,7 +17,7 @@ from ensemble_bench.reports.parts import ALL, CAPTIONS, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.credits import credit_tables
 from ensemble_bench.reports.tables.paper import beside_paper
-from ensemble_bench.reports.tables.table1 import table_1a, table_1b, table_1c
+from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
 from ensemble_bench.reports.training_curves import METRICS, Curve, count_outliers, read_curves
 from ensemble_bench.reports.verdicts import Verdict, notes_on_missing_verdicts, verdicts
@@ -49,7 +50,7 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
         if name not in ALL:
             raise UnknownNameError("part of a report", name, ALL)
     chosen = ALL if parts is None else frozenset(parts)
-    records, curves = find_records(root), read_curves(root)
+    records, curves = [described(record) for record in find_records(root)], read_curves(root)
     if not records and not curves:
         raise RecordError(
             f"{root}: no records or curves; run `ensemble-bench train RECIPE`, then `ensemble-bench evaluate`"
@@ -79,6 +80,7 @@ def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> 
         "table1b": partial(table_1b, records),
         "table1c": partial(table_1c, records),
         "table2": partial(table_2, records),
+        "suites": partial(suite_tables, records),
         "credits": partial(credit_tables, records),
         "beside_paper": partial(_beside_paper, records, curves, paper),
     }
@@ -151,6 +153,7 @@ def _notes(
         if panel.omitted
     ]
     notes += notes_on_missing_verdicts(records) if whole else []
+    notes += notes_on_doubled(records, curves)
     for record in records:
         notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
     return notes

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ensemble_bench.records import CleanScore, Record, RobustScore, Threat
+from ensemble_bench.records import CleanScore, Record, RobustScore, Threat, folder_of
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.figures.lines import Line, Panel
-from ensemble_bench.reports.groups import Scored, best_models, by_recipe, grouped
+from ensemble_bench.reports.groups import Scored, grouped, scored_models
+from ensemble_bench.reports.rows import rows_of
 
 MARKERS = "os^Dv"  # tell seeds of one recipe apart
 
@@ -36,26 +38,52 @@ class Sweep:
     """A model's evaluations by ascending eps, at least two, of the same images with the same suite."""
 
     records: tuple[Record, ...]
+    scored: Scored
 
     @property
     def recipe(self) -> str:
         """Recipe of the model, or its own name."""
-        return Scored(record=self.records[0]).recipe
+        return self.scored.recipe
 
     @property
     def run(self) -> str:
         """Name of the run that made the model."""
-        return self.records[0].run
+        return self.scored.run
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the model."""
-        return self.records[0].seeds
+        return self.scored.seeds
+
+    @property
+    def where(self) -> str:
+        """Name of the run's folder."""
+        return self.scored.where
 
     @property
     def tag(self) -> str:
         """A name that no other model has."""
-        return f"{self.run} ({self.records[0].id[:8]})"
+        return self.scored.tag
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How the model was trained, None where its records do not say."""
+        return self.scored.training
+
+    @property
+    def suffix(self) -> str:
+        """The weights, where they are not the run's headline checkpoint."""
+        return self.scored.suffix
+
+    @property
+    def alike(self) -> Mapping[str, Any]:
+        """The sizes of eps, and what the records have to share."""
+        return {"sizes": [record.threat.eps for record in self.records], **self.scored.alike}
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """As records: the folder nearest to the root stands."""
+        return self.scored.preference
 
     def points(self) -> Iterator[tuple[float, CleanScore | RobustScore]]:
         """Every eps with the score there; 0 is no attack at all."""
@@ -65,19 +93,20 @@ class Sweep:
 
 
 def sweeps(records: Iterable[Record]) -> dict[SweepGroup, list[Sweep]]:
-    """Collect models that were attacked at two eps or more: the best checkpoints, and those of no training.
+    """Collect models that were attacked at two eps or more: the headline checkpoints, and those of no training.
 
     Of several evaluations at one eps the lowest accuracy stands: each of them bounds the model's from above.
     """
     groups: dict[SweepGroup, list[Sweep]] = {}
-    for group, same in grouped(best_models(records), _group_of).items():
-        for own in grouped(same, lambda record: (record.model, record.weights_hash)).values():
+    for group, same in grouped(scored_models(records), lambda scored: _group_of(scored.record)).items():
+        for own in grouped(same, _model_of).values():
             chosen = [
-                min(at_eps, key=lambda record: (record.robust.robust, record.id))
-                for at_eps in grouped(own, lambda record: record.threat.eps).values()
+                min(at_eps, key=lambda scored: (scored.record.robust.robust, scored.record.id))
+                for at_eps in grouped(own, lambda scored: scored.record.threat.eps).values()
             ]
             if len(chosen) > 1:
-                groups.setdefault(group, []).append(Sweep(records=tuple(chosen)))
+                made = Sweep(records=tuple(scored.record for scored in chosen), scored=chosen[0])
+                groups.setdefault(group, []).append(made)
     return groups
 
 
@@ -91,6 +120,11 @@ def robustness_tables(records: Iterable[Record]) -> list[Table]:
     return [_table(group, runs) for group, runs in sweeps(records).items()]
 
 
+def _model_of(scored: Scored) -> tuple[str, str, str]:
+    record, folder = scored.record, folder_of(scored.record)
+    return record.model, record.weights_hash, "" if folder is None else folder.as_posix()
+
+
 def _group_of(record: Record) -> SweepGroup:
     return SweepGroup(
         data_name=record.data_name,
@@ -102,13 +136,14 @@ def _group_of(record: Record) -> SweepGroup:
     )
 
 
-def _labelled(runs: Sequence[Sweep]) -> Mapping[str, tuple[Sweep, str]]:
-    """Each model and its marker under a label of its own, in the paper's order."""
-    return {
-        (f"{label}, seed {seeds_text(run.seeds)}" if len(members) > 1 else label): (run, MARKERS[i % len(MARKERS)])
-        for label, members in by_recipe(runs).items()
-        for i, run in enumerate(members)
-    }
+def _labelled(runs: Sequence[Sweep]) -> Mapping[str, tuple[Sweep, str, str]]:
+    """Each model, its look and its marker under a label of its own, in the paper's order."""
+    found: dict[str, tuple[Sweep, str, str]] = {}
+    for row in rows_of(runs):
+        for index, (label, run) in enumerate(row.every()):
+            seed = f", seed {seeds_text(run.seeds)}" if len(row.runs) > 1 else ""
+            found[label.replace(row.label, f"{row.label}{seed}", 1)] = run, row.look, MARKERS[index % len(MARKERS)]
+    return found
 
 
 def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
@@ -119,17 +154,17 @@ def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
         title=str(group),
         x_label=unit,
         y_label=f"worst-case accuracy, {group.split}, n = {group.n} (%)",
-        lines=tuple(_line(label, run, marker, scale) for label, (run, marker) in _labelled(runs).items()),
+        lines=tuple(_line(label, run, look, marker, scale) for label, (run, look, marker) in _labelled(runs).items()),
         band="95 % interval",
         ticks=tuple(_round(scale * eps) for eps in sizes) if len(sizes) <= 9 else (),
     )
 
 
-def _line(label: str, run: Sweep, marker: str, scale: int) -> Line:
+def _line(label: str, run: Sweep, look: str, marker: str, scale: int) -> Line:
     x, scores = zip(*run.points(), strict=True)
     return Line(
         label=label,
-        look=run.recipe,
+        look=look,
         x=np.array([_round(scale * eps) for eps in x]),
         y=np.array([score.accuracy for score in scores]),
         band=(np.array([score.ci_low for score in scores]), np.array([score.ci_high for score in scores])),
@@ -145,7 +180,7 @@ def _round(value: float) -> float:
 def _table(group: SweepGroup, runs: Sequence[Sweep]) -> Table:
     rows = [
         (label, run.run, seeds_text(run.seeds), _eps(group, eps), Value.of(score))
-        for label, (run, _) in _labelled(runs).items()
+        for label, (run, *_) in _labelled(runs).items()
         for eps, score in run.points()
     ]
     keys = ("model", "run", "seeds", "eps", "robust_accuracy")

@@ -11,7 +11,8 @@ from ensemble_bench.records import Record, read_samples, worst_case
 from ensemble_bench.records.statistics import McNemar, mcnemar
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.registry import RECIPES
-from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped
+from ensemble_bench.reports.groups import Group, Scored, group_of, grouped, headline_models
+from ensemble_bench.reports.rows import by_recipe
 
 ALPHA = 0.05
 # Of every recipe that has rivals: the ensemble, the rival, and what the rival is.
@@ -115,7 +116,7 @@ def _comparable(records: Iterable[Record]) -> list[list[Record]]:
 
     return [
         [min(same, key=lambda record: (record.robust.robust, record.id)) for same in grouped(alike, _model).values()]
-        for alike in grouped(best_models(records), key).values()
+        for alike in grouped(headline_models(records), key).values()
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.training.changes import slug
 from ensemble_bench.training.plan import differences
+from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 
 RUN = "run.json"
@@ -23,6 +25,7 @@ LAST = "last.safetensors"
 FILES = (RESUME, CURVES, AVERAGED, BEST, LAST)
 # The longest name that a submission may have.
 LONGEST = 80
+_DEFAULTS = {setting.name: setting.default for setting in fields(TrainingSettings) if setting.default is not MISSING}
 
 
 def default_out(
@@ -67,12 +70,13 @@ def threads_of(out: Path) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
-def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> None:
+def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, validation_n: int | None = None) -> None:
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
-    Number of threads, device, versions and commit are written down, but are no part of what a run is. Raises
-    InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is False,
-    an unfinished run.
+    Number of threads, device, versions and commit are written down, but are no part of what a run is; so is
+    `validation_n`, the number of images that the points of curves.csv are of: a split may hold fewer than the plan
+    wants. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while
+    `resume` is False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
@@ -81,12 +85,16 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> N
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        made = {"started": started, "device": device, "threads": torch.get_num_threads()}
+        made: dict[str, Any] = {"started": started, "device": device, "threads": torch.get_num_threads()}
+        if validation_n is not None:
+            made["validation_n"] = validation_n
         document = wanted | made | {"versions": versions(), "commit": commit()}
         write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
         return
     # What they changed is in the other values too; runs of versions before lack the list of it.
     wanted.pop("changes", None)
+    # A setting that their version did not know yet had the value that is now its default.
+    existing = existing | {"settings": _DEFAULTS | existing.get("settings", {})}
     if different := differences(wanted, existing):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")

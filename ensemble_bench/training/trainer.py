@@ -127,7 +127,8 @@ def _train(
     plan: TrainingPlan, source: DataSource, out: Path, *, device: torch.device, resume: bool, progress: Progress
 ) -> Path:
     """Carry out `plan`, from the beginning or from the resume point in `out`."""
-    rundir.claim(out, plan.as_dict(), device=str(device), resume=resume)
+    validation_n = min(plan.settings.evaluate_n, len(source.split("validation")))
+    rundir.claim(out, plan.as_dict(), device=str(device), resume=resume, validation_n=validation_n)
     if rundir.is_finished(out):
         (out / rundir.RESUME).unlink(missing_ok=True)  # there if the run was killed as it finished
         progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")

@@ -81,8 +81,9 @@ def test_of_several_evaluations_at_one_eps_the_lowest_stands(records: list[Recor
 
 def test_members_last_checkpoints_and_other_weights_stand_apart(records: list[Record], tmp_path: Path) -> None:
     own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
-    for fields in ({"view": "member1"}, {"checkpoint": "last"}):
-        assert sweeps([replace(r, **fields) for r in own]) == {}  # type: ignore[arg-type]
+    assert sweeps([replace(r, view="member1") for r in own]) == {}
+    last = [replace(r, checkpoint="last", model=r.model.replace("/best", "/last")) for r in own]
+    assert sweeps([*own, *last]) == sweeps(own)
     half = [replace(r, weights_hash="sha256:new") if r.threat.eps_text == "16/255" else r for r in own]
     assert [len(run.records) for runs in sweeps(half).values() for run in runs] == [2]
     build_appendix(tmp_path, "ensemble2adv", members=2, n=20)

@@ -90,7 +90,6 @@ def test_seeds_that_do_not_fit_are_paired_in_their_order(tmp_path: Path) -> None
         {"split": "validation"},
         {"suite": "paper500"},
         {"preset": "small"},
-        {"checkpoint": "last"},
         {"blackbox": Blackbox(hash=HASH, keep_rate=0.5, surrogates=(), n=5)},
     ],
 )
@@ -133,7 +132,8 @@ def test_runs_of_the_same_seed_keep_their_names(tmp_path: Path) -> None:
     planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
     planted(tmp_path, "doubleadv", only(10, (0, 4)))
     planted(tmp_path, "doubleadv", only(10, (0, 3)), model="doubleadv-paper-s0/best")
-    assert {v.rival for v in verdicts(find_records(tmp_path))} == {"doubleadv-digits-tiny-s0", "doubleadv-paper-s0"}
+    names = {"doubleadv, run doubleadv-digits-tiny", "doubleadv, run doubleadv-paper"}
+    assert {v.rival for v in verdicts(find_records(tmp_path))} == names
 
 
 def test_a_record_from_nowhere_has_no_samples(tmp_path: Path) -> None:

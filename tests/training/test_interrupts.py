@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import _same
 
 import ensemble_bench as eb
+from ensemble_bench.models import checkpoint
+from ensemble_bench.records import curves
 from ensemble_bench.training import interrupts
 from ensemble_bench.training.trainer import train
 
@@ -25,6 +26,20 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="os.kill ends th
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run of ensemble2adv."""
     return train("ensemble2adv", out=tmp_path_factory.mktemp("whole") / "run", settings=SHORT)
+
+
+def _same(a: Path, b: Path) -> None:
+    """Both runs hold the same files and no resume point, the same weights bit for bit, and the same curves."""
+    names = sorted(path.name for path in a.iterdir())
+    assert names == sorted(path.name for path in b.iterdir())
+    assert "resume.safetensors" not in names
+    for name in (name for name in names if name.endswith(".safetensors")):
+        first, second = checkpoint.read_info(a / name), checkpoint.read_info(b / name)
+        assert (first.weights_hash, first.meta) == (second.weights_hash, second.meta)
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in curves.read(run / "curves.csv")] for run in (a, b)
+    ]
+    assert rows[0] == rows[1]
 
 
 @pytest.fixture

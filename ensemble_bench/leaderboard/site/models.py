@@ -91,9 +91,10 @@ def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:
 
 
 def _place(record: Record) -> tuple[Any, ...]:
-    """The record that ranks a model first: the headline checkpoint, test images, the strongest suite, most images."""
-    place = CHECKPOINTS.index(record.checkpoint) if record.checkpoint in CHECKPOINTS else 0
-    return place, record.split != "test", strength(record.suite), -record.n, record.robust.accuracy, record.id
+    """The record that ranks a model comes first: headline checkpoint, test images, the strongest suite, most images."""
+    known = record.checkpoint in CHECKPOINTS
+    other = CHECKPOINTS.index(str(record.checkpoint)) if known else len(CHECKPOINTS), record.split != "test"
+    return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
 
 
 def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:
