@@ -27,7 +27,7 @@ def run_name(recipe: str, seed: int) -> str:
 
 
 def digests(root: Path) -> dict[str, str]:
-    """A hash of every file below `root`, without what is not the experiment's doing, and without the lock and the workers' log."""
+    """A hash of every file below `root` but the lock and the log, without what is not the experiment's doing."""
     return {
         str(path.relative_to(root)): hashlib.sha256(_timeless(path)).hexdigest()
         for path in sorted(root.rglob("*"))

@@ -125,15 +125,17 @@ def _cell(board: Board, jobs: Sequence[tuple[Job, Status]]) -> str:
         state = next(s for s in (FAILED, SKIPPED, RUNNING, WAITING, DONE) if s in states)
         text = state
         if state == RUNNING:
-            share = sum(job.share * _share(status) for job, status in jobs)
             left = sum(board.left_of(job) for job, _ in jobs)
+            share = sum(job.share * _share(status, board.left_of(job)) for job, status in jobs)
             text = f"{100 * share:.0f} %" + (f" {duration(left)}" if left else "")
     return f"[{STYLES[state]}]{text}[/]"
 
 
-def _share(status: Status) -> float:
-    """The part of a job that is done; of an evaluation under way it is not known."""
-    if status.state == DONE:
-        return 1.0
-    is_training = status.state == RUNNING and status.label.startswith("train ")
-    return status.done / status.total if is_training and status.total else 0.0
+def _share(status: Status, left: float) -> float:
+    """The part of a job that is done: of a training its steps, of an evaluation the time that it is thought to take."""
+    if status.state != RUNNING:
+        return float(status.state == DONE)
+    if status.label.startswith("train ") and status.total:
+        return status.done / status.total
+    spent = time.monotonic() - status.started
+    return spent / (spent + left) if left else 0.0
