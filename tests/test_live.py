@@ -75,7 +75,7 @@ def test_elsewhere_events_and_now_and_then_a_summary_are_lines(monkeypatch: pyte
         "skipped: quick c-s0: needs train c-s0",
     ]
     assert lines[3].startswith("1 of 8 jobs done, 2 running, 3 waiting, 1 failed, 1 skipped; about ")
-    assert "train b-s0: 30/100, loss 1.25" in "".join(lines[3:])
+    assert "train b-s0: 30/100, loss 1.25" in " ".join(lines[3:])
 
 
 def test_when_all_is_over_nothing_is_left() -> None:
