@@ -9,7 +9,7 @@ import typer
 from ensemble_bench import registry
 from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Workers, names
 from ensemble_bench.cli.options import Preset as PresetOption
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
 
 if TYPE_CHECKING:
     from ensemble_bench.experiment.plan import Experiment, Job
@@ -88,8 +88,15 @@ def reproduce(
 
         with LiveTable(pool.workers) as table:
             run(board, pool, show=table)
-        _report(experiment.out)
-    if left := len(jobs) - board.count(DONE):
+        left = len(jobs) - board.count(DONE)
+        try:
+            _report(experiment.out)
+        except EnsembleBenchError as error:
+            if not left:
+                raise
+            # What a failed job left behind may be the reason, and must not hide which job it was.
+            typer.echo(f"no report: {error}", err=True)
+    if left:
         typer.echo(f"{left} of {len(jobs)} jobs failed or were skipped; the same command tries them again", err=True)
         raise typer.Exit(FAILED)
 
