@@ -4,9 +4,9 @@
 
 First table: all claims of a family, judged as reports do. "wrong": families without a true claim in which any is shown
 or reversed; "without the pool": the same with each claim's own variance between seeds alone. "found": how often the
-claim wider-2 is shown where ensemble2adv is two points above all other recipes. Second table: one claim between two equal
-recipes, at 5 % and at the strictest level of Holm's correction over 12 claims, by ours and by the two-level bootstrap
-(seeds, then images, 999 times): its percentiles, and studentised by the standard error that ours uses too.
+claim wider-2 is shown where ensemble2adv is two points above all other recipes. Second table: one claim between two
+equal recipes, at 5 % and at the strictest level of Holm's correction over all claims, by ours and by the two-level
+bootstrap (seeds, then images, 999 times): its percentiles, and studentised by the standard error of ours.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from factorials import CLAIMS, MARGINS, RECIPES, arrays, judged, simulate  # noqa: E402
+from factorials import CLAIMS, MARGINS, RECIPES, arrays, judged, simulate
 
-from ensemble_bench.records.contrasts import PSEUDO_IMAGES, contrast, holm, seed_variance  # noqa: E402
+from ensemble_bench.records.contrasts import PSEUDO_IMAGES, contrast, holm, seed_variance
 
 POINT = 0.01
 SPREADS: dict[str, float | dict[str, float]] = {

@@ -122,19 +122,18 @@ class Verdict:
         if self.flops is not None:
             cost += f" and {self.flops:.2f} × the FLOPs{_equal(self.flops)}"
         return (
-            f"{claim.name}: {claim.sentence}: {self._found}. {_sides(self.left)} ({_seeds(self.left)}) against "
-            f"{_sides(self.right)} ({_seeds(self.right)}; {cost}), n = {self.images}"
+            f"{self.outcome}: {claim.sentence} ({claim.name}): {self._found}; {_sides(self.left)} "
+            f"({_seeds(self.left)}) against {_sides(self.right)} ({_seeds(self.right)}; {cost}), n = {self.images}"
         )
 
     @property
     def _found(self) -> str:
-        test, points = self.judgement.contrast, _points(self.judgement.difference)
+        test, points = self.judgement.contrast, f"{_points(self.judgement.difference)} points"
         if test is None:
-            few = " and ".join(self.short_of)
-            return f"not shown: needs at least {MIN_SEEDS} seeds of {few} ({points} points)"
+            return f"{points}, but it needs at least {MIN_SEEDS} seeds of {' and '.join(self.short_of)}"
         p_holm = self.judgement.p_holm or 0.0
         p = "p < 0.001" if p_holm < 0.001 else f"p = {p_holm:.3f}"
-        return f"{self.outcome} ({points} points [{_points(test.ci_low)}, {_points(test.ci_high)}], {p})"
+        return f"{points} [{_points(test.ci_low)}, {_points(test.ci_high)}], {p}"
 
 
 def verdicts(records: Iterable[Record]) -> list[Verdict]:

@@ -1,6 +1,7 @@
 """Verdicts on images whose fate is planted."""
 
 import csv
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from synthetic_runs import HASH, build_runs, make_record, write
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import AttackResult, Blackbox, find_records, write_record
+from ensemble_bench.records import AttackResult, Blackbox, Record, find_records, write_record
 from ensemble_bench.records.contrasts import contrast, holm, seed_variance
 from ensemble_bench.records.table import to_csv
 from ensemble_bench.registry import RECIPES, SUITES
-from ensemble_bench.reports import write_report
+from ensemble_bench.reports import rows, write_report
 from ensemble_bench.reports.claims import CLAIMS, PRIMARY
 from ensemble_bench.reports.verdicts import Verdict, judge, notes_on_missing_verdicts, verdict_tables, verdicts
 
@@ -86,7 +87,7 @@ def test_the_outcome(tmp_path: Path, left: tuple[int, ...], right: tuple[int, ..
     assert verdict.judgement.contrast == expected
     assert verdict.judgement.p_holm == expected.p_value  # the only claim with records
     assert verdict.outcome == outcome
-    assert f": {outcome} (" in str(verdict)
+    assert str(verdict).startswith(f"{outcome}: two networks")
     assert verdict.judgement.difference == pytest.approx((np.mean(left) - np.mean(right)) / 1000)
 
 
@@ -114,8 +115,8 @@ def test_the_sentence(tmp_path: Path) -> None:
     three(tmp_path, "separate2adv", 400, 405, 410, flops=1_100_000)
     verdict = verdict_on(tmp_path, "apart-2")
     assert str(verdict) == (
-        "apart-2: two networks are more robust trained as one model than apart: shown (+20.0 points [+17.4, +22.6], "
-        "p < 0.001). ensemble2adv (seeds 0, 1, 2) against separate2adv (seeds 0+1, 2+3, 4+5; 1.00 × the parameters "
+        "shown: two networks are more robust trained as one model than apart (apart-2): +20.0 points [+17.4, +22.6], "
+        "p < 0.001; ensemble2adv (seeds 0, 1, 2) against separate2adv (seeds 0+1, 2+3, 4+5; 1.00 × the parameters "
         "(equal) and 1.10 × the FLOPs), n = 1000"
     )
     assert verdict.where == (
@@ -130,7 +131,7 @@ def test_few_seeds_are_no_result_of_a_recipe(tmp_path: Path, seeds: int) -> None
     three(tmp_path, "doubleadv", 100, 100, 100)
     verdict = verdict_on(tmp_path)
     assert (verdict.outcome, verdict.judgement.contrast, verdict.judgement.p_holm) == ("not shown", None, None)
-    assert "not shown: needs at least 3 seeds of ensemble2adv (+80.0 points)" in str(verdict)
+    assert ": +80.0 points, but it needs at least 3 seeds of ensemble2adv; " in str(verdict)
     assert "Holm" not in verdict.where
 
 
@@ -244,6 +245,52 @@ def test_rows_of_one_recipe_are_judged_apart_and_named(tmp_path: Path) -> None:
     assert {v.judgement.tested for v in found} == {2}
 
 
+def trained(monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let runs whose name starts with a key have been trained with these changes, the others without any."""
+
+    def training(record: Record) -> dict[str, Any]:
+        made = next((about for name, about in changes.items() if record.run.startswith(name)), {})
+        return {"changes": dict(made), "steps": 100, "match": made.get("match", "params"), "settings": {"rate": 0.1}}
+
+    monkeypatch.setattr(rows, "_training", training)
+
+
+def test_runs_that_were_all_changed_alike_are_a_family_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    for recipe, count in (("ensemble2adv", 300), ("doubleadv", 350), ("singleadv", 200)):
+        for seed in SEEDS:
+            planted(tmp_path, recipe, first(1000, count), seeds=(seed,), model=f"long-{recipe}-s{seed}/best")
+    trained(monkeypatch, {"long-singleadv": {"eps": 0.01}, "long": {"steps": 200}})
+    found = {v.family.where.partition("split")[2]: v for v in verdicts(find_records(tmp_path))}
+    assert {where: round(v.judgement.difference, 3) for where, v in found.items()} == {
+        "": 0.1,
+        ", with steps=200": -0.05,
+    }
+
+
+def test_what_a_wider_network_is_matched_on_makes_two_rows_of_one_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    for seed in SEEDS:
+        planted(tmp_path, "doubleadv", first(1000, 450), seeds=(seed,), model=f"flops-s{seed}/best")
+    trained(monkeypatch, {"flops": {"match": "flops"}})
+    found = {v.right[0].label: v.judgement.difference for v in verdicts(find_records(tmp_path))}
+    assert found == {"doubleadv (match=params)": pytest.approx(0.1), "doubleadv (match=flops)": pytest.approx(0.05)}
+
+
+def test_the_page_of_the_docs_names_every_claim() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "claims.md").read_text()
+    for claim in CLAIMS.values():
+        left, right = (", ".join(f"`{recipe}`" for recipe in side) for side in (claim.left, claim.right))
+        assert f"| `{claim.name}` | {claim.sentence} | {left} | {right} |\n" in page
+    assert page.count("\n| `") == len(CLAIMS)
+
+
 def test_samples_that_contradict_their_record_are_refused(tmp_path: Path) -> None:
     planted(tmp_path, "ensemble2adv", first(10, 5))
     directory = planted(tmp_path, "singleadv", first(10, 4))
@@ -312,10 +359,10 @@ def test_the_page_and_the_csv_say_the_same(tmp_path: Path) -> None:
     build_runs(tmp_path / "runs", recipes, seeds=(0, 1, 2), n=90, points=4, suites=("quick",), checkpoints=("best",))
     report = write_report(tmp_path / "runs", tmp_path / "report")
     page = (tmp_path / "report" / "report.md").read_text()
-    rows = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").open()))
+    lines = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").open()))
     assert tmp_path / "report" / "verdicts.csv" in report.paths
-    assert [row["claim"] for row in rows] == [v.claim.name for v in report.verdicts] != []
-    for row, verdict in zip(rows, report.verdicts, strict=True):
+    assert [row["claim"] for row in lines] == [v.claim.name for v in report.verdicts] != []
+    for row, verdict in zip(lines, report.verdicts, strict=True):
         test = verdict.judgement.contrast
         assert test is not None
         assert f"({verdict.where}):\n" in page
