@@ -183,8 +183,10 @@ def build_runs(
 
 def _evaluated(hardness: Any, recipe: str, suite: str, about: dict[str, Any]) -> tuple[Record, pd.DataFrame]:
     high, low = STRENGTH[recipe]
-    steps = {"paper": (5, 7, 5, 20), "paper500": (500, 500)}[suite]
-    names = {"paper": ("ifgsm5", "ifgsm7", "pgd5", "pgd20"), "paper500": ("ifgsm500", "pgd500")}[suite]
+    steps = {"paper": (5, 7, 5, 20), "paper500": (500, 500), "quick": (500,)}[suite]
+    names = {"paper": ("ifgsm5", "ifgsm7", "pgd5", "pgd20"), "paper500": ("ifgsm500", "pgd500"), "quick": ("sweep10",)}[
+        suite
+    ]
     clean = hardness < high
     attacks: dict[str, Any] = {
         name: list(clean & (hardness < decay(high, low, count))) for name, count in zip(names, steps, strict=True)
