@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from synthetic_runs import write_curves
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.reports.tables.table1 import table_1a
 from ensemble_bench.reports.training_curves import (
     METRICS,
     as_paper,
@@ -148,3 +149,24 @@ def test_broken_curves_are_named(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").unlink()
     with pytest.raises(RecordError, match="cannot read which run"):
         read_curves(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("described", "values", "n"),
+    [
+        ({"validation_n": 40, "settings": {"evaluate_n": 500}}, [0.5, 0.525], 40),
+        # Before run.json held their number, only the accuracies tell whether there were as many as were wanted.
+        ({"validation_n": None, "settings": {"evaluate_n": 500}}, [0.5, 0.525], None),
+        ({"validation_n": None, "settings": {"evaluate_n": 500}}, [0.5, 0.526], 500),
+        ({"validation_n": None, "settings": {}}, [0.5, 0.526], None),
+    ],
+)
+def test_n_is_the_number_of_images_that_there_were(
+    tmp_path: Path, described: dict[str, Any], values: list[float], n: int | None
+) -> None:
+    write_curves(tmp_path / "run", "singleadv", 0, flat((5, 10), clean=values), **described)
+    (curve,) = read_curves(tmp_path)
+    assert curve.n == n
+    (table,) = table_1a([curve], [])
+    assert ("n = " in table.caption) == (n is not None)
+    assert table.about["n"] == str(n or "")

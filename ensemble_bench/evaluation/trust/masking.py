@@ -98,7 +98,7 @@ def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[N
 
 def _weak_surrogates(blackbox: Blackbox) -> Iterator[NamedWarning]:
     """Images that were made against poor networks: what withstands them may fall to those of good ones."""
-    weak = [f"{s.backbone} {100 * s.accuracy:.1f} %" for s in blackbox.surrogates if s.accuracy < SURROGATE]
+    weak = [f"{s.backbone} {100 * s.accuracy:.4g} %" for s in blackbox.surrogates if s.accuracy < SURROGATE]
     if weak and blackbox.n:
         message = f"clean accuracy of the black-box set's surrogates: {', '.join(weak)}"
         yield _warning("weak-surrogates", message)
