@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli import blackbox, demo, doctor, evaluate, leaderboard, names, report, serve, submissions, train
+from ensemble_bench.cli import (
+    blackbox,
+    demo,
+    doctor,
+    evaluate,
+    leaderboard,
+    names,
+    report,
+    reproduce,
+    serve,
+    submissions,
+    train,
+)
 from ensemble_bench.errors import EnsembleBenchError
 from ensemble_bench.training import interrupts
 
@@ -62,6 +74,7 @@ for name, group in GROUPS.items():
 app.add_typer(serve.app, name="serve")  # a group that runs on its own: it starts the service
 app.command("list")(names.list_names)
 app.command()(demo.demo)
+app.command()(reproduce.reproduce)
 app.command()(doctor.doctor)
 app.command()(version)
 

@@ -47,10 +47,12 @@ class EvaluationPlan:
 
     def attacks(self) -> tuple[Attack, ...]:
         """Attacks of the suite, the black-box one with its set."""
+        return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in self.names())
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the attacks, in order."""
         names = self.suite.attacks if self.subject.view is None else self.suite.views
-        if self.subject.is_weighted:
-            names = (*names, *self.suite.weighted)
-        return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in names)
+        return (*names, *self.suite.weighted) if self.subject.is_weighted else names
 
     def key(self, made: Sequence[Attack]) -> str:
         """Id of the evaluation: a hash of all that decides its outcome."""

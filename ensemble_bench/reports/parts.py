@@ -9,6 +9,7 @@ TABLES = {
     "2": ("table2",),
     "suites": ("suites",),
     "credits": ("credits",),
+    "paper": ("beside_paper",),
 }
 FIGURES = {"2": ("figure2a", "figure2b", "figure2c"), "3": ("figure3",), "eps": ("robustness_curve",)}
 CAPTIONS = {
@@ -42,6 +43,7 @@ MISSING = {  # notes on parts without inputs
         "Credits are left out: no record of a cascade of two attacks or more; "
         "`ensemble-bench evaluate --suite strongest` makes it."
     ),
+    ("beside_paper",): "No table stands beside the paper's: no run or record of one of its recipes.",
     ("robustness_curve",): (
         "The robustness curve is left out: no model has records of one suite at two eps; "
         "`ensemble-bench evaluate --eps 4/255,8/255` makes them."

@@ -16,6 +16,7 @@ from ensemble_bench.reports.figures.lines import Panel, write_figure
 from ensemble_bench.reports.parts import ALL, CAPTIONS, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.credits import credit_tables
+from ensemble_bench.reports.tables.paper import beside_paper
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
 from ensemble_bench.reports.training_curves import METRICS, Curve, count_outliers, read_curves
@@ -83,7 +84,14 @@ def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> 
         "table2": partial(table_2, records),
         "suites": partial(suite_tables, records),
         "credits": partial(credit_tables, records),
+        "beside_paper": partial(_beside_paper, records, curves, paper),
     }
+
+
+def _beside_paper(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> list[Table]:
+    """The paper's tables with our numbers in them."""
+    ours = (table_1a(curves, records, paper=paper), table_1b(records), table_1c(records), table_2(records))
+    return beside_paper(table for tables in ours for table in tables)
 
 
 def _figures(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> dict[str, Callable[[], list[Panel]]]:
