@@ -23,6 +23,7 @@ from ensemble_bench.records import (
     samples_to_parquet,
     write_record,
 )
+from ensemble_bench.records.curves import CURVE_COLUMNS, WITHOUT_ONE_STEP
 from ensemble_bench.records.statistics import wilson
 
 # How robust each recipe is, clean and at the end of a long attack; roughly the paper's numbers.
@@ -131,7 +132,7 @@ def write(record: Record, samples: pd.DataFrame, run: Path) -> Path:
 
 
 def write_curves(run: Path, recipe: str, seed: int, accuracy: Mapping[str, Sequence[float]], **about: Any) -> None:
-    """Write run.json and curves.csv: `accuracy` holds the columns step, clean, ifgsm5, ifgsm7, pgd5 and pgd20."""
+    """Write run.json and curves.csv: `accuracy` holds the columns step, clean, the attacks, maybe fgsm."""
     run.mkdir(parents=True, exist_ok=True)
     document = {
         "recipe": recipe,
@@ -146,8 +147,8 @@ def write_curves(run: Path, recipe: str, seed: int, accuracy: Mapping[str, Seque
     }
     (run / "run.json").write_text(json.dumps(document | about))
     frame = pd.DataFrame(accuracy).assign(epoch=1.0, loss=0.5, lr=0.1, seconds=1.0)
-    columns = ["step", "epoch", "clean", "ifgsm5", "ifgsm7", "pgd5", "pgd20", "loss", "lr", "seconds"]
-    frame[columns].to_csv(run / "curves.csv", index=False)
+    columns = CURVE_COLUMNS if "fgsm" in accuracy else WITHOUT_ONE_STEP
+    frame[list(columns)].to_csv(run / "curves.csv", index=False)
 
 
 def build_runs(

@@ -98,6 +98,7 @@ def train(
         "threads": threads,
     }
     from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.models.checkpoint import read_info
     from ensemble_bench.training.hardware import computing_on, default_threads
     from ensemble_bench.training.trainer import train as train_recipe
 
@@ -108,6 +109,8 @@ def train(
     trained = [train_one(*jobs[0])] if len(jobs) == 1 else _train_all(jobs, train_one)
     for run in trained:
         typer.echo(run)
+        if (step := read_info(run).meta.get("overfitted")) is not None:
+            typer.echo(f"{run}: catastrophic overfitting from step {step} on: not a robust model", err=True)
     if trained:
         it = "it" if len(trained) == 1 else "them"
         typer.echo(f"score {it} with: ensemble-bench evaluate {' '.join(map(str, trained))}")

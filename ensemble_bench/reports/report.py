@@ -150,6 +150,12 @@ def _notes(
     if unfinished:
         notes.append(f"Not trained to the end: {', '.join(unfinished)}.")
     notes += [
+        f"{curve.run} overfitted catastrophically from step {curve.overfitted} on: under one step of an attack its "
+        f"accuracy rose or held, under many it fell."
+        for curve in curves
+        if curve.overfitted is not None
+    ]
+    notes += [
         f"Not in Figure 2c ({panel.title}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
         for panel in figures.get("figure2c", ())
         if panel.omitted

@@ -77,6 +77,7 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
         "member_steps": steps,
         "checkpoint": path.stem,
         "validation": {},
+        "overfitted": next((step for part in parts if (step := part.meta.get("overfitted")) is not None), None),
         "versions": versions(),
         "commit": commit(),
     }

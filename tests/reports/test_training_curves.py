@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from synthetic_runs import write_curves
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.reports import write_report
 from ensemble_bench.reports.tables.table1 import table_1a
 from ensemble_bench.reports.training_curves import (
     METRICS,
@@ -170,3 +171,16 @@ def test_n_is_the_number_of_images_that_there_were(
     (table,) = table_1a([curve], [])
     assert ("n = " in table.caption) == (n is not None)
     assert table.about["n"] == str(n or "")
+
+
+def test_an_overfitted_training_is_noted_and_a_standard_one_is_not(tmp_path: Path) -> None:
+    columns = flat([10, 20, 30], fgsm=[0.3, 0.5, 0.9], pgd20=[0.3, 0.4, 0.0])
+    write_curves(tmp_path / "singleadv-s0", "singleadv", 0, columns)
+    write_curves(tmp_path / "baseline-s0", "baseline", 0, columns)
+    found = {curve.run: curve.overfitted for curve in read_curves(tmp_path)}
+    assert found == {"baseline-s0": None, "singleadv-s0": 30}
+    notes = write_report(tmp_path, tmp_path / "report").notes
+    assert [note for note in notes if "overfitted" in note] == [
+        "singleadv-s0 overfitted catastrophically from step 30 on: under one step of an attack its accuracy rose or "
+        "held, under many it fell."
+    ]

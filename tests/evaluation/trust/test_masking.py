@@ -183,12 +183,14 @@ def found_in(
     cascade: bool = False,
     probe: Probe | None = None,
     blackbox: Blackbox | None = None,
+    overfitted: int | None = None,
     **scores: Any,
 ) -> list[NamedWarning]:
     """Warnings of 200 images, each attack leaving the first ones standing."""
     samples = pd.DataFrame({"id": range(200), **{a.name: [i < a.robust for i in range(200)] for a in attacks}})
     own = Scores(samples=samples, **{"classes": 10, **scores})
-    return list(warnings_of(own, attacks, cascade=cascade, probe=probe, blackbox=blackbox))
+    given: dict[str, Any] = {"probe": probe, "blackbox": blackbox, "overfitted": overfitted}
+    return list(warnings_of(own, attacks, cascade=cascade, **given))
 
 
 def names(found: Sequence[NamedWarning]) -> list[str]:
@@ -391,6 +393,13 @@ def test_black_box_images_that_gradients_miss_count_by_their_share(missed: int, 
         assert found[0].message == (
             "blackbox breaks 100 of 200 images, of which margin20 leaves 2 of 50 images standing"
         )
+
+
+def test_a_training_that_overfitted_is_named_with_its_step() -> None:
+    assert found_in([], cascade=True, overfitted=None) == []
+    (warning,) = found_in([], cascade=True, overfitted=300)
+    assert warning.name == "catastrophic-overfitting"
+    assert "from training step 300 on" in warning.message
 
 
 @pytest.mark.parametrize("cascade", [False, True])
