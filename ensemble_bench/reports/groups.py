@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ensemble_bench.records import CARRIED, CHECKPOINTS, Record, Threat, folder_of
+from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.rows import Run
 
@@ -104,7 +104,7 @@ def headlines(records: Iterable[Record]) -> dict[Hashable, str | None]:
     found: dict[Hashable, str | None] = {}
     for record in records:
         home = home_of(record)
-        found[home] = min(record.checkpoint, found.get(home, record.checkpoint), key=_rank)
+        found[home] = min(record.checkpoint, found.get(home, record.checkpoint), key=place_of)
     return found
 
 
@@ -146,10 +146,6 @@ def home_of(record: Record) -> Hashable:
     """Return what tells the run of a record from all others: its name, and its folder."""
     folder = folder_of(record)
     return record.run, None if folder is None else folder.resolve()
-
-
-def _rank(checkpoint: str | None) -> int:
-    return CHECKPOINTS.index(checkpoint) if checkpoint in CHECKPOINTS else len(CHECKPOINTS)
 
 
 def group_columns(group: Group, carried: float | None = None) -> dict[str, str]:
