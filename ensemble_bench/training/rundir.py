@@ -63,12 +63,12 @@ def threads_of(out: Path) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
-def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> None:
+def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, processes: int = 1) -> None:
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
-    Number of threads, device, versions and commit are written down, but are no part of what a run is. Raises
-    InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is False,
-    an unfinished run.
+    Number of processes and of threads, device, versions and commit are written down, but are no part of what a run
+    is. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume`
+    is False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
@@ -77,7 +77,7 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool) -> N
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        made = {"started": started, "device": device, "threads": torch.get_num_threads()}
+        made = {"started": started, "device": device, "processes": processes, "threads": torch.get_num_threads()}
         document = wanted | made | {"versions": versions(), "commit": commit()}
         write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
         return
