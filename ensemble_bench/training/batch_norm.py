@@ -14,7 +14,7 @@ def share(model: nn.Module, device: torch.device) -> None:
     refuses to run on a processor.
     """
     if device.type != "cpu":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -91,5 +91,5 @@ def _summed(value: Tensor) -> Tensor:
 
 def _average(value: Tensor) -> Tensor:
     """Mean over the processes, through which gradients flow back to all of them."""
-    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(value)
     return total / distributed.get_world_size()

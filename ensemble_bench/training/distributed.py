@@ -264,7 +264,7 @@ def _told(failure: BaseException | None) -> str | int | None:
     if failure is None or isinstance(failure, EnsembleBenchError):
         return None if failure is None else " ".join(str(failure).split())
     if isinstance(failure, KeyboardInterrupt):
-        return int(interrupts.SIGTERM if isinstance(failure, interrupts.Terminated) else interrupts.SIGINT)
+        return interrupts.SIGTERM if isinstance(failure, interrupts.Terminated) else interrupts.SIGINT
     return " ".join(f"{type(failure).__name__}: {failure}".split())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-SIGINT, SIGTERM = signal.SIGINT, signal.SIGTERM
+SIGINT, SIGTERM = int(signal.SIGINT), int(signal.SIGTERM)
 Handler = Callable[[int, FrameType | None], object]
 
 
