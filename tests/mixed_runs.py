@@ -91,6 +91,8 @@ def add(run: Path, seed: int, robust: int, changes: Mapping[str, Any] | None, *,
             record,
             id=("f" if again else "0") + record.id[1:],
             seed=int(again),
-            attacks=tuple(replace(a, passes=seed, curve=(1.0, a.robust / N)) for a in record.attacks),
+            attacks=tuple(
+                replace(a, passes=seed, curve=(1.0, a.robust / N) if suite == "paper" else None) for a in record.attacks
+            ),
         )
         write(record, samples, run)

@@ -88,7 +88,9 @@ def test_warnings_name_their_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_verdicts_stand_under_what_they_were_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build_runs(tmp_path, ("singleadv", "ensemble2adv"), n=60, points=3)
+    for preset in ("small", "tiny"):
+        recipes = ("singleadv", "ensemble2adv")
+        build_runs(tmp_path, recipes, n=60, points=3, preset=preset, suites=("quick",), checkpoints=("best",))
     found = verdicts(find_records(tmp_path))
     assert len({verdict.where for verdict in found}) == 2
     show_report(Report(tables=(), verdicts=tuple(found), paths=(tmp_path,), notes=("a note",)))

@@ -1,8 +1,9 @@
 """The command line. torch and the toolkits load inside the commands, so that `--help` answers at once."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -21,7 +22,7 @@ from ensemble_bench.cli import (
     train,
 )
 from ensemble_bench.errors import EnsembleBenchError
-from ensemble_bench.training import interrupts
+from ensemble_bench.training import interrupts, launched
 
 INTERRUPTED, TERMINATED = 130, 143
 STATUSES = (
@@ -82,11 +83,22 @@ app.command()(version)
 def run(arguments: Sequence[str]) -> int:
     """Run the command line on `arguments` and return the exit status, as STATUSES says.
 
-    A bug keeps its traceback, with which Python exits as 1.
+    A bug keeps its traceback, with which Python exits as 1. Of several processes that were launched together, the first
+    alone prints what they all come to.
     """
-    with interrupts.terminable() as terminated:
+    with interrupts.terminable() as terminated, _first_speaks():
         status = _run(arguments)
         return TERMINATED if status == INTERRUPTED and terminated() else status
+
+
+@contextlib.contextmanager
+def _first_speaks() -> Iterator[None]:
+    """Throw away what this process prints on stdout, unless it is the first or only one."""
+    if launched.rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -94,6 +106,8 @@ def _run(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     if not arguments or (len(arguments) == 1 and arguments[0] in GROUPS):
         arguments = [*arguments, "--help"]
+    if launched.count() > 1 and arguments[0] != "train":
+        return _fail(f"{launched.count()} processes were started, but only train can share its work: start one")
     try:
         status = app(args=arguments, prog_name="ensemble-bench", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
@@ -105,7 +119,7 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None or launched.rank() > 0:  # the first process may know nothing of it
             raise
         return _fail(f"{error.filename}: {error.strerror}")
     except Exception as error:
@@ -116,7 +130,7 @@ def _run(arguments: Sequence[str]) -> int:
         return _fail(f"{usage()} (see {_help_call(error)})")
     if status == INTERRUPTED:
         way = "with --resume" if "train" in arguments else "again"
-        print(f"interrupted: what was written stays; run the same command {way} to go on", file=sys.stderr)
+        _say(f"interrupted: what was written stays; run the same command {way} to go on")
     return int(status or 0)
 
 
@@ -127,5 +141,11 @@ def _help_call(error: Exception) -> str:
 
 def _fail(message: str) -> int:
     """Print one line on stderr, newlines of the message folded, and return 2."""
-    print(f"ensemble-bench: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"ensemble-bench: {' '.join(message.split())}")
     return 2
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr, in the first process alone: what fails in another fails there too."""
+    if launched.rank() == 0:
+        print(line, file=sys.stderr)

@@ -1,7 +1,7 @@
 """Progress of long jobs: bars on a terminal, plain lines elsewhere."""
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Self
 
@@ -18,10 +18,16 @@ from rich.progress import (
 
 from ensemble_bench import progress
 from ensemble_bench.cli.lines import Lines, described
+from ensemble_bench.training import launched
 
 
 def shown_progress() -> AbstractContextManager[progress.Progress]:
-    """A context, and the `Progress` to hand to a job: bars where stderr is a terminal, else plain lines."""
+    """A context, and the `Progress` to hand to a job: bars where stderr is a terminal, else plain lines.
+
+    Nothing in processes after the first of several that were launched together.
+    """
+    if launched.rank() > 0:
+        return nullcontext(progress.silent)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     return Bars(console) if console.is_terminal else Lines()
 

@@ -39,6 +39,9 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs; by default runs/reproduce-<data>-<preset>.")
     ] = None,
+    train_only: Annotated[
+        bool, typer.Option("--train-only", help="Train, and leave all evaluations and the report for later.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")] = False,
     device: Device = None,
 ) -> None:
@@ -75,7 +78,7 @@ def reproduce(
         changed=changes_of(source, preset=preset, max_steps=max_steps),
         device=device,
     )
-    jobs = jobs_of(experiment)
+    jobs = [job for job in jobs_of(experiment) if job.call == "train" or not train_only]
     if dry_run:
         _show_costs(experiment, jobs, kept(jobs), workers or _cores())
         return
@@ -90,7 +93,8 @@ def reproduce(
             run(board, pool, show=table)
         left = len(jobs) - board.count(DONE)
         try:
-            _report(experiment.out)
+            if not train_only:
+                _report(experiment.out)
         except EnsembleBenchError as error:
             if not left:
                 raise

@@ -12,6 +12,7 @@ from ensemble_bench import registry
 from ensemble_bench.cli.options import DataDir, Device, Eps, Preset, Runs, Seed, Threads, names, parse_seeds
 from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
 from ensemble_bench.records.threat import parse_eps
+from ensemble_bench.training import launched
 
 SOME_FAILED = 1
 
@@ -76,6 +77,7 @@ def train(
 
     Without a terminal a plain line tells the progress every 30 seconds. Ctrl-C and SIGTERM lose no step: with --resume
     the same command goes on. Of several trainings one that fails does not stop the others, and the exit status is 1.
+    With `accelerate launch -m ensemble_bench train …` several devices share every training.
     """
     for kind, name in (*(("recipe", recipe) for recipe in recipes), ("data set", dataset), ("preset", preset)):
         registry.check(kind, name)
@@ -98,6 +100,8 @@ def train(
         "threads": threads,
     }
     from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.models.checkpoint import read_info
+    from ensemble_bench.training.distributed import leave
     from ensemble_bench.training.hardware import computing_on, default_threads
     from ensemble_bench.training.trainer import train as train_recipe
 
@@ -106,8 +110,11 @@ def train(
             return train_recipe(recipe, seed=seed, out=out, progress=progress, **choices)
 
     trained = [train_one(*jobs[0])] if len(jobs) == 1 else _train_all(jobs, train_one)
+    leave()
     for run in trained:
         typer.echo(run)
+        if (step := read_info(run).meta.get("overfitted")) is not None:
+            typer.echo(f"{run}: catastrophic overfitting from step {step} on: not a robust model", err=True)
     if trained:
         it = "it" if len(trained) == 1 else "them"
         typer.echo(f"score {it} with: ensemble-bench evaluate {' '.join(map(str, trained))}")
@@ -151,10 +158,12 @@ def _train_all(jobs: Sequence[tuple[str, int]], train_one: Callable[[str, int], 
             try:
                 trained.append(train_one(recipe, seed))
             except Exception as error:
-                # The others are worth finishing.
+                if launched.count() > 1 and not isinstance(error, EnsembleBenchError):
+                    raise  # the other processes may know nothing of it, and wait for this one until it ends
+                # The other trainings are worth finishing.
                 failed.append(f"{recipe}, seed {seed}: {_reason(error)}")
     finally:  # also where the rest was interrupted
-        if failed:
+        if failed and launched.rank() == 0:
             print(f"{len(failed)} of {len(jobs)} trainings failed:", *failed, sep="\n  ", file=sys.stderr)
     return trained
 

@@ -22,7 +22,7 @@ from ensemble_bench.records.samples import (
 )
 from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
 from ensemble_bench.records.threat import Threat
-from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, training_of
+from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, place_of, training_of
 
 __all__ = [
     "CARRIED",
@@ -45,6 +45,7 @@ __all__ = [
     "find_records",
     "folder_of",
     "identify",
+    "place_of",
     "read_record",
     "read_samples",
     "samples_to_parquet",

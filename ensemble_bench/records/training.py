@@ -14,6 +14,12 @@ CHECKPOINTS = ("averaged", "best", "last")
 RUN_FILE = "run.json"
 
 
+def place_of(checkpoint: str | None) -> tuple[int, str]:
+    """Sort key of a checkpoint's name: the headline checkpoint of a run comes first, unknown names last."""
+    known = checkpoint in CHECKPOINTS
+    return CHECKPOINTS.index(str(checkpoint)) if known else len(CHECKPOINTS), checkpoint or ""
+
+
 def training_of(meta: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a record holds of a training, from its run.json or a checkpoint's description.
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ensemble_bench.records import CARRIED, CHECKPOINTS, Record, Threat, folder_of
+from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.rows import Run
 
@@ -31,11 +31,13 @@ class Group:
 class Scored:
     """A record under the recipe whose row it belongs to; a model without a recipe stands for itself.
 
-    `beside` says that its weights are not those of the run's headline checkpoint, which the label then names.
+    `beside` says that its weights are not those of the run's headline checkpoint, which the label then names. `attacks`
+    are those that a row compares, by default all of the record.
     """
 
     record: Record
     beside: bool = False
+    attacks: tuple[str, ...] | None = None
 
     @property
     def recipe(self) -> str:
@@ -75,10 +77,11 @@ class Scored:
 
     @cached_property
     def alike(self) -> Mapping[str, Any]:
-        """Checkpoint, architecture, and the settings of all attacks, the black-box set among them."""
+        """Checkpoint, architecture, and the settings of the attacks, the black-box set among them."""
         record = self.record
         own = {} if record.recipe else {"weights": record.weights_hash}
-        attacks = {a.name: a.settings for a in record.attacks if a.name != CARRIED}
+        compared = [attack.name for attack in record.attacks] if self.attacks is None else self.attacks
+        attacks = {a.name: a.settings for a in record.attacks if a.name in compared and a.name != CARRIED}
         return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks}
 
     @property
@@ -101,7 +104,7 @@ def headlines(records: Iterable[Record]) -> dict[Hashable, str | None]:
     found: dict[Hashable, str | None] = {}
     for record in records:
         home = home_of(record)
-        found[home] = min(record.checkpoint, found.get(home, record.checkpoint), key=_rank)
+        found[home] = min(record.checkpoint, found.get(home, record.checkpoint), key=place_of)
     return found
 
 
@@ -130,13 +133,12 @@ def scored_models(records: Iterable[Record], suite: str | None = None) -> list[S
 def last_beside(records: Iterable[Record], suite: str) -> list[Scored]:
     """The last weights under `suite` of runs whose headline checkpoint is their average."""
     records = list(records)
-    known = headlines(records)
+    met = headlines(record for record in records if record.suite == suite)
     return [
-        Scored(record=r, beside=True)
-        for r in records
-        if (r.view, r.suite, r.checkpoint) == (None, suite, "last")
-        and known[home_of(r)] == "averaged"
-        and headlines(o for o in records if o.suite == suite)[home_of(r)] == "averaged"
+        Scored(record=record, beside=True)
+        for record in records
+        if (record.view, record.suite, record.checkpoint) == (None, suite, "last")
+        and met[home_of(record)] == "averaged"
     ]
 
 
@@ -144,10 +146,6 @@ def home_of(record: Record) -> Hashable:
     """Return what tells the run of a record from all others: its name, and its folder."""
     folder = folder_of(record)
     return record.run, None if folder is None else folder.resolve()
-
-
-def _rank(checkpoint: str | None) -> int:
-    return CHECKPOINTS.index(checkpoint) if checkpoint in CHECKPOINTS else len(CHECKPOINTS)
 
 
 def group_columns(group: Group, carried: float | None = None) -> dict[str, str]:

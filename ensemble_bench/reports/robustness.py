@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from ensemble_bench.records import CleanScore, Record, RobustScore, Threat, folder_of
-from ensemble_bench.records.table import Table, Value
+from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.figures.lines import Line, Panel
-from ensemble_bench.reports.groups import Scored, grouped, scored_models
-from ensemble_bench.reports.rows import rows_of
+from ensemble_bench.reports.groups import Scored, all_seeds, grouped, scored_models
+from ensemble_bench.reports.rows import Row, rows_of
+from ensemble_bench.reports.tables.rows import mean_of
 
-MARKERS = "os^Dv"  # tell seeds of one recipe apart
+BANDS = {False: "95 % interval", True: "mean ± sd over seeds"}  # of one model, of several seeds
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -78,7 +79,7 @@ class Sweep:
     @property
     def alike(self) -> Mapping[str, Any]:
         """The sizes of eps, and what the records have to share."""
-        return {"sizes": [record.threat.eps for record in self.records], **self.scored.alike}
+        return {"at": ", ".join(record.threat.eps_text for record in self.records), **self.scored.alike}
 
     @property
     def preference(self) -> tuple[Any, ...]:
@@ -111,12 +112,12 @@ def sweeps(records: Iterable[Record]) -> dict[SweepGroup, list[Sweep]]:
 
 
 def robustness_panels(records: Iterable[Record]) -> list[Panel]:
-    """A panel a group, a line a model, with the 95 % interval at every eps."""
+    """A panel a group, a line a model with the 95 % interval at every eps, or the mean of its seeds ± sd."""
     return [_panel(group, runs) for group, runs in sweeps(records).items()]
 
 
 def robustness_tables(records: Iterable[Record]) -> list[Table]:
-    """The points of the figure, a row a model and eps: 0 is clean."""
+    """The points of the figure, a row a model and eps, those of every seed too: 0 is clean."""
     return [_table(group, runs) for group, runs in sweeps(records).items()]
 
 
@@ -136,40 +137,34 @@ def _group_of(record: Record) -> SweepGroup:
     )
 
 
-def _labelled(runs: Sequence[Sweep]) -> Mapping[str, tuple[Sweep, str, str]]:
-    """Each model, its look and its marker under a label of its own, in the paper's order."""
-    found: dict[str, tuple[Sweep, str, str]] = {}
-    for row in rows_of(runs):
-        for index, (label, run) in enumerate(row.every()):
-            seed = f", seed {seeds_text(run.seeds)}" if len(row.runs) > 1 else ""
-            found[label.replace(row.label, f"{row.label}{seed}", 1)] = run, row.look, MARKERS[index % len(MARKERS)]
-    return found
-
-
 def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
     # Radii in linf are steps of 8-bit images; others are plain numbers.
     scale, unit = (255, "eps (in 255ths)") if group.norm == "linf" else (1, "eps")
     sizes = sorted({eps for run in runs for eps, _ in run.points()})
+    rows = rows_of(runs)
+    several = {len(row.runs) > 1 for row in rows}
     return Panel(
         title=str(group),
         x_label=unit,
         y_label=f"worst-case accuracy, {group.split}, n = {group.n} (%)",
-        lines=tuple(_line(label, run, look, marker, scale) for label, (run, look, marker) in _labelled(runs).items()),
-        band="95 % interval",
+        lines=tuple(_line(row, scale) for row in rows),
+        band=" or ".join(BANDS[kind] for kind in sorted(several)),
         ticks=tuple(_round(scale * eps) for eps in sizes) if len(sizes) <= 9 else (),
     )
 
 
-def _line(label: str, run: Sweep, look: str, marker: str, scale: int) -> Line:
-    x, scores = zip(*run.points(), strict=True)
-    return Line(
-        label=label,
-        look=look,
-        x=np.array([_round(scale * eps) for eps in x]),
-        y=np.array([score.accuracy for score in scores]),
-        band=(np.array([score.ci_low for score in scores]), np.array([score.ci_high for score in scores])),
-        marker=marker,
-    )
+def _line(row: Row[Sweep], scale: int) -> Line:
+    """A model with its 95 % intervals, or the mean over seeds ± sd."""
+    first, *others = row.runs
+    x, scores = zip(*first.points(), strict=True)
+    if others:
+        values = np.array([[score.accuracy for _, score in run.points()] for run in row.runs])
+        y, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
+        band = y - sd, y + sd
+    else:
+        y = np.array([score.accuracy for score in scores])
+        band = np.array([score.ci_low for score in scores]), np.array([score.ci_high for score in scores])
+    return Line(label=row.label, look=row.look, x=np.array([_round(scale * eps) for eps in x]), y=y, band=band)
 
 
 def _round(value: float) -> float:
@@ -178,16 +173,21 @@ def _round(value: float) -> float:
 
 
 def _table(group: SweepGroup, runs: Sequence[Sweep]) -> Table:
-    rows = [
-        (label, run.run, seeds_text(run.seeds), _eps(group, eps), Value.of(score))
-        for label, (run, *_) in _labelled(runs).items()
-        for eps, score in run.points()
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    for row in rows_of(runs):
+        if len(row.runs) > 1:
+            seeds = f"mean of {all_seeds(row.runs)}"
+            for points in zip(*(run.points() for run in row.runs), strict=True):
+                mean = mean_of([Value(accuracy=score.accuracy) for _, score in points])
+                rows.append((row.label, None, seeds, _eps(group, points[0][0]), mean))
+        for label, run in row.every():
+            about = label, run.run, seeds_text(run.seeds)
+            rows += [(*about, _eps(group, eps), Value.of(score)) for eps, score in run.points()]
     keys = ("model", "run", "seeds", "eps", "robust_accuracy")
     return Table(
         name="robustness_curve",
         title="Worst-case accuracy over eps",
-        caption=f"{group}, {group.split} split, n = {group.n}. Accuracies in percent with 95 % intervals.",
+        caption=f"{group}, {group.split} split, n = {group.n}. In percent; 95 % intervals, means ± sd over seeds.",
         columns=("model", "run", "seeds", "eps", "worst case [95 %]"),
         keys=keys,
         rows=tuple(rows),

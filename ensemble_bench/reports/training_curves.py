@@ -13,6 +13,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records import Threat, training_of
 from ensemble_bench.records import curves as files
 from ensemble_bench.records.training import RUN_FILE
+from ensemble_bench.registry import RECIPES
 from ensemble_bench.reports.groups import Group
 
 METRICS = ("clean", *files.ATTACKS)
@@ -29,7 +30,8 @@ class Curve:
     """Accuracies (fractions of `n` validation images) of one run at the training steps `step`, by metric.
 
     `seeds` are those of the run; for a mean over runs, of all of them, and `sd` holds the spread. `finished` is False
-    while the run has steps to go. `n` is None where it is not known; `training` and `network` are what run.json says.
+    while the run has steps to go; `overfitted` is the step from which it overfitted to single steps, None where it did
+    not. `n` is None where it is not known; `training` and `network` are what run.json says.
     """
 
     group: Group
@@ -44,6 +46,7 @@ class Curve:
     training: Mapping[str, Any] | None = None
     network: Mapping[str, Any] | None = None
     folder: Path | None = None
+    overfitted: int | None = None
 
     @property
     def tag(self) -> str:
@@ -164,8 +167,10 @@ def _read(path: Path, root: Path) -> Curve | None:
     steps, wanted = about.pop("steps"), about.pop("wanted_n")
     if about["n"] is None and wanted is not None and _counts(rows, wanted):
         about["n"] = wanted
+    attacked = about["recipe"] not in RECIPES or RECIPES[about["recipe"]].adversarial
     return Curve(
         **about,
+        overfitted=files.catastrophic_overfitting(rows, about["n"]) if attacked and about["n"] else None,
         folder=path.parent,
         run=path.parent.name if path.parent == root else path.parent.relative_to(root).as_posix(),
         finished=bool(step[-1] >= steps),

@@ -23,12 +23,14 @@ def algorithm1(
     objective: Objective,
     rate: Callable[[int], float] | None = None,
     precision: str = "float32",
+    mean: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[int]:
     """Train `model` from time-step `state.step` to `steps`; yields the number of steps taken, after each of them.
 
     `sample(t)` is the minibatch (x, y) of time-step t, and `attack(x, y, t)` its x_adv, the inner loop of the paper,
     with a leading axis of members where each is attacked on its own; without an attack the model learns from clean
     images alone. `rate(t)` is the learning rate η, by default the optimizer's own. `precision` is "float32" or "bf16".
+    `mean(loss)` is the mean over the processes that share the minibatch, where there are several.
     Raises AttackError when the loss is not finite.
     """
     for t in range(state.step, steps):
@@ -39,7 +41,7 @@ def algorithm1(
                 group["lr"] = rate(t)
         with interrupts.deferred():
             loss = update(model, optimizer, x, x_adv, y, objective=objective, precision=precision)
-            state.took_step(loss)
+            state.took_step(loss if mean is None else mean(loss))
         yield t + 1
 
 

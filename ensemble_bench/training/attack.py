@@ -41,12 +41,14 @@ def perturb(
     start: str = "uniform",
     loss: Loss = losses.cross_entropy,
     precision: str = "float32",
+    part: tuple[int, int] = (0, 1),
 ) -> Float[Tensor, "batch *image"]:
     """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is restored.
 
     `start` is "uniform" in the ball, "gaussian" with σ = eps/2, projected, or "none". "ifgsmN" is the inner loop
     of Algorithm 1; "nfgsm" is a single step of eps from noise twice as large as the ball, not clipped to it (de Jorge
-    et al. 2022, arXiv 2202.01181), which trains about as well as many steps at a fraction of the cost. Raises
+    et al. 2022, arXiv 2202.01181), which trains about as well as many steps at a fraction of the cost. With
+    `part` (i, n), `x` is block i of n of a batch, and gets the noise that it would get as a part of that. Raises
     InvalidValueError for an unknown start, and for nfgsm under l2.
     """
     check_name(name)
@@ -63,10 +65,10 @@ def perturb(
 
     with frozen(model):
         if name == "nfgsm":
-            return _n_fgsm(x, threat, gradient, generator)
+            return _n_fgsm(x, threat, gradient, _uniform(x, generator, part))
         steps = registry.split_steps(name)[1] or 1
         step_size = (0.25 if steps == 7 else 2.5 / steps) * threat.eps
-        x_adv = _start(x, threat, start, generator)
+        x_adv = _start(x, threat, start, generator, part)
         for _ in range(steps):
             x_adv = threat.project(x_adv + step_size * threat.steepest(gradient(x_adv)), x)
         return x_adv
@@ -82,25 +84,32 @@ def perturb_members(
     generator: torch.Generator,
     start: str = "uniform",
     precision: str = "float32",
+    part: tuple[int, int] = (0, 1),
 ) -> Float[Tensor, "member batch *image"]:
     """Adversarial images against each member on its own, as `perturb`, every member's with noise of its own."""
-    attack = partial(perturb, name, generator=generator, start=start, precision=precision)
+    attack = partial(perturb, name, generator=generator, start=start, precision=precision, part=part)
     return torch.stack([attack(Ensemble([member]), x, y, threat) for member in model.members])
 
 
-def _uniform(x: Tensor, generator: torch.Generator) -> Tensor:
+def _whole(x: Tensor, part: tuple[int, int]) -> tuple[int, ...]:
+    """Shape of the batch of which `x` is a part."""
+    return (len(x) * part[1], *x.shape[1:])
+
+
+def _uniform(x: Tensor, generator: torch.Generator, part: tuple[int, int]) -> Tensor:
     """Noise uniform in [-1, 1)."""
-    return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+    noise = torch.rand(_whole(x, part), generator=generator, device=x.device, dtype=x.dtype) * 2 - 1
+    return noise.chunk(part[1])[part[0]]
 
 
-def _start(x: Tensor, threat: ThreatModel, start: str, generator: torch.Generator) -> Tensor:
+def _start(x: Tensor, threat: ThreatModel, start: str, generator: torch.Generator, part: tuple[int, int]) -> Tensor:
     if start == "gaussian":
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        return threat.project(x + threat.eps / 2 * noise, x)
-    return x if start == "none" else threat.random_start(x, _uniform(x, generator))
+        noise = torch.randn(_whole(x, part), generator=generator, device=x.device, dtype=x.dtype)
+        return threat.project(x + threat.eps / 2 * noise.chunk(part[1])[part[0]], x)
+    return x if start == "none" else threat.random_start(x, _uniform(x, generator, part))
 
 
-def _n_fgsm(x: Tensor, threat: ThreatModel, gradient: Callable[[Tensor], Tensor], generator: torch.Generator) -> Tensor:
+def _n_fgsm(x: Tensor, threat: ThreatModel, gradient: Callable[[Tensor], Tensor], uniform: Tensor) -> Tensor:
     """One steepest step of eps from noise twice as large as the ball; only the image box clips, both of them."""
-    noisy = (x + 2 * threat.eps * _uniform(x, generator)).clamp(0.0, 1.0)
+    noisy = (x + 2 * threat.eps * uniform).clamp(0.0, 1.0)
     return (noisy + threat.eps * threat.steepest(gradient(noisy))).clamp(0.0, 1.0)

@@ -2,9 +2,12 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+
+SIGINT, SIGTERM = int(signal.SIGINT), int(signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], object]
 
 
 class Terminated(KeyboardInterrupt):
@@ -48,9 +51,8 @@ def deferred() -> Iterator[None]:
 
 @contextmanager
 def _deferred(number: int) -> Iterator[None]:
-    previous = signal.getsignal(number)
-    # Only the main thread receives signals, and a handler that is not a Python function cannot be restored.
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+    previous = _handler(number)
+    if previous is None:
         yield
         return
     received: list[tuple[int, FrameType | None]] = []
@@ -61,3 +63,66 @@ def _deferred(number: int) -> Iterator[None]:
         signal.signal(number, previous)
         if received:
             previous(*received[-1])
+
+
+class Held:
+    """Signals that wait."""
+
+    def __init__(self, handlers: Mapping[int, Handler]) -> None:
+        self._handlers = handlers
+        self._received: list[int] = []
+
+    @property
+    def waiting(self) -> int:
+        """Number of the most urgent signal that waits, 0 for none."""
+        return max(self._received, default=0)  # SIGTERM, 15, before Ctrl-C, 2
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        """Let a signal wait."""
+        self._received.append(number)
+
+    def handle(self, number: int) -> None:
+        """Do what this process does at such a signal, at least raise KeyboardInterrupt; none waits any more."""
+        self._received.clear()
+        if number in self._handlers:
+            self._handlers[number](number, None)
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Handle signals at once inside the block, those that wait first."""
+        if self.waiting:
+            self.handle(self.waiting)
+        _install(self._handlers)
+        try:
+            yield
+        finally:
+            _install(dict.fromkeys(self._handlers, self.note))
+
+
+@contextmanager
+def held() -> Iterator[Held]:
+    """Let both signals wait inside the block, as `deferred`, until `Held.handle` is called, or the block ends."""
+    handlers = {number: handler for number in (SIGTERM, SIGINT) if (handler := _handler(number))}
+    signals = Held(handlers)
+    _install(dict.fromkeys(handlers, signals.note))
+    try:
+        yield signals
+    finally:
+        _install(handlers)
+    if signals.waiting:
+        handlers[signals.waiting](signals.waiting, None)
+
+
+def _install(handlers: Mapping[int, Handler]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _handler(number: int) -> Handler | None:
+    """What handles a signal: None outside the main thread, which alone receives them, and where it is no function."""
+    # A handler that is not a Python function cannot be restored.
+    handler = signal.getsignal(number)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return None
+    return handler

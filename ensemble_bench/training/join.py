@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
@@ -13,6 +12,7 @@ from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress
 from ensemble_bench.registry import Recipe
 from ensemble_bench.training import interrupts, rundir
+from ensemble_bench.training.distributed import Processes
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.provenance import commit, versions
 
@@ -22,8 +22,8 @@ def join(
     plan: TrainingPlan,
     train_member: Callable[..., Path],
     out: Path,
+    processes: Processes,
     *,
-    device: torch.device,
     progress: Progress,
 ) -> Path:
     """Join k runs of seeds k·plan.seed, k·plan.seed + 1, … into the checkpoints that all of them have.
@@ -34,11 +34,18 @@ def join(
     weights, or if a member's folder holds another run.
     """
     seeds = [recipe.joins * plan.seed + i for i in range(recipe.joins)]
-    _refuse_other_run(recipe, plan, seeds, out)
+    processes.on_main(partial(_refuse_other_run, recipe, plan, seeds, out))
     runs = []
     for seed in seeds:
         folder = rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed, plan.changes, runs=out.parent)
         runs.append(train_member(seed=seed, out=folder, progress=progress))
+    processes.on_main(partial(_finish, recipe, plan, seeds, runs, out, device=str(processes.device)))
+    progress(f"join {out.name}", len(runs), len(runs))
+    return out
+
+
+def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Path], out: Path, *, device: str) -> None:
+    """Write the joined checkpoints of finished runs."""
     names = [name for name in (rundir.AVERAGED, rundir.BEST, rundir.LAST) if all((run / name).exists() for run in runs)]
     parts = {name: [checkpoint.read_info(run / name) for run in runs] for name in names}
     document = _document(recipe, plan, seeds) | {
@@ -47,13 +54,11 @@ def join(
             for i, run in enumerate(runs)
         ]
     }
-    rundir.claim(out, document, device=str(device), resume=True)
+    rundir.claim(out, document, device=device, resume=True)
     if not rundir.is_finished(out):
         with interrupts.deferred():
             for name, infos in parts.items():  # last is the last: its presence says that the run is finished
                 _save(out / name, infos, plan, document)
-    progress(f"join {out.name}", len(runs), len(runs))
-    return out
 
 
 def _document(recipe: Recipe, plan: TrainingPlan, seeds: list[int]) -> dict[str, Any]:
@@ -77,6 +82,7 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
         "member_steps": steps,
         "checkpoint": path.stem,
         "validation": {},
+        "overfitted": next((step for part in parts if (step := part.meta.get("overfitted")) is not None), None),
         "versions": versions(),
         "commit": commit(),
     }

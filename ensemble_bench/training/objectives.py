@@ -112,6 +112,11 @@ def averaged(
             yield share * loss(model, images, y)
 
 
+def terms_of(*, adversarial: bool, clean_share: float) -> int:
+    """Number of terms that `averaged` yields."""
+    return 2 if adversarial and 0 < clean_share < 1 else 1
+
+
 LOSSES: Mapping[str, Callable[[Ensemble, Tensor, Tensor], Tensor]] = {
     "ensemble": ensemble_loss,
     "member-mean": member_mean_loss,

@@ -70,12 +70,20 @@ def threads_of(out: Path) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
-def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, validation_n: int | None = None) -> None:
+def claim(
+    out: Path,
+    plan: Mapping[str, Any],
+    *,
+    device: str,
+    resume: bool,
+    processes: int = 1,
+    validation_n: int | None = None,
+) -> None:
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
-    Number of threads, device, versions and commit are written down, but are no part of what a run is; so is
-    `validation_n`, the number of images that the points of curves.csv are of: a split may hold fewer than the plan
-    wants. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while
+    Number of processes and of threads, device, versions and commit are written down, but are no part of what a run is;
+    so is `validation_n`, the number of images that the points of curves.csv are of: a split may hold fewer than the
+    plan wants. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while
     `resume` is False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
@@ -85,7 +93,8 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, vali
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        made: dict[str, Any] = {"started": started, "device": device, "threads": torch.get_num_threads()}
+        made: dict[str, Any] = {"started": started, "device": device}
+        made |= {"processes": processes, "threads": torch.get_num_threads()}
         if validation_n is not None:
             made["validation_n"] = validation_n
         document = wanted | made | {"versions": versions(), "commit": commit()}

@@ -20,13 +20,14 @@ from ensemble_bench.progress import Progress, silent
 from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
 from ensemble_bench.registry import Recipe
-from ensemble_bench.training import averaging, interrupts, join, rundir, state
+from ensemble_bench.training import averaging, distributed, interrupts, join, rundir, state
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import perturb, perturb_members
 from ensemble_bench.training.batches import Batches
-from ensemble_bench.training.hardware import computing_on, resolve_device
-from ensemble_bench.training.objectives import objective_of
+from ensemble_bench.training.distributed import Processes
+from ensemble_bench.training.hardware import computing_on
+from ensemble_bench.training.objectives import objective_of, terms_of
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
@@ -73,6 +74,8 @@ def train(
     many "params" or "flops" as the ensemble, or with `match` "paper" 1.5 or 2 times the width; `objective` is
     "ensemble", "member-mean" or "adp", by default the recipe's.
 
+    Where `accelerate launch` started several processes, each takes a block of every batch, and process 0 writes.
+
     Raises UnknownNameError for an unknown name; InvalidValueError for a value out of range, a folder that holds
     another run, or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being
     finite. Ctrl-C, and SIGTERM on the command line, leave a resume point of the current step. `threads` are those of
@@ -81,8 +84,8 @@ def train(
     """
     chosen: Recipe = registry.resolve("recipe", recipe)
     registry.check("preset", preset)
-    target = resolve_device(device)
-    source = data.open_source(dataset, data_dir)
+    processes = distributed.join(device)
+    source = processes.in_turn(lambda: data.open_source(dataset, data_dir))
     choices: dict[str, Any] = {
         "preset": preset,
         "settings": settings,
@@ -91,17 +94,20 @@ def train(
         "objective": objective,
         "train_attack": train_attack,
         "eps": eps,
-        "device": target,
     }
     trained: Recipe = chosen if chosen.of is None else registry.resolve("recipe", chosen.of)
-    plan = plans.resolve(trained, source, seed=seed, **choices)
+    plan = processes.together(lambda: plans.resolve(trained, source, seed=seed, device=processes.device, **choices))
+    distributed.check_shared(plan, processes)
+    progress = processes.reports(progress)
     default = rundir.default_out(recipe, source.name, preset, seed, plan.changes, runs=runs)
     folder = default if out is None else Path(out)
     if chosen.of is None:
         with computing_on(rundir.threads_of(folder) if threads is None else threads):
-            return _train(plan, source, folder, device=target, resume=resume, progress=progress)
-    member = partial(train, chosen.of, dataset=dataset, data_dir=data_dir, resume=True, threads=threads, **choices)
-    return join.join(chosen, plan, member, folder, device=target, progress=progress)
+            return _train(plan, source, folder, processes, resume=resume, progress=progress)
+    member = partial(
+        train, chosen.of, dataset=dataset, data_dir=data_dir, resume=True, device=device, threads=threads, **choices
+    )
+    return join.join(chosen, plan, member, folder, processes, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +116,7 @@ class _Run:
 
     plan: TrainingPlan
     out: Path
-    device: torch.device
+    processes: Processes
     batches: Batches
     validation: ImageSet
     model: Ensemble
@@ -119,42 +125,75 @@ class _Run:
     progress: Progress
 
     @property
+    def device(self) -> torch.device:
+        return self.processes.device
+
+    @property
     def label(self) -> str:
         return f"train {self.out.name}"
 
 
 def _train(
-    plan: TrainingPlan, source: DataSource, out: Path, *, device: torch.device, resume: bool, progress: Progress
+    plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, *, resume: bool, progress: Progress
 ) -> Path:
     """Carry out `plan`, from the beginning or from the resume point in `out`."""
     validation_n = min(plan.settings.evaluate_n, len(source.split("validation")))
-    rundir.claim(out, plan.as_dict(), device=str(device), resume=resume, validation_n=validation_n)
-    if rundir.is_finished(out):
-        (out / rundir.RESUME).unlink(missing_ok=True)  # there if the run was killed as it finished
+    if processes.on_main(partial(_is_finished, plan, out, processes, resume=resume, validation_n=validation_n)):
         progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
         return out
-    # Interrupted inside the modules that torch loads on first use in here, Python may exit as if it had been killed.
-    with interrupts.deferred():
-        run = _prepare(plan, source, out, device, progress)
-        reached = _continue(run)
-    try:
-        _learn(run, reached)
-    except KeyboardInterrupt:
+    with processes.holding_signals():
+        # Interrupted inside the modules that torch loads on first use, Python may exit as if it had been killed.
         with interrupts.deferred():
-            _save_resume_point(run, reached)
-        raise
-    with interrupts.deferred():
-        if run.average is not None:
-            _save_average(run, cast(Ensemble, run.average.module), reached.step)
-        _save_checkpoint(run, rundir.LAST, curves.read(out / rundir.CURVES)[-1])
-        (out / rundir.RESUME).unlink(missing_ok=True)
+            run = _prepare(plan, source, out, processes, progress)
+            reached = _continue(run)
+        try:
+            _learn(run, reached)
+        except KeyboardInterrupt:
+            with interrupts.deferred():
+                processes.on_main(partial(_save_resume_point, run, reached))
+            raise
+        with interrupts.deferred():
+            _finish(run, reached)
+        processes.handle_signals()
     return out
 
 
-def _prepare(plan: TrainingPlan, source: DataSource, out: Path, device: torch.device, progress: Progress) -> _Run:
-    settings = plan.settings
+def _is_finished(plan: TrainingPlan, out: Path, processes: Processes, *, resume: bool, validation_n: int) -> bool:
+    """Claim the folder; whether it holds the finished run."""
+    rundir.claim(
+        out,
+        plan.as_dict(),
+        device=str(processes.device),
+        resume=resume,
+        processes=processes.count,
+        validation_n=validation_n,
+    )
+    finished = rundir.is_finished(out)
+    if finished:
+        (out / rundir.RESUME).unlink(missing_ok=True)  # there if the run was killed as it finished
+    return finished
+
+
+def _finish(run: _Run, reached: TrainingState) -> None:
+    """Write what the run ends with; the checkpoint `last` says that it is finished."""
+    average = None if run.average is None else cast(Ensemble, run.average.module)
+    if average is not None:
+        averaging.estimate_batch_norm(average, _learned_from(run, reached.step))
+
+    def save() -> None:
+        if average is not None:
+            _save_average(run, average, reached.step)
+        _save_checkpoint(run, rundir.LAST, curves.read(run.out / rundir.CURVES)[-1])
+        (run.out / rundir.RESUME).unlink(missing_ok=True)
+
+    run.processes.on_main(save)
+
+
+def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, progress: Progress) -> _Run:
+    settings, device = plan.settings, processes.device
     validation = source.split("validation")
     model = build(plan.architecture, seed=plan.seed).to(device).train()
+    processes.share(model)
     optimizer = sgd(model, settings)
     average = averaging.running_average(model, horizon=settings.average * plan.steps) if settings.average else None
     if average is not None:
@@ -162,7 +201,7 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, device: torch.de
     return _Run(
         plan=plan,
         out=out,
-        device=device,
+        processes=processes,
         batches=batches_of(source, settings, plan.seed, device),
         validation=validation.first(min(settings.evaluate_n, len(validation))),
         model=model,
@@ -197,45 +236,63 @@ def sgd(model: Ensemble, settings: TrainingSettings) -> torch.optim.SGD:
 def _continue(run: _Run) -> TrainingState:
     """State at the resume point, after the files were made to agree with it; a new state if there is none."""
     path = run.out / rundir.RESUME
-    if not path.exists():
-        if (run.out / rundir.CURVES).exists():
-            curves.write(run.out / rundir.CURVES, [])
-        return TrainingState()
-    reached = state.load(path, run.model, run.optimizer, run.average)
-    kept = [row for row in curves.read(run.out / rundir.CURVES) if row["step"] <= reached.step]
-    curves.write(run.out / rundir.CURVES, kept)
+    if not run.processes.on_main(path.exists):
+        reached = TrainingState()
+    else:
+        reached = run.processes.together(lambda: state.load(path, run.model, run.optimizer, run.average))
+    run.processes.on_main(partial(_agree_with, reached, run))
+    return reached
+
+
+def _agree_with(reached: TrainingState, run: _Run) -> None:
+    """Leave in the files what was known at the resume point."""
+    path = run.out / rundir.CURVES
+    if path.exists():
+        curves.write(path, [row for row in curves.read(path) if row["step"] <= reached.step])
     if reached.best is not None and reached.best["step"] == reached.step:
         # The run may have been killed between this resume point and its checkpoint.
         _save_checkpoint(run, rundir.BEST, reached.best)
-    return reached
 
 
 def _learn(run: _Run, reached: TrainingState) -> None:
     """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
-    plan = run.plan
+    plan, processes, clean_share = run.plan, run.processes, run.plan.settings.clean_share
+    objective = objective_of(plan.objective, clean_share=clean_share)
+    terms = terms_of(adversarial=plan.recipe.adversarial, clean_share=clean_share)
     shown = _report(run, reached, {})
     for step in algorithm1(
         run.model,
         run.optimizer,
         reached,
         steps=plan.steps,
-        sample=run.batches.at,
+        sample=partial(_sample, run),
         attack=partial(_attack, run) if plan.recipe.adversarial else None,
-        objective=objective_of(plan.objective, clean_share=plan.settings.clean_share),
+        objective=processes.through(objective, run.model, terms=terms),
         rate=partial(_rate, plan),
         precision=plan.precision,
+        mean=processes.mean,
     ):
         if step % plan.settings.checkpoint_every == 0:
             with interrupts.deferred():
-                _save_resume_point(run, reached)
+                processes.on_main(partial(_save_resume_point, run, reached))
         shown = _report(run, reached, shown)
 
 
 def _report(run: _Run, reached: TrainingState, last: Fields) -> Fields:
     """Evaluate if it is due, and report progress; returns what was shown, `last` if nothing is newer."""
-    shown = _evaluate(run, reached) if _evaluation_due(run, reached) else last
+    shown = last
+    if _evaluation_due(run, reached):
+        reached.settle()
+        shown = run.processes.on_main(partial(_evaluate, run, reached, last), interruptible=True)
     run.progress(run.label, reached.step, run.plan.steps, **shown)
+    run.processes.handle_signals(reached.step)
     return shown
+
+
+def _sample(run: _Run, step: int) -> tuple[Tensor, Tensor]:
+    """This process's block of a batch."""
+    x, y = run.batches.at(step)
+    return run.processes.block(x), run.processes.block(y)
 
 
 def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
@@ -252,6 +309,7 @@ def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
             generator=generator(run.device, "attack", plan.seed, step),
             start=plan.settings.attack_start,
             precision=plan.precision,
+            part=run.processes.part,
         )
     except AttackError as error:
         raise AttackError(f"training stopped in step {step + 1}: {error}") from error
@@ -262,18 +320,20 @@ def _rate(plan: TrainingPlan, step: int) -> float:
 
 
 def _evaluation_due(run: _Run, reached: TrainingState) -> bool:
-    """Whether this step is an evaluation point that curves.csv does not hold yet."""
+    """Whether this step is an evaluation point."""
     step = reached.step
-    if step == 0 or (step % run.plan.settings.evaluate_every and step != run.plan.steps):
-        return False
-    rows = curves.read(run.out / rundir.CURVES)
-    return not rows or rows[-1]["step"] < step
+    return step > 0 and (step % run.plan.settings.evaluate_every == 0 or step == run.plan.steps)
 
 
-def _evaluate(run: _Run, reached: TrainingState) -> Fields:
-    """Add a row to curves.csv, save the weights if they are the best so far; returns what to show of it."""
+def _evaluate(run: _Run, reached: TrainingState, last: Fields) -> Fields:
+    """Add a row to curves.csv, save the weights if they are the best so far; returns what to show of it.
+
+    Where curves.csv has the row, from before an interruption, nothing is done, and `last` returned.
+    """
     plan, path = run.plan, run.out / rundir.CURVES
-    reached.settle()
+    rows = curves.read(path)
+    if rows and rows[-1]["step"] >= reached.step:
+        return last
     accuracies = validate(
         run.model, run.validation, plan.threat, seed=plan.seed, precision=plan.precision, device=run.device
     )
@@ -305,9 +365,8 @@ def _save_resume_point(run: _Run, reached: TrainingState) -> None:
 
 
 def _save_average(run: _Run, average: Ensemble, step: int) -> None:
-    """Write the running average of the weights, its batch norm estimated on images as the steps learned from them."""
+    """Write the running average of the weights, with its validation accuracies."""
     plan = run.plan
-    averaging.estimate_batch_norm(average, _learned_from(run, step))
     accuracies = validate(
         average, run.validation, plan.threat, seed=plan.seed, precision=plan.precision, device=run.device
     )
@@ -317,7 +376,7 @@ def _save_average(run: _Run, average: Ensemble, step: int) -> None:
 def _learned_from(run: _Run, step: int) -> Iterator[Tensor]:
     """Images of steps to come, clean, attacked or both, as training learns from them."""
     for t in range(step, step + BATCH_NORM_STEPS):
-        x, y = run.batches.at(t)
+        x, y = _sample(run, t)
         if not run.plan.recipe.adversarial or run.plan.settings.clean_share:
             yield x
         if run.plan.recipe.adversarial:

@@ -267,3 +267,14 @@ def test_table_2_and_figure_3_average_seeds(tmp_path: Path) -> None:
     assert whole.band is not None
     assert whole.y[-1] == pytest.approx(mean(ends))
     assert whole.band[1][-1] - whole.y[-1] == pytest.approx(stdev(ends))
+
+
+def test_figure_2c_draws_a_model_once_whatever_suites_hold_the_attack(records: list[Record]) -> None:
+    added = [
+        replace(record, id="a" + record.id[1:], suite="pgd20", attacks=record.attacks[1:])
+        for record in records
+        if record.suite == "paper"
+    ]
+    assert [(line.label, line.y.tolist()) for line in attack_panels([*records, *added])[0].lines] == [
+        (line.label, line.y.tolist()) for line in attack_panels(records)[0].lines
+    ]

@@ -39,6 +39,9 @@ WARNINGS: Mapping[str, str] = {
         "(p < 0.01 over all pairs)"
     ),
     "weak-surrogates": "a surrogate of the black-box set is right on less than 90 % of the clean images",
+    "catastrophic-overfitting": (
+        "in training, accuracy under one step rose or held while that under many fell by more than chance"
+    ),
     "dlr-falls-back": "the model has too few classes for a difference of logits ratio; the margin stood in",
 }
 
@@ -52,12 +55,13 @@ def warnings_of(
     cascade: bool,
     probe: Probe | None = None,
     blackbox: Blackbox | None = None,
+    overfitted: int | None = None,
 ) -> tuple[NamedWarning, ...]:
     """Named warnings, each with the numbers that raised it; none for an evaluation without such signs.
 
     `attacks` are in the order they ran. In a `cascade` each met only what those before it left standing: their
     accuracies do not compare, but what each breaks says what all before it missed. `blackbox` is the black-box set that
-    was among them.
+    was among them, `overfitted` the step from which training overfitted to single steps, if it did.
     """
     n = len(scores.samples)
     found = [*_unstable(scores.unstable, n), *_zero_gradients(scores, n), *_dlr_falls_back(scores.classes, attacks)]
@@ -71,6 +75,9 @@ def warnings_of(
         found += _probed(probe, attacks, n)
     if blackbox is not None:
         found += _weak_surrogates(blackbox)
+    if overfitted is not None:
+        message = f"from training step {overfitted} on, the model withstands one step better than many"
+        found.append(_warning("catastrophic-overfitting", message))
     return tuple(found)
 
 
@@ -98,7 +105,7 @@ def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[N
 
 def _weak_surrogates(blackbox: Blackbox) -> Iterator[NamedWarning]:
     """Images that were made against poor networks: what withstands them may fall to those of good ones."""
-    weak = [f"{s.backbone} {100 * s.accuracy:.1f} %" for s in blackbox.surrogates if s.accuracy < SURROGATE]
+    weak = [f"{s.backbone} {100 * s.accuracy:.4g} %" for s in blackbox.surrogates if s.accuracy < SURROGATE]
     if weak and blackbox.n:
         message = f"clean accuracy of the black-box set's surrogates: {', '.join(weak)}"
         yield _warning("weak-surrogates", message)

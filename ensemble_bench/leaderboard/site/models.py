@@ -11,7 +11,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
-from ensemble_bench.records import CHECKPOINTS, Record, find_records
+from ensemble_bench.records import Record, find_records, place_of
 from ensemble_bench.registry import SUITES
 
 
@@ -92,8 +92,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:
 
 def _place(record: Record) -> tuple[Any, ...]:
     """The record that ranks a model comes first: headline checkpoint, test images, the strongest suite, most images."""
-    known = record.checkpoint in CHECKPOINTS
-    other = CHECKPOINTS.index(str(record.checkpoint)) if known else len(CHECKPOINTS), record.split != "test"
+    other = place_of(record.checkpoint), record.split != "test"
     return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
 
 

@@ -1,6 +1,7 @@
 """Figures 2a, 2b and 2c of Grefenstette et al. (2018): accuracy over training steps, and over attack steps."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def attack_panels(records: Iterable[Record]) -> list[Panel]:
         if not by_attack:
             continue
         longest = max(by_attack, key=lambda s: (split_steps(s[0])[1] or 0, len(by_attack[s]), s[2], s[1]))
-        rows = rows_of(scored for scored, _ in by_attack[longest])
+        rows = rows_of(replace(scored, attacks=longest[:1]) for scored, _ in by_attack[longest])
         lines = tuple(_attack_line(row, [_curve(s.record, longest[0]) for s in row.runs]) for row in rows)
         panels.append(
             Panel(
