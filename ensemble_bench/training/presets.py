@@ -222,6 +222,7 @@ _ALL = (
         name="cpu",
         description="WRN-10-2, 8 epochs, N-FGSM: the most robust for an hour of a CPU core",
         settings={"cifar10": _CIFAR_CPU, "digits": _DIGITS_TINY},
+        tuned={"cifar10": {"singleadv": {"learning_rate": 0.8}}},
     ),
     Preset(
         name="tiny",

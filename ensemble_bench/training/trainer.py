@@ -24,12 +24,12 @@ from ensemble_bench.training import averaging, distributed, interrupts, join, ru
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import perturb, perturb_members
-from ensemble_bench.training.batches import Batches
+from ensemble_bench.training.batches import Batches, batches_of
 from ensemble_bench.training.distributed import Processes
 from ensemble_bench.training.hardware import computing_on
 from ensemble_bench.training.objectives import objective_of, terms_of
+from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import TrainingPlan
-from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import SCHEDULES
 from ensemble_bench.training.state import TrainingState
@@ -208,28 +208,6 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
         average=average,
         optimizer=optimizer,
         progress=progress,
-    )
-
-
-def batches_of(source: DataSource, settings: TrainingSettings, seed: int, device: torch.device) -> Batches:
-    """Training batches of a data set, of the size and with the augmentation in `settings`."""
-    return Batches.of(
-        source.split("train"),
-        batch_size=settings.batch_size,
-        seed=seed,
-        device=device,
-        flip=settings.flip,
-        crop=settings.crop,
-    )
-
-
-def sgd(model: Ensemble, settings: TrainingSettings) -> torch.optim.SGD:
-    """SGD with momentum over the weights of all members."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
     )
 
 
