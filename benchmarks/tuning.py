@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
 SEEDS = (1000, 1001)
-COLUMNS = ("recipe", "learning_rate", "weight_decay", "steps", "seed", "n", "clean", "fgsm", "ifgsm7", "pgd20")
+COLUMNS = ("recipe", "learning_rate", "weight_decay", "width", "steps", "seed", "n", "clean", "fgsm", "ifgsm7", "pgd20")
 GRID, TIMES_K = "grid", "k times the loss"
 Row = Mapping[str, Any]
 
@@ -89,7 +89,7 @@ def collect(runs: Path) -> None:
         metas = [json.loads(path.read_text(encoding="utf-8"))["meta"] for path in folder.glob("*/averaged.json")]
         if not metas:
             continue
-        rows = sorted((_row(meta) for meta in metas), key=lambda row: [row[name] for name in COLUMNS[:5]])
+        rows = sorted((_row(meta) for meta in metas), key=lambda row: [row[name] for name in COLUMNS[:6]])
         TABLES.mkdir(exist_ok=True)
         with (TABLES / f"{folder.name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -101,6 +101,7 @@ def _row(meta: Mapping[str, Any]) -> Row:
     settings = meta["settings"]
     about = {"recipe": meta["recipe"], "steps": meta["step"], "seed": meta["seed"], "n": settings["evaluate_n"]}
     about |= {name: settings[name] for name in ("learning_rate", "weight_decay")}
+    about["width"] = settings["network"]["width"]
     return about | {name: meta["validation"][name] for name in ("clean", "fgsm", "ifgsm7", "pgd20")}
 
 
@@ -148,7 +149,9 @@ def page() -> str:
         rates = sorted({rate for _, rate, decay in cells if decay == base.weight_decay})
         seeds = sorted({int(row["seed"]) for row in rows})
         steps, ns = sorted({int(row["steps"]) for row in rows}), sorted({int(row["n"]) for row in rows})
-        about = [" or ".join(map(str, steps)) + " steps", "seeds " + ", ".join(map(str, seeds))]
+        widths = sorted({row["width"] for row in rows})
+        about = [" or ".join(map(str, steps)) + " steps", f"networks of width {' or '.join(f'{w:g}' for w in widths)}"]
+        about.append(f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}")
         about.append(f"n = {' or '.join(map(str, ns))} validation images")
         parts.append(
             f"## {dataset}, preset {preset}\n\n{', '.join(about)}. The last column takes the loss of the mean k times "

@@ -15,7 +15,15 @@ import tuning  # noqa: E402
 
 
 def _row(recipe: str, rate: float, seed: int, pgd20: float, decay: float = 5e-4) -> dict[str, object]:
-    about = {"recipe": recipe, "learning_rate": rate, "weight_decay": decay, "steps": 10.0, "seed": seed, "n": 100.0}
+    about = {
+        "recipe": recipe,
+        "learning_rate": rate,
+        "weight_decay": decay,
+        "width": 1.0,
+        "steps": 10.0,
+        "seed": seed,
+        "n": 100.0,
+    }
     return {**about, "clean": 0.9, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
 
 
