@@ -11,8 +11,8 @@ from ensemble_bench.records import Record, read_samples, worst_case
 from ensemble_bench.records.statistics import McNemar, mcnemar
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.registry import RECIPES
+from ensemble_bench.reports.alike import by_recipe
 from ensemble_bench.reports.groups import Group, Scored, group_of, grouped, headline_models
-from ensemble_bench.reports.rows import by_recipe
 
 ALPHA = 0.05
 # Of every recipe that has rivals: the ensemble, the rival, and what the rival is.
