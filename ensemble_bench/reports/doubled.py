@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from ensemble_bench.records import Record
 from ensemble_bench.records.text import carried_eps, seeds_text
-from ensemble_bench.reports.groups import Scored, group_of, grouped, scored_models
-from ensemble_bench.reports.rows import Run, rows_of
+from ensemble_bench.reports.alike import rows_of
+from ensemble_bench.reports.groups import Run, Scored, group_of, grouped, scored_models
 from ensemble_bench.reports.training_curves import Curve
 
 RULE = (

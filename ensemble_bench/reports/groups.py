@@ -4,11 +4,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
 from ensemble_bench.records.text import seeds_text
-from ensemble_bench.reports.rows import Run
+from ensemble_bench.registry import RECIPES
+
+# Our recipes in the order of their rows.
+ORDER = tuple(RECIPES)
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Any)  # anything that sorts
@@ -25,6 +28,43 @@ class Group:
     def __str__(self) -> str:
         preset = f", preset {self.preset}" if self.preset else ""
         return f"{self.data_name}{preset}, {self.threat}"
+
+
+class Run(Protocol):
+    """The run of a row: the fields by which rows are ordered, labelled and told apart."""
+
+    @property
+    def recipe(self) -> str: ...  # noqa: D102
+
+    @property
+    def run(self) -> str: ...  # noqa: D102
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def tag(self) -> str:
+        """A name that no other run has."""
+
+    @property
+    def where(self) -> str:
+        """Name of its folder, with that of the one around it."""
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How it was trained, as records hold it."""
+
+    @property
+    def suffix(self) -> str:
+        """What the label says behind recipe and changes, such as " (last weights)"."""
+
+    @property
+    def alike(self) -> Mapping[str, Any]:
+        """All that runs of one row share, but for recipe and training."""
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """Of several runs of the same seed the lowest stands for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,3 +219,8 @@ def all_seeds(runs: Iterable[Run]) -> str:
     """Return the seeds of several models, each once: "0, 1, 0+1"."""
     distinct = {run.seeds for run in runs if run.seeds}
     return ", ".join(seeds_text(seeds) for seeds in sorted(distinct, key=lambda s: (len(s), s)))
+
+
+def place(recipe: str) -> int:
+    """Return where a recipe stands in the paper's order; what is no recipe stands behind them all."""
+    return ORDER.index(recipe) if recipe in ORDER else len(ORDER)

@@ -10,9 +10,9 @@ import numpy as np
 from ensemble_bench.records import CleanScore, Record, RobustScore, Threat, folder_of
 from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import seeds_text
+from ensemble_bench.reports.alike import Row, rows_of
 from ensemble_bench.reports.figures.lines import Line, Panel
 from ensemble_bench.reports.groups import Scored, all_seeds, grouped, scored_models
-from ensemble_bench.reports.rows import Row, rows_of
 from ensemble_bench.reports.tables.rows import mean_of
 
 BANDS = {False: "95 % interval", True: "mean ± sd over seeds"}  # of one model, of several seeds

@@ -7,8 +7,7 @@ from typing import Any
 
 from ensemble_bench.records import CARRIED, AttackResult, Record, folder_of
 from ensemble_bench.records.text import carried_eps, natural
-from ensemble_bench.reports.groups import Group, Scored, group_of, grouped, headlines, home_of
-from ensemble_bench.reports.rows import place
+from ensemble_bench.reports.groups import Group, Scored, group_of, grouped, headlines, home_of, place
 
 SUITE = "appendix"
 ENSEMBLE, LOGIT = "Ensemble", "Ensemble (remove softmax)"

@@ -8,9 +8,9 @@ import numpy as np
 from ensemble_bench.records import AttackResult, Record
 from ensemble_bench.records.text import carried_eps
 from ensemble_bench.registry import split_steps
+from ensemble_bench.reports.alike import Row, rows_of
 from ensemble_bench.reports.figures.lines import Line, Panel, Series
 from ensemble_bench.reports.groups import Scored, group_of, grouped, scored_models
-from ensemble_bench.reports.rows import Row, rows_of
 from ensemble_bench.reports.training_curves import Curve, as_paper, average
 
 LOG_FROM = 100  # attack steps from which their axis is logarithmic

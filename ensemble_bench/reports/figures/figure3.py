@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ensemble_bench.records import AttackResult, Record
+from ensemble_bench.reports.alike import Row, rows_of
 from ensemble_bench.reports.figures.lines import Line, Panel
 from ensemble_bench.reports.groups import all_seeds, grouped
-from ensemble_bench.reports.rows import Row, rows_of
 from ensemble_bench.reports.run_parts import (
     ENSEMBLE,
     LOGIT,

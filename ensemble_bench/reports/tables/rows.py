@@ -6,8 +6,8 @@ from typing import TypeVar
 from ensemble_bench.records.statistics import mean_sd
 from ensemble_bench.records.table import Cell, Mean, Value
 from ensemble_bench.records.text import seeds_text
-from ensemble_bench.reports.groups import all_seeds
-from ensemble_bench.reports.rows import Run, rows_of
+from ensemble_bench.reports.alike import rows_of
+from ensemble_bench.reports.groups import Run, all_seeds
 
 R = TypeVar("R", bound=Run)
 Number = Value | int | None

@@ -7,6 +7,7 @@ from ensemble_bench.records import CARRIED, Record, folder_of
 from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import carried_eps, natural
 from ensemble_bench.registry import SUITES
+from ensemble_bench.reports.alike import rows_of
 from ensemble_bench.reports.groups import (
     Group,
     Scored,
@@ -18,7 +19,6 @@ from ensemble_bench.reports.groups import (
     last_beside,
     scored_models,
 )
-from ensemble_bench.reports.rows import rows_of
 from ensemble_bench.reports.tables.rows import Cells, mean_of, table_rows
 from ensemble_bench.reports.training_curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
 

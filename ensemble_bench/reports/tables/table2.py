@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from ensemble_bench.records import Record
 from ensemble_bench.records.table import Cell, Table, Value, percent
 from ensemble_bench.records.text import seeds_text
+from ensemble_bench.reports.alike import Row, rows_of
 from ensemble_bench.reports.groups import Group, all_seeds, conditions, group_columns, grouped
-from ensemble_bench.reports.rows import Row, rows_of
 from ensemble_bench.reports.run_parts import ENSEMBLE, RunParts, own_attacks, run_parts
 from ensemble_bench.reports.tables.rows import Cells, mean_of, table_rows
 

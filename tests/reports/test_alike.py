@@ -12,10 +12,10 @@ from synthetic_runs import build_appendix, make_record
 from ensemble_bench.records import Record, described, find_records
 from ensemble_bench.records.table import Mean, Table, Value
 from ensemble_bench.reports import Report, write_report
+from ensemble_bench.reports.alike import changes_text, rows_of
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.groups import Scored, headline_models, scored_models
-from ensemble_bench.reports.rows import by_recipe, changes_text, rows_of
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
 from ensemble_bench.reports.training_curves import read_curves
@@ -105,7 +105,6 @@ def test_a_suite_of_one_training_alone_loses_no_row(records: list[Record]) -> No
         scored = scored_models(records, suite)
         rows = rows_of(scored)
         assert sum(len(row.runs) + len(row.again) for row in rows) == len(scored)
-        assert sum(map(len, by_recipe(scored).values())) == len(scored)
 
 
 def test_every_suite_has_its_table(records: list[Record]) -> None:
@@ -278,3 +277,17 @@ def test_figure_2c_draws_a_model_once_whatever_suites_hold_the_attack(records: l
     assert [(line.label, line.y.tolist()) for line in attack_panels([*records, *added])[0].lines] == [
         (line.label, line.y.tolist()) for line in attack_panels(records)[0].lines
     ]
+
+
+def test_joined_runs_that_share_a_network_do_not_count_as_two() -> None:
+    made = [
+        make_record(
+            [True] * 10, {"pgd20": [True] * robust + [False] * (10 - robust)}, recipe="separate2adv", seeds=seeds
+        )[0]
+        for seeds, robust in (((0, 1), 4), ((1, 2), 9), ((2, 3), 6))
+    ]
+    (row,) = rows_of(Scored(record=record) for record in made)
+    assert [run.seeds for run in row.runs] == [(0, 1), (2, 3)]
+    (table,) = table_1b(made)
+    assert means_of(table)["separate2adv"]["worst_case"].accuracy == 0.5
+    assert table.rows[0][1] == "mean of 0+1, 2+3"

@@ -4,52 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ensemble_bench.records.threat import Threat
-from ensemble_bench.registry import RECIPES
+from ensemble_bench.reports.groups import Run, place
 
-# Our recipes in the order of their rows.
-ORDER = tuple(RECIPES)
 # Of what runs of one label differ in, so much is named; longer values go by a hash.
 NAMED, LONGEST = 4, 24
-
-
-class Run(Protocol):
-    """The run of a row: the fields by which rows are ordered, labelled and told apart."""
-
-    @property
-    def recipe(self) -> str: ...  # noqa: D102
-
-    @property
-    def run(self) -> str: ...  # noqa: D102
-
-    @property
-    def seeds(self) -> tuple[int, ...]: ...  # noqa: D102
-
-    @property
-    def tag(self) -> str:
-        """A name that no other run has."""
-
-    @property
-    def where(self) -> str:
-        """Name of its folder, with that of the one around it."""
-
-    @property
-    def training(self) -> Mapping[str, Any] | None:
-        """How it was trained, as records hold it."""
-
-    @property
-    def suffix(self) -> str:
-        """What the label says behind recipe and changes, such as " (last weights)"."""
-
-    @property
-    def alike(self) -> Mapping[str, Any]:
-        """All that runs of one row share, but for recipe and training."""
-
-    @property
-    def preference(self) -> tuple[Any, ...]:
-        """Of several runs of the same seed the lowest stands for it."""
 
 
 R = TypeVar("R", bound=Run)
@@ -59,8 +20,8 @@ R = TypeVar("R", bound=Run)
 class Row(Generic[R]):
     """Runs that differ in their seed alone, seeds ascending, each seed once.
 
-    `again` are further runs of these seeds, which no mean counts. `look` names the row's line in figures: the recipe,
-    or the label, where another row of the recipe stands before it.
+    `again` are further runs of these seeds, or that share one with them, which no mean counts. `look` names the row's
+    line in figures: the recipe, or the label, where another row of the recipe stands before it.
     """
 
     label: str
@@ -77,7 +38,7 @@ class Row(Generic[R]):
     def doubled(self) -> Iterator[tuple[R, list[R]]]:
         """Every run whose seeds further ones have, with these."""
         for run in self.runs:
-            others = [other for other in self.again if other.seeds == run.seeds]
+            others = [other for other in self.again if _share_seeds(run, other)]
             if others:
                 yield run, others
 
@@ -90,28 +51,21 @@ def rows_of(runs: Iterable[R]) -> list[Row[R]]:
     groups = sorted(alike.values(), key=lambda own: _order(own[0]))
     rows, looks = [], set[str]()
     for label, own in zip(_labels([own[0] for own in groups]), groups, strict=True):
-        first = {run.seeds: run for run in reversed(own)}
+        kept, again = list[R](), list[R]()
+        for run in own:
+            (again if any(_share_seeds(run, other) for other in kept) else kept).append(run)
         recipe = own[0].recipe
         rows.append(
             Row(
                 label=label,
                 recipe=recipe,
                 look=label if recipe in looks else recipe,
-                runs=tuple(run for run in own if first[run.seeds] is run),
-                again=tuple(run for run in own if first[run.seeds] is not run),
+                runs=tuple(kept),
+                again=tuple(again),
             )
         )
         looks.add(recipe)
     return rows
-
-
-def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
-    """Collect all runs under labels of their own, further runs of a seed each under its own."""
-    labelled: dict[str, list[R]] = {}
-    for row in rows_of(runs):
-        for label, run in row.every():
-            labelled.setdefault(label, []).append(run)
-    return labelled
 
 
 def identity_of(run: Run) -> dict[str, Any]:
@@ -146,11 +100,6 @@ def changes_text(changes: Mapping[str, Any]) -> list[str]:
     ordered = sorted(changes, key=lambda key: (key == "steps", key not in first, key))
     texts = {key: _named(name, value) for key in ordered for name, value in flat({key: changes[key]}).items()}
     return list(texts.values())
-
-
-def place(recipe: str) -> int:
-    """Return where a recipe stands in the paper's order; what is no recipe stands behind them all."""
-    return ORDER.index(recipe) if recipe in ORDER else len(ORDER)
 
 
 def _order(run: Run) -> tuple[Any, ...]:
@@ -199,6 +148,11 @@ def _named(key: str, value: Any) -> str:
         return f"eps {Threat(norm='linf', eps=value).eps_text}"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{key} {text if len(text) <= LONGEST else hashlib.sha256(_text(value).encode()).hexdigest()[:8]}"
+
+
+def _share_seeds(run: Run, other: Run) -> bool:
+    """Whether no mean may count both: they are of one seed, or have a network of one in common."""
+    return run.seeds == other.seeds or not set(run.seeds).isdisjoint(other.seeds)
 
 
 def _text(value: Any) -> str:
