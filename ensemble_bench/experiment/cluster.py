@@ -1,5 +1,6 @@
 """A pool of Ray tasks: the same jobs on this machine or on a cluster whose nodes share the folder of the runs."""
 
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,8 @@ LOCAL = "local"
 RETRIES = 3
 # How long interrupted tasks may take to write what they have, in seconds.
 GRACE = 60.0
+# How long a cluster may take to answer, in seconds.
+PATIENCE = 10.0
 
 
 class RayPool:
@@ -27,6 +30,7 @@ class RayPool:
 
     def __init__(self, address: str, *, workers: int | None = None, threads: int = 1, gpus: float = 0.0) -> None:
         self._ray = ray = _imported()
+        _check_reachable(address)
         options: dict[str, Any] = {"num_cpus": (workers or 1) * threads} if address == LOCAL else {"address": address}
         if address == LOCAL:
             options["include_dashboard"] = False
@@ -113,6 +117,17 @@ def _perform(name: str, call: str, arguments: Mapping[str, Any], notes: Any) -> 
     except EnsembleBenchError as error:
         return reason_of(error)
     return None
+
+
+def _check_reachable(address: str) -> None:
+    """Raise InvalidValueError where nothing answers at host:port, which Ray itself would wait for for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InvalidValueError(f"ray is {address!r}: no cluster answers there: {error}") from None
 
 
 def _imported() -> Any:

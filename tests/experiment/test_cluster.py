@@ -75,7 +75,7 @@ def test_a_killed_ray_worker_costs_its_task_only(whole: Path, tmp_path: Path) ->
         os.kill(victims[0], signal.SIGKILL)
         said, _ = process.communicate()
     assert process.returncode == 0, said
-    assert "failed" not in said
+    assert "failed: " not in said  # of ours; Ray says in a line of its own that it runs the task again
     assert small_factorial.digests(tmp_path) == small_factorial.digests(whole)
 
 
