@@ -13,7 +13,7 @@ from ensemble_bench.records import Record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, difference, holm, seed_variance
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
-from ensemble_bench.reports.alike import place
+from ensemble_bench.reports.groups import place
 from ensemble_bench.reports.worst_cases import Family, Row, families
 
 ALPHA = 0.05

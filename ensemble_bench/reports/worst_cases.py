@@ -13,8 +13,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records import CARRIED, Record, read_samples, worst_case
 from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.text import carried_eps, seeds_text
-from ensemble_bench.reports.groups import Group, group_of, grouped, headline_models
-from ensemble_bench.reports.alike import place
+from ensemble_bench.reports.groups import Group, group_of, grouped, headline_models, place
 
 
 @dataclass(frozen=True, kw_only=True)

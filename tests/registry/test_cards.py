@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ensemble_bench import ThreatModel, attacks, losses, registry
 from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.evaluation.trust.masking import WARNINGS
-from ensemble_bench.reports.alike import place
+from ensemble_bench.reports.groups import place
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the losses of attacks are called on cards: a ratio is the margin, scaled.

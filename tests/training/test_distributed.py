@@ -24,7 +24,7 @@ from ensemble_bench.training import batch_norm, distributed, launched, rundir
 
 pytestmark = pytest.mark.skipif(bool(rounding.SEED), reason="a process of its own rounds as this processor does")
 COUNT = 2
-# An order above what float64 shows here; a mistake in a mean, a noise or a statistic shows at 1e-3 and more.
+# An order above what float64 shows here; a mistake in a mean, a noise or a statistic shows at 1e-4 and more.
 TOLERANCE = 1e-12
 
 

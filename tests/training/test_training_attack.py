@@ -138,3 +138,15 @@ def test_members_are_attacked_each_on_its_own() -> None:
     found = perturb_members("ifgsm7", model.train(), x, y, THREAT, generator=seeded())
     torch.testing.assert_close(found, torch.stack(expected))
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(("name", "start"), [("nfgsm", "uniform"), ("ifgsm2", "gaussian"), ("ifgsm2", "uniform")])
+def test_blocks_of_a_batch_get_the_noise_of_the_whole(name: str, start: str) -> None:
+    model, (x, y) = trained(members=2).double(), images(12)
+    x = x.double()
+    whole = perturb_members(name, model, x, y, THREAT, generator=seeded(), start=start)
+    parts = [
+        perturb_members(name, model, x.chunk(3)[i], y.chunk(3)[i], THREAT, generator=seeded(), start=start, part=(i, 3))
+        for i in range(3)
+    ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ensemble_bench.records.table import Cell, Table, Value
-from ensemble_bench.reports.alike import place
+from ensemble_bench.reports.groups import place
 
 # As printed: fractions in Table 1, percent in Table 2. The paper heads the second column of Table 1b "FGSM5".
 _HEADS = ("clean", "ifgsm5", "pgd5", "pgd20", "blackbox")
