@@ -356,7 +356,7 @@ def test_demo_writes_and_prints_everything_and_a_second_call_changes_nothing(
     shown = capsys.readouterr().out
     assert "Table 1b" in shown
     for recipe in ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv"):
-        assert re.search(rf"^ *{recipe} +0", shown, re.MULTILINE), recipe
+        assert re.search(rf"^ *{recipe}, 2 steps +0", shown, re.MULTILINE), recipe
         assert len(list((out / f"{recipe}-digits-tiny-steps-2-s0").rglob("record.json"))) == 2
     assert {path.suffix for path in printed_files(shown)} >= {".md", ".csv", ".tex", ".png"}
     assert str(out / "leaderboard.csv") in shown
