@@ -23,6 +23,7 @@ from ensemble_bench.records import (
     samples_to_parquet,
     write_record,
 )
+from ensemble_bench.records.curves import CURVE_COLUMNS, WITHOUT_ONE_STEP
 from ensemble_bench.records.statistics import wilson
 
 # How robust each recipe is, clean and at the end of a long attack; roughly the paper's numbers.
@@ -131,7 +132,7 @@ def write(record: Record, samples: pd.DataFrame, run: Path) -> Path:
 
 
 def write_curves(run: Path, recipe: str, seed: int, accuracy: Mapping[str, Sequence[float]], **about: Any) -> None:
-    """Write run.json and curves.csv: `accuracy` holds the columns step, clean, ifgsm5, ifgsm7, pgd5 and pgd20."""
+    """Write run.json and curves.csv: `accuracy` holds the columns step, clean, the attacks, maybe fgsm."""
     run.mkdir(parents=True, exist_ok=True)
     document = {
         "recipe": recipe,
@@ -142,11 +143,12 @@ def write_curves(run: Path, recipe: str, seed: int, accuracy: Mapping[str, Seque
         "steps": int(accuracy["step"][-1]),
         "threat": {"norm": "linf", "eps": 8 / 255},
         "settings": {"evaluate_n": 144},
+        "validation_n": 144,
     }
     (run / "run.json").write_text(json.dumps(document | about))
     frame = pd.DataFrame(accuracy).assign(epoch=1.0, loss=0.5, lr=0.1, seconds=1.0)
-    columns = ["step", "epoch", "clean", "ifgsm5", "ifgsm7", "pgd5", "pgd20", "loss", "lr", "seconds"]
-    frame[columns].to_csv(run / "curves.csv", index=False)
+    columns = CURVE_COLUMNS if "fgsm" in accuracy else WITHOUT_ONE_STEP
+    frame[list(columns)].to_csv(run / "curves.csv", index=False)
 
 
 def build_runs(
@@ -182,8 +184,10 @@ def build_runs(
 
 def _evaluated(hardness: Any, recipe: str, suite: str, about: dict[str, Any]) -> tuple[Record, pd.DataFrame]:
     high, low = STRENGTH[recipe]
-    steps = {"paper": (5, 7, 5, 20), "paper500": (500, 500)}[suite]
-    names = {"paper": ("ifgsm5", "ifgsm7", "pgd5", "pgd20"), "paper500": ("ifgsm500", "pgd500")}[suite]
+    steps = {"paper": (5, 7, 5, 20), "paper500": (500, 500), "quick": (500,)}[suite]
+    names = {"paper": ("ifgsm5", "ifgsm7", "pgd5", "pgd20"), "paper500": ("ifgsm500", "pgd500"), "quick": ("sweep10",)}[
+        suite
+    ]
     clean = hardness < high
     attacks: dict[str, Any] = {
         name: list(clean & (hardness < decay(high, low, count))) for name, count in zip(names, steps, strict=True)
@@ -251,7 +255,7 @@ def doubled(hardness: Any, left: Mapping[str, tuple[float, float]], **about: Any
     results = [
         replace(
             attack,
-            settings={"stages": [{"name": stage.name} for stage in stages[attack.name]]},
+            settings={"stages": [{"name": f"{attack.name}/{steps}"} for steps in (10, 20, 40, 80)]},
             stages=stages[attack.name] if len(stages[attack.name]) > 1 else None,
             passes=sum(stage.passes for stage in stages[attack.name]),
         )

@@ -146,7 +146,7 @@ def test_eps_that_is_not_positive_is_named(text: str) -> None:
         (["train", "singleadv", "--device", "cuda:99"], ["device is 'cuda:99'"]),
         (["train", "singleadv", "--seed", "-1"], ["--seed", "0"]),
         (["train", "singleadv", "--max-steps", "0"], ["--max-steps", "1"]),
-        (["train"], ["recipe", "train --help"]),
+        (["train"], ["RECIPE", "train --help"]),
         (["train", "baseline", "extra"], ["extra"]),
         (["train", "baseline", "--sed", "1"], ["--sed", "--seed"]),
         (["trian"], ["trian", "train"]),
@@ -207,7 +207,7 @@ def test_evaluating_with_a_wrong_choice_changes_nothing(
 
 
 def test_broken_checkpoints_are_named_and_kept(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = runs / TRAINED / "best.safetensors"
+    good = runs / TRAINED / "last.safetensors"
     cut = tmp_path / "cut" / "best.safetensors"
     cut.parent.mkdir()
     cut.write_bytes(good.read_bytes()[:-100])
@@ -284,7 +284,7 @@ def test_evaluate_and_report_of_all_runs(runs: Path, capsys: pytest.CaptureFixtu
     assert run(["evaluate", "--runs", str(runs), "--suite", "quick", "--n", "12"]) == 0
     shown = capsys.readouterr().out
     records = [json.loads(path.read_text()) for path in runs.rglob("record.json")]
-    assert {record["model"] for record in records} == {f"{TRAINED}/best", f"{TRAINED}/last"}
+    assert {record["model"] for record in records} == {f"{TRAINED}/averaged", f"{TRAINED}/last"}
     for record in records:
         assert record["model"] in shown
         assert f"{100 * record['robust']['robust'] / 12:.1f}" in shown
@@ -314,20 +314,21 @@ def test_an_interrupt_says_how_to_go_on(
     ]
 
 
-def test_ctrl_c_in_training_and_going_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_training_and_going_on(number: int, status: int, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "ensemble_bench", "train", "baseline", "--max-steps", "60", "--out", str(out)]
     # Under a shell that runs its jobs in the background SIGINT is ignored, and children would inherit that.
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    heard = partial(signal.signal, number, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 60
     while not (out / "run.json").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == status, stderr
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert run([*command[3:]]) == 2

@@ -9,6 +9,7 @@ from ensemble_bench.leaderboard import leaderboard_csv
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import Record, find_records, read_samples, worst_case
 from ensemble_bench.records.table import to_markdown
+from ensemble_bench.reports.report import VERDICTS_BELOW
 from ensemble_bench.reports.tables.credits import credit_tables
 from ensemble_bench.reports.tables.table1 import table_1b, table_1c
 from ensemble_bench.reports.verdicts import verdicts
@@ -64,5 +65,5 @@ def results() -> str:
     found = verdicts(RECORDS)
     for where in dict.fromkeys(verdict.where for verdict in found):
         lines = "".join(f"- {verdict}\n" for verdict in found if verdict.where == where)
-        parts.append(f"Worst case per image, exact McNemar test ({where}):\n\n{lines}")
+        parts.append(f"{VERDICTS_BELOW} ({where}):\n\n{lines}")
     return "\n".join(parts)

@@ -8,15 +8,27 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli import blackbox, demo, doctor, evaluate, leaderboard, names, report, serve, submissions, train
+from ensemble_bench.cli import (
+    blackbox,
+    demo,
+    doctor,
+    evaluate,
+    leaderboard,
+    names,
+    report,
+    reproduce,
+    serve,
+    submissions,
+    train,
+)
 from ensemble_bench.errors import EnsembleBenchError
 from ensemble_bench.training import interrupts, launched
 
 INTERRUPTED, TERMINATED = 130, 143
 STATUSES = (
-    "Exit status: 0 done; 1 something failed (some of several trainings, or a bug, which shows its traceback); 2 a "
-    "mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by SIGTERM: run the same command "
-    "again to go on (train with --resume)."
+    "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "
+    "with its traceback); 2 a mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by "
+    "SIGTERM; the same command goes on from there (train with --resume)."
 )
 
 app = typer.Typer(
@@ -63,6 +75,7 @@ for name, group in GROUPS.items():
 app.add_typer(serve.app, name="serve")  # a group that runs on its own: it starts the service
 app.command("list")(names.list_names)
 app.command()(demo.demo)
+app.command()(reproduce.reproduce)
 app.command()(doctor.doctor)
 app.command()(version)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.records import CleanScore, Record, RobustScore
+from ensemble_bench.records import AttackResult, CleanScore, Record, RobustScore
 from ensemble_bench.registry import plugins
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _show_apart(title: str, records: Sequence[Record]) -> None:
     attacks = _attacks(records)
     rows = []
     for record in records:
-        found = [record.attack(name) for name in attacks]
-        shown = [_percent(attack.accuracy if attack else None) for attack in found]
+        shown = [_accuracy(record, record.attack(name)) for name in attacks]
         rows.append([record.model, str(record.n), _percent(record.clean.accuracy), *shown, _worst_case(record)])
     title = f"{title}: accuracy in %, worst case over all attacks with its 95 % interval"
     columns = ["model", "n", "clean", *attacks, "worst case"]
@@ -102,11 +101,14 @@ def interval(score: CleanScore | RobustScore) -> str:
 
 def _left(record: Record, attacks: Sequence[str]) -> list[str]:
     """Accuracy after each attack of a cascade and all before it, and how many images it broke that they missed."""
-    left, cells = record.clean.correct, []
-    for attack in map(record.attack, attacks):
-        left -= attack.credit if attack else 0
-        cells.append(f"{_percent(left / record.n)} ({attack.credit})" if attack else _percent(None))
-    return cells
+    found = map(record.attack, attacks)
+    return [_accuracy(record, attack) + (f" ({attack.credit})" if attack else "") for attack in found]
+
+
+def _accuracy(record: Record, attack: AttackResult | None) -> str:
+    """Accuracy on the images that the attack covers, with their number where they are not all of the record's."""
+    accuracy = _percent(None if attack is None else attack.accuracy)
+    return accuracy if attack is None or attack.n == record.n else f"{accuracy}, n = {attack.n}"
 
 
 def show_tables(tables: "Iterable[ReportTable]") -> None:

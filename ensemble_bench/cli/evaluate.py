@@ -1,12 +1,15 @@
 """`ensemble-bench evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Runs, Seed, names, parse_sizes
+from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Runs, Seed, Threads, Workers, names, parse_sizes
+
+if TYPE_CHECKING:
+    from ensemble_bench.evaluation.runner import Request
 
 
 def evaluate(
@@ -15,7 +18,8 @@ def evaluate(
         typer.Argument(
             help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, package.module:attribute (runs your "
             "own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
-            "every best and last checkpoint under --runs.",
+            "every checkpoint under --runs, of a run's checkpoints of equal weights only the first of averaged, best, "
+            "last.",
             show_default=False,
         ),
     ] = None,
@@ -65,40 +69,99 @@ def evaluate(
         str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
     ] = "float32",
     device: Device = None,
+    threads: Threads = None,
     runs: Runs = Path("runs"),
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only say what it would cost: passes, FLOPs and time, at most.")
+    ] = False,
+    ray: Ray = None,
+    gpus: Gpus = 0.0,
+    workers: Workers = None,
 ) -> None:
-    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each."""
+    """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each.
+
+    Without a terminal a plain line tells the progress every 30 seconds. Whatever stops it, the same command goes on.
+    """
     registry.split_suite(suite)
     if dataset is not None:
         registry.check("data set", dataset)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.console import show_records
-    from ensemble_bench.evaluation.runner import evaluate_checkpoints
+    from ensemble_bench.evaluation.runner import Request, evaluate_checkpoints
     from ensemble_bench.leaderboard.board import write_leaderboard
+    from ensemble_bench.training.hardware import computing_on, default_threads
 
-    with shown_progress() as progress:
-        records = evaluate_checkpoints(
-            sources or None,
-            runs=runs,
-            suite=suite,
-            dataset=dataset,
-            data_dir=data_dir,
-            n=n,
-            seed=seed,
-            split=split,
-            norm=norm,
-            eps=sizes,
-            arch=arch,
-            normalise=normalise,
-            model_dir=model_dir,
-            blackbox=blackbox,
-            batch_size=batch_size,
-            precision=precision,
-            device=device,
-            progress=progress,
-        )
+    request = Request(
+        models=tuple(sources) if sources else None,
+        runs=runs,
+        suite=suite,
+        dataset=dataset,
+        data_dir=data_dir,
+        n=n,
+        seed=seed,
+        split=split,
+        norm=norm,
+        eps=None if sizes is None else tuple(sizes),
+        arch=arch,
+        normalise=normalise,
+        model_dir=model_dir,
+        blackbox=blackbox,
+        batch_size=batch_size,
+        precision=precision,
+        device=device,
+        threads=threads,
+    )
+    if estimate:
+        _show_estimate(request)
+        return
+    if ray is not None:
+        _on_ray(request, ray, gpus=gpus, workers=workers)
+    with computing_on(threads or default_threads()), shown_progress() as progress:
+        records = evaluate_checkpoints(**vars(request), progress=progress)
     show_records(records)
     # Models that were named need not lie under --runs, whose leaderboard holds what does.
     if any(runs.resolve() in record.path.resolve().parents for record in records if record.path):
         typer.echo(write_leaderboard(runs))
+
+
+def _show_estimate(request: "Request") -> None:
+    """Print what every attack on every model may cost."""
+    from ensemble_bench.cli.console import table
+    from ensemble_bench.evaluation.estimate import ASSUMPTION, estimate
+    from ensemble_bench.evaluation.runner import plans_of
+    from ensemble_bench.experiment.duration import duration
+
+    total = guesses = 0.0
+    for plan in plans_of(request):
+        costs = estimate(plan, sizes=max(len(request.sizes), 1))
+        rows = [(c.attack, c.images, f"{c.passes:,}", f"{c.flops:.1e}", duration(c.seconds)) for c in costs]
+        passes, flops, seconds = (sum(getattr(c, name) for c in costs) for name in ("passes", "flops", "seconds"))
+        rows.append(("in all", len(plan.images), f"{passes:,}", f"{flops:.1e}", duration(seconds)))
+        table(f"{plan.subject.name}, suite {plan.suite.name}", ("attack", "images", "passes", "FLOPs", "time"), rows)
+        for cost in costs:
+            if cost.guessed:
+                typer.echo(f"{cost.attack}: its settings do not tell its passes; taken as {cost.guessed}.")
+        total, guesses = total + seconds, guesses + sum(bool(c.guessed) for c in costs)
+    typer.echo(
+        f"In all {duration(total)}{' or so' if guesses else ''}, {ASSUMPTION}. A pass: an image pushed through the "
+        "model, forward or backward; FLOPs: of convolutions and linear layers. Time: from a few passes just now."
+    )
+
+
+def _on_ray(request: "Request", ray: str, *, gpus: float, workers: int | None) -> None:
+    """Score every block of every model as a Ray task; raises EnsembleBenchError with the first reason of a failure."""
+    from ensemble_bench.cli.live import LiveTable
+    from ensemble_bench.errors import EnsembleBenchError
+    from ensemble_bench.experiment.board import FAILED, Board
+    from ensemble_bench.experiment.cluster import RayPool
+    from ensemble_bench.experiment.evaluations import jobs_of
+    from ensemble_bench.experiment.run import run
+
+    board = Board(jobs_of(request), expected={})
+    pool = RayPool(ray, workers=workers, threads=request.threads or 1, gpus=gpus)
+    with LiveTable(pool.workers) as table:
+        run(board, pool, show=table)
+    for job, status in board:
+        if status.state == FAILED:
+            raise EnsembleBenchError(f"{job.name}: {status.reason}")

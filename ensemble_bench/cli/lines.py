@@ -37,14 +37,12 @@ class _Stage:
         return ", ".join(part for part in (*parts, self.shown) if part)
 
     def end(self, now: float) -> str:
-        """What it took: "done, 400 in 2:05, 3.2/s, loss 1.234"."""
+        """What it took: "done, 400 in 2:05, 3.2/s, loss 1.234"; of what was done when first reported, what was said."""
         took, units = now - self.started, self.done - self.first
-        parts = [
-            f"done, {self.done} in {duration(took)}",
-            _rate(units / took) if units and took > 0 else "",
-            self.shown,
-        ]
-        return ", ".join(filter(None, parts))
+        if units == 0:
+            return self.shown or "done"
+        rate = _rate(units / took) if took > 0 else ""
+        return ", ".join(filter(None, (f"done, {self.done} in {duration(took)}", rate, self.shown)))
 
 
 class Lines:
@@ -95,7 +93,7 @@ class Lines:
                 stage = _Stage(done=done, total=total, shown=shown, first=done, started=now, written=now)
                 self._stages[label] = stage
                 if done < total:
-                    self._say(label, f"started, {stage.line(now)}" if done else f"started, {total} to do")
+                    self._say(label, f"goes on at {done} of {total}" if done else f"started, {total} to do")
             stage.done, stage.total, stage.shown = done, total, shown
             if done >= total:
                 del self._stages[label]
@@ -124,9 +122,10 @@ class Lines:
 
 
 def described(fields: dict[str, float | str]) -> str:
-    """Fields of a report as people read them: "loss 1.234, clean 0.500"."""
+    """Fields of a report as people read them: "loss 1.234, clean 0.500"; a status speaks for itself."""
     return ", ".join(
-        f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}" for name, value in fields.items()
+        str(value) if name == "status" else f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in fields.items()
     )
 
 

@@ -34,6 +34,18 @@ Threads = Annotated[
         help="Threads of the processor; by default as many as cores are idle now. Another number may change last bits.",
     ),
 ]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Jobs at once, of one thread each; by default one a core.", show_default=False)
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Do the work as Ray tasks: local, or the address of a cluster, such as auto or host:port, whose nodes see "
+        "the same folders.",
+        show_default=False,
+    ),
+]
+Gpus = Annotated[float, typer.Option(min=0.0, help="With --ray: GPUs of a task, such as 0.5 for two on a GPU.")]
 
 
 def parse_seeds(text: str) -> list[int]:

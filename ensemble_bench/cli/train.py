@@ -100,6 +100,7 @@ def train(
         "threads": threads,
     }
     from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.models.checkpoint import read_info
     from ensemble_bench.training.distributed import leave
     from ensemble_bench.training.hardware import computing_on, default_threads
     from ensemble_bench.training.trainer import train as train_recipe
@@ -112,6 +113,8 @@ def train(
     leave()
     for run in trained:
         typer.echo(run)
+        if (step := read_info(run).meta.get("overfitted")) is not None:
+            typer.echo(f"{run}: catastrophic overfitting from step {step} on: not a robust model", err=True)
     if trained:
         it = "it" if len(trained) == 1 else "them"
         typer.echo(f"score {it} with: ensemble-bench evaluate {' '.join(map(str, trained))}")

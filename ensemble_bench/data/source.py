@@ -41,12 +41,16 @@ class ImageSet:
         at = indices if isinstance(indices, slice | Tensor) else torch.as_tensor(indices, dtype=torch.int64)
         return self.images[at].to(torch.float32).div_(self.scale), self.labels[at].clone()
 
+    def part(self, rows: slice) -> "ImageSet":
+        """Return the images at positions `rows`, with their ids, as a set."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+
     def first(self, n: int) -> "ImageSet":
         """Return the first `n` images as a set; raises InvalidValueError unless 1 <= n <= len."""
         if not 1 <= n <= len(self):
             held = f"the {self.split} split of {self.name} holds {len(self)} images"
             raise InvalidValueError(f"n is {n!r}: {held}, so choose 1 to {len(self)}")
-        return replace(self, images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n])
+        return self.part(slice(n))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

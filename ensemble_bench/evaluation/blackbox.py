@@ -18,14 +18,15 @@ from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.algorithm1 import algorithm1
+from ensemble_bench.training.batches import batches_of
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
 from ensemble_bench.training.objectives import objective_of
+from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import architecture_of, differences
 from ensemble_bench.training.presets import PRESETS, TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import cyclic
 from ensemble_bench.training.state import TrainingState
-from ensemble_bench.training.trainer import batches_of, sgd
 from ensemble_bench.training.validation import predict
 
 SUFFIX = ".safetensors"

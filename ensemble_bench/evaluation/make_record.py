@@ -24,6 +24,7 @@ from ensemble_bench.records import (
     StageResult,
     Surrogate,
     Threat,
+    training_of,
 )
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.training.provenance import commit, versions
@@ -49,6 +50,7 @@ def make_record(
     robust = correct - sum(r.credit for r in results)
     clean_low, clean_high = wilson(correct, n)
     low, high = wilson(robust, n)
+    blackbox = next((_blackbox(a, results) for a in job.attacks if isinstance(a, Transfer)), None)
     return Record(
         id=key,
         model=subject.name,
@@ -73,14 +75,22 @@ def make_record(
         clean=CleanScore(correct=correct, n=n, accuracy=correct / n, ci_low=clean_low, ci_high=clean_high),
         robust=RobustScore(robust=robust, n=n, accuracy=robust / n, ci_low=low, ci_high=high),
         attacks=results,
-        blackbox=next((_blackbox(a, results) for a in job.attacks if isinstance(a, Transfer)), None),
-        warnings=warnings_of(scores, results, cascade=job.cascade, probe=probe),
+        blackbox=blackbox,
+        warnings=warnings_of(
+            scores,
+            results,
+            cascade=job.cascade,
+            probe=probe,
+            blackbox=blackbox,
+            overfitted=subject.meta("overfitted"),
+        ),
         seconds=seconds,
         device=_device_name(job.budget.device),
         versions=versions(),
         commit=commit(),
         view=subject.view,
         cascade=job.cascade,
+        training=None if subject.info is None else training_of(subject.info.meta),
     )
 
 

@@ -28,7 +28,8 @@ BLACKBOX = "blackbox"
 class EvaluationPlan:
     """One evaluation, everything resolved but the black-box set.
 
-    Images that fell at a smaller eps are `carried` over and not attacked again.
+    Images that fell at a smaller eps are `carried` over and not attacked again. `threads` are those of a processor;
+    None: as many as PyTorch is set to use, or as an evaluation that goes on began with.
     """
 
     subject: Subject
@@ -41,14 +42,17 @@ class EvaluationPlan:
     blackbox_root: Path = Path("runs") / BLACKBOX
     data_dir: str | Path | None
     carried: Carried | None = None
+    threads: int | None = None
     progress: Progress
 
     def attacks(self) -> tuple[Attack, ...]:
         """Attacks of the suite, the black-box one with its set."""
+        return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in self.names())
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the attacks, in order."""
         names = self.suite.attacks if self.subject.view is None else self.suite.views
-        if self.subject.is_weighted:
-            names = (*names, *self.suite.weighted)
-        return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in names)
+        return (*names, *self.suite.weighted) if self.subject.is_weighted else names
 
     def key(self, made: Sequence[Attack]) -> str:
         """Id of the evaluation: a hash of all that decides its outcome."""

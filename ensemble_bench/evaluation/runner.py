@@ -1,15 +1,17 @@
 """The benchmark runner: score a model with a suite of attacks and keep a record that others can check."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from ensemble_bench import data
+from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
@@ -17,10 +19,10 @@ from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import make_record
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, threat_of
-from ensemble_bench.evaluation.scoring import Carried, Job, score
+from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
-from ensemble_bench.models import sources
+from ensemble_bench.models import checkpoint, sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     CHECKPOINTS,
@@ -36,7 +38,9 @@ from ensemble_bench.records import (
 )
 from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.hardware import resolve_device
+from ensemble_bench.training.hardware import computing_on, resolve_device
+
+JOURNAL = "journal.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,45 +141,138 @@ def evaluate_checkpoints(
     batch_size: int | None = None,
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
+    threads: int | None = None,
     precision: str = "float32",
     progress: Progress = silent,
 ) -> list[Record]:
-    """Score models (default: every best and last checkpoint below `runs`); returns their records.
+    """Score models (default: every checkpoint below `runs`, one of those of a run that are equal); returns records.
 
     `models` are what `load` takes, with its `arch`, `normalise` and `model_dir`. Data set and threat model default to
     those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
     record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
     checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
-    and one that was interrupted goes on. Raises as `evaluate` and `load`, and CheckpointError when there is nothing to
-    score.
+    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. Raises as
+    `evaluate` and `load`, and CheckpointError when there is nothing to score.
     """
-    sizes = [] if eps is None else sorted(set(eps)) if isinstance(eps, Sequence) else [eps]
-    chosen = suite_of(suite)
-    runs = Path(runs)
+    request = Request(
+        models=None if models is None else tuple(models),
+        runs=runs,
+        suite=suite,
+        dataset=dataset,
+        data_dir=data_dir,
+        n=n,
+        seed=seed,
+        split=split,
+        norm=norm,
+        eps=None if eps is None else tuple(eps) if isinstance(eps, Sequence) else (eps,),
+        arch=arch,
+        normalise=normalise,
+        model_dir=model_dir,
+        batch_size=batch_size,
+        blackbox=blackbox,
+        device=device,
+        threads=threads,
+        precision=precision,
+    )
+    return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to score and how: the arguments of `evaluate_checkpoints` as data, which other processes can be sent."""
+
+    models: tuple[str | Path, ...] | None = None
+    runs: str | Path = "runs"
+    suite: str = "paper"
+    dataset: str | None = None
+    data_dir: str | Path | None = None
+    n: int | None = None
+    seed: int = 0
+    split: str = "test"
+    norm: str | None = None
+    eps: tuple[float, ...] | None = None
+    arch: str | None = None
+    normalise: str | None = None
+    model_dir: str | Path = "models"
+    batch_size: int | None = None
+    blackbox: str | Path | None = None
+    device: str | torch.device | None = None
+    threads: int | None = None
+    precision: str = "float32"
+
+    @property
+    def sizes(self) -> list[float]:
+        """Every eps once, ascending; none where the models say theirs."""
+        return sorted(set(self.eps or ()))
+
+
+def plans_of(request: Request, progress: Progress = silent) -> Iterator[EvaluationPlan]:
+    """A plan for every model of `request` and, where the suite wants them, its parts; of several eps the smallest."""
+    runs, chosen, sizes = Path(request.runs), suite_of(request.suite), request.sizes
+    models = _find(runs, progress) if request.models is None else request.models
     wanted = [
-        sources.describe(model, arch=arch, normalise=normalise, model_dir=model_dir)
-        for model in (_find(runs) if models is None else models)
+        sources.describe(model, arch=request.arch, normalise=request.normalise, model_dir=request.model_dir)
+        for model in models
     ]
     opened: dict[str, DataSource] = {}
-    records: list[Record] = []
     for model in wanted:
-        source = source_of(model, dataset, data_dir, known=opened)
+        source = source_of(model, request.dataset, request.data_dir, known=opened)
         plan = EvaluationPlan(
             source=source,
-            images=_images(source, split, n),
-            threat=threat_of(model, source, norm, sizes[0] if sizes else None),
+            images=_images(source, request.split, request.n),
+            threat=threat_of(model, source, request.norm, sizes[0] if sizes else None),
             subject=subjects.of_source(model, source, runs=runs),
             suite=chosen,
-            budget=Budget.on(resolve_device(device), seed=seed, batch_size=batch_size, precision=precision),
-            blackbox=None if blackbox is None else Path(blackbox),
+            budget=Budget.on(
+                resolve_device(request.device),
+                seed=request.seed,
+                batch_size=request.batch_size,
+                precision=request.precision,
+            ),
+            blackbox=None if request.blackbox is None else Path(request.blackbox),
             blackbox_root=runs / BLACKBOX,
-            data_dir=data_dir,
+            data_dir=request.data_dir,
+            threads=request.threads,
             progress=progress,
         )
-        parts = [plan.subject, *(plan.subject.views() if chosen.views else [])]
-        for part in parts:
-            records += _run_sizes(replace(plan, subject=part), sizes)
-    return records
+        for part in (plan.subject, *(plan.subject.views() if chosen.views else [])):
+            yield replace(plan, subject=part)
+
+
+def evaluate_block(request: Request, block: int, *, progress: Progress = silent) -> None:
+    """Attack one block of images, counted from 0, and keep that in the journals of the evaluations.
+
+    Blocks hold `scoring.BLOCK` images. `evaluate_checkpoints` takes over what was found, in whatever process and order,
+    and makes the same records as without; it runs itself what is still missing. Raises as `evaluate_checkpoints`, and
+    InvalidValueError for a block that the evaluation does not have.
+    """
+    for plan in plans_of(request, progress):
+        threats = [replace(plan.threat, eps=eps) for eps in request.sizes] or [plan.threat]
+        for threat in threats:
+            plan = replace(plan, threat=threat)
+            made = plan.attacks()
+            key = plan.key(made)
+            fallen = _fallen_in_block(plan, made, key, block)
+            plan = replace(plan, carried=Carried(eps=threat.eps, record=key, fallen=fallen))
+
+
+def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, block: int) -> Bools:
+    """Which images of a block fell, scored here unless the record stands; those of other blocks count as standing."""
+    out, job = plan.folder(key), _job(plan, made)
+    if not 0 <= block < len(job.blocks):
+        raise InvalidValueError(f"block is {block}: the evaluation has {len(job.blocks)}, counted from 0")
+    rows = job.blocks[block]
+    if out is not None and (out / RECORD_FILE).exists() and read_record(out).id == key:
+        samples = read_samples(out).iloc[rows]
+    else:
+        carried = job.carried and replace(job.carried, fallen=job.carried.fallen[rows])
+        path = None if out is None else out / JOURNAL
+        journal = Journal(path, key, threads=torch.get_num_threads(), only=block)
+        with computing_on(plan.threads or journal.threads):
+            samples = score(replace(job, images=job.images.part(rows), carried=carried), journal).samples
+    fallen = np.zeros(len(job.images), dtype=bool)
+    fallen[rows] = _fallen(samples)
+    return fallen
 
 
 def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
@@ -185,18 +282,28 @@ def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
     for threat in threats:
         result = _run(replace(plan, threat=threat), None)
         records.append(result.record)
-        fallen = result.samples["clean"].to_numpy(dtype=bool) & ~worst_case(result.samples)
-        plan = replace(plan, carried=Carried(eps=threat.eps, record=result.record.id, fallen=fallen))
+        carried = Carried(eps=threat.eps, record=result.record.id, fallen=_fallen(result.samples))
+        plan = replace(plan, carried=carried)
     return records
 
 
-def _find(runs: Path) -> list[Path]:
-    """Every checkpoint of the runs below `runs`; black-box surrogates are none."""
+def _fallen(samples: pd.DataFrame) -> Bools:
+    """Images that are classified correctly and that some attack broke."""
+    return samples["clean"].to_numpy(dtype=bool) & ~worst_case(samples)
+
+
+def _find(runs: Path, progress: Progress) -> list[Path]:
+    """Every checkpoint below `runs`, of those of a run with equal weights the first; black-box surrogates are none."""
     found = [p for name in CHECKPOINTS for p in runs.rglob(f"{name}.safetensors")]
     found = [p for p in found if (p.parent / "run.json").exists()]
     if not found:
         raise CheckpointError(f"{runs}: no checkpoints to score: `ensemble-bench train RECIPE` makes them")
-    return sorted(found)
+    kept: dict[tuple[Path, str], Path] = {}
+    for path in found:
+        first = kept.setdefault((path.parent, checkpoint.read_info(path).weights_hash), path)
+        if first is not path:
+            progress(f"{path.parent.name}/{path.stem}", 1, 1, status=f"has the weights of {first.stem}, scored as that")
+    return sorted(kept.values())
 
 
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
@@ -206,7 +313,23 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     out = plan.folder(key) if out is None else out
     if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
         return Result(record=known, samples=read_samples(out))
-    job = Job(
+    job = _job(plan, made)
+    journal = Journal(None if out is None else out / JOURNAL, key, threads=torch.get_num_threads())
+    start = time.perf_counter()
+    with computing_on(plan.threads or journal.threads):
+        scores = score(job, journal)
+        probed = probe(job, scores, journal) if plan.suite.probe else None
+    seconds = time.perf_counter() - start
+    record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
+    if out is not None:
+        write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
+        record = replace(record, path=write_record(record, out))
+        journal.remove()
+    return Result(record=record, samples=scores.samples)
+
+
+def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
+    return Job(
         label=plan.subject.name,
         model=plan.subject.load().to(plan.budget.device),
         images=plan.images,
@@ -217,17 +340,6 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
         budget=plan.budget,
         progress=plan.progress,
     )
-    journal = Journal(None if out is None else out / "journal.jsonl", key)
-    start = time.perf_counter()
-    scores = score(job, journal)
-    probed = probe(job, scores, journal) if plan.suite.probe else None
-    seconds = time.perf_counter() - start
-    record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
-    if out is not None:
-        write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
-        record = replace(record, path=write_record(record, out))
-        journal.remove()
-    return Result(record=record, samples=scores.samples)
 
 
 def _images(source: DataSource, split: str, n: int | None) -> ImageSet:

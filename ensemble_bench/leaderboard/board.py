@@ -3,19 +3,20 @@
 Rows are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and
 the file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model.
 Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that
-it attacked; in a cascade these are the ones that all attacks before it left standing. Where a record of several eps
-is among them, `carried_eps` says at which smaller one images fell that count here as fallen under every attack.
+it covers, in a cascade after all attacks before it. Where one covers a part of the images (the black-box set does),
+`<attack>_n` says how many, and the accuracy of an attack that covers none is empty. Where a record of several eps is
+among them, `carried_eps` says at which smaller one images fell that count here as fallen under every attack.
 """
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records import CARRIED, Record, find_records
+from ensemble_bench.records import CARRIED, AttackResult, Record, find_records
 from ensemble_bench.records.text import carried_eps, fraction, natural
 
 LEADERBOARD_FILE = "leaderboard.csv"
@@ -43,7 +44,8 @@ def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> s
     ordered = sorted((record for record in records if record.view is None), key=_rank)
     names = {attack.name for record in ordered for attack in record.attacks}
     attacks = sorted(names - {CARRIED}, key=natural)
-    rows = [_row(record, attacks, root, carried=CARRIED in names) for record in ordered]
+    partial = {attack.name for record in ordered for attack in record.attacks if attack.n != record.n}
+    rows = [_row(record, attacks, partial, root, carried=CARRIED in names) for record in ordered]
     sink = io.StringIO()
     # Without a record there are no columns to name.
     writer = csv.DictWriter(sink, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -58,8 +60,10 @@ def _rank(record: Record) -> tuple[object, ...]:
     return (*group, -record.robust.accuracy, -record.clean.accuracy, record.model, record.id)
 
 
-def _row(record: Record, attacks: list[str], root: Path | None, *, carried: bool) -> dict[str, object]:
-    results = {attack.name: attack.accuracy for attack in record.attacks}
+def _row(
+    record: Record, attacks: list[str], partial: Collection[str], root: Path | None, *, carried: bool
+) -> dict[str, object]:
+    results = {attack.name: attack for attack in record.attacks}
     smaller = carried_eps(record)
     carried_text = "" if smaller is None else replace(record.threat, eps=smaller).eps_text
     return {
@@ -83,7 +87,7 @@ def _row(record: Record, attacks: list[str], root: Path | None, *, carried: bool
         "clean_accuracy": fraction(record.clean.accuracy),
         "clean_ci_low": fraction(record.clean.ci_low),
         "clean_ci_high": fraction(record.clean.ci_high),
-        **{name: fraction(results.get(name)) for name in attacks},
+        **{key: value for name in attacks for key, value in _attack(name, results.get(name), partial).items()},
         "parameters": record.parameters,
         "forward_passes": record.forward_passes,
         "flops": "" if record.flops is None else record.flops,
@@ -91,6 +95,12 @@ def _row(record: Record, attacks: list[str], root: Path | None, *, carried: bool
         "weights_hash": record.weights_hash,
         "record": _relative(record.path, root),
     }
+
+
+def _attack(name: str, attack: AttackResult | None, partial: Collection[str]) -> dict[str, object]:
+    """The accuracy of an attack and, if it is among the `partial` ones, the number of images that it is of."""
+    cells: dict[str, object] = {name: "" if attack is None else fraction(attack.accuracy)}
+    return cells | ({f"{name}_n": "" if attack is None else attack.n} if name in partial else {})
 
 
 def _relative(path: Path | None, root: Path | None) -> str:

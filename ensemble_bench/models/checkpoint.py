@@ -27,11 +27,14 @@ KEYS = ("schema", "architecture", "meta", "weights_hash")
 MAX_JSON_BYTES = 16 * 2**20
 
 
-def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[str, Any]) -> None:
+def save(
+    path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[str, Any], *, half: bool = False
+) -> None:
     """Write `model` to `path` (…/best.safetensors) and its description to the .json beside it, each atomically.
 
-    Raises CheckpointError, with the old checkpoint still in place, when the model is not of that architecture, a weight
-    is NaN or infinite, or `meta` is not JSON.
+    With `half`, weights are rounded to float16, and the rounded model is what `load` gives back, in float32. Raises
+    CheckpointError, with the old checkpoint still in place, when the model is not of that architecture, a weight is NaN
+    or infinite, also for being rounded, or `meta` is not JSON.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -40,7 +43,7 @@ def save(path: Path, model: Ensemble, architecture: Architecture, meta: Mapping[
         raise CheckpointError(
             f"{path}: the model averages {model.aggregation}, its architecture {architecture.aggregation}"
         )
-    data = _serialise(path, model, architecture)
+    data = _serialise(path, model, architecture, half=half)
     description = {
         "schema": SCHEMA,
         "architecture": architecture.as_dict(),
@@ -63,15 +66,21 @@ def is_unchanged(model: Ensemble) -> bool:
     info = model.info
     if info is None or model.aggregation != info.architecture.aggregation:
         return False
+    weights = [value for value in model.state_dict().values() if value.is_floating_point()]
+    # A rounded file has the hash of all weights that round to it, of which it holds one.
+    half = all(torch.equal(value, value.half().to(value)) for value in weights)
     try:
-        return sha256_bytes(_serialise(info.path, model, info.architecture)) == info.weights_hash
+        hashes = {sha256_bytes(_serialise(info.path, model, info.architecture, half=h)) for h in {False, half}}
     except CheckpointError:
         return False
+    return info.weights_hash in hashes
 
 
-def _serialise(path: Path, model: Ensemble, architecture: Architecture) -> bytes:
+def _serialise(path: Path, model: Ensemble, architecture: Architecture, *, half: bool) -> bytes:
     """Bytes of the safetensors file: the same weights and architecture give the same bytes."""
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if half:
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     _check_weights(path, weights, architecture)
     # The architecture is inside the hashed file too, so that equal hashes mean equal models.
     metadata = {"architecture": _dump(path, architecture.as_dict(), indent=None)}
@@ -81,7 +90,7 @@ def _serialise(path: Path, model: Ensemble, architecture: Architecture) -> bytes
 def load(source: str | Path) -> Ensemble:
     """Model of a checkpoint, in eval mode on the CPU, with its CheckpointInfo as `model.info`.
 
-    `source` is a .safetensors file or a run directory (its best, else its last checkpoint). Raises CheckpointError that
+    `source` is a .safetensors file or a run directory (its headline checkpoint). Raises CheckpointError that
     names the file when it is missing, truncated, foreign or edited, does not fit its architecture, or holds NaN.
     """
     info = read_info(source)
@@ -200,8 +209,10 @@ def _check_weights(path: Path, weights: Mapping[str, Tensor], architecture: Arch
     if odd := sorted(set(weights) ^ set(expected)):
         kind = "lacks" if odd[0] in expected else "has an unexpected"
         raise CheckpointError(f"{path}: does not fit its architecture: {kind} {odd[0]} (of {len(odd)} such tensors)")
+    floats = [value.dtype for value in weights.values() if value.is_floating_point()]
+    half = bool(floats) and set(floats) == {torch.float16}  # all of them or none
     for name, value in weights.items():
-        want = expected[name]
+        want = expected[name].half() if half and expected[name].is_floating_point() else expected[name]
         if value.shape != want.shape or value.dtype != want.dtype:
             actual = f"{value.dtype} {tuple(value.shape)}"
             raise CheckpointError(

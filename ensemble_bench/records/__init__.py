@@ -2,7 +2,6 @@
 
 from ensemble_bench.records.record import (
     CARRIED,
-    CHECKPOINTS,
     SCHEMA,
     AttackResult,
     Blackbox,
@@ -23,6 +22,7 @@ from ensemble_bench.records.samples import (
 )
 from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
 from ensemble_bench.records.threat import Threat
+from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, place_of, training_of
 
 __all__ = [
     "CARRIED",
@@ -41,12 +41,16 @@ __all__ = [
     "Surrogate",
     "Threat",
     "attack_columns",
+    "described",
     "find_records",
+    "folder_of",
     "identify",
+    "place_of",
     "read_record",
     "read_samples",
     "samples_to_parquet",
     "to_json",
+    "training_of",
     "worst_case",
     "write_record",
 ]

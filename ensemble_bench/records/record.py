@@ -15,10 +15,15 @@ from ensemble_bench.records.threat import NORMS, Threat
 SCHEMA = 1
 CARRIED = "smaller-eps"
 """Name, among a record's attacks, of the images that fell at a smaller eps and were not attacked again."""
-
-CHECKPOINTS = ("averaged", "best", "last")
-"""Checkpoints of a run, its headline first: the running average of the weights, the weights at the best validation
-accuracy, those after the last step. A run ends with averaged and last, or with best and last."""
+TRAINING: Mapping[str, tuple[type, ...]] = {
+    "changes": (dict,),
+    "steps": (int,),
+    "objective": (str,),
+    "match": (str, type(None)),
+    "settings": (dict,),
+    "eps": (float, int),
+}
+"""Keys of a record's `training` and the types of their values in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +120,10 @@ class Record:
 
     Fields that only a trained checkpoint has (recipe, preset, checkpoint, step, architecture) are None for others.
     `view` says which part of the model was scored: "member1", "member2", …, "logit" (its members' logits averaged), or
-    None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken.
+    None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
+    is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
+    number of steps, the objective, what a wider network matches, and the eps (in units of the pixel range); None for a
+    model from elsewhere, and in records from before.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -150,12 +158,14 @@ class Record:
     commit: str | None
     view: str | None = None
     cascade: bool | None = None
+    training: Mapping[str, Any] | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "architecture", plain(self.architecture))
         object.__setattr__(self, "versions", plain(self.versions))
+        object.__setattr__(self, "training", plain(self.training))
 
     @property
     def run(self) -> str:
@@ -169,7 +179,10 @@ class Record:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
-        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
+        values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
+        if self.training is None:
+            del values["training"]  # a record from before is written as it was
+        return values
 
     @classmethod
     def from_dict(cls, values: Any, *, path: Path | None = None) -> "Record":
@@ -216,6 +229,22 @@ def _check(record: Record) -> None:
         for surrogate in record.blackbox.surrogates:
             _check_fraction("blackbox.surrogates.accuracy", surrogate.accuracy)
         _check_fraction("blackbox.keep_rate", record.blackbox.keep_rate)
+    if record.training is not None:
+        _check_training(record.training)
+
+
+def _check_training(training: Mapping[str, Any]) -> None:
+    for key, value in training.items():
+        if key not in TRAINING:
+            raise ValueError(f"unknown field {key!r} in training")
+        if not isinstance(value, TRAINING[key]) or isinstance(value, bool):
+            kinds = " or ".join(
+                {"dict": "object", "NoneType": "null"}.get(t.__name__, t.__name__) for t in TRAINING[key]
+            )
+            raise ValueError(f"training.{key}: expected {kinds}, got {value!r}")
+    for key in ("steps", "eps"):
+        if key in training and training[key] <= 0:
+            raise ValueError(f"training.{key}: expected a number above 0, got {training[key]}")
 
 
 def _check_attack(attack: AttackResult, record: Record) -> None:

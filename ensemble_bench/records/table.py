@@ -46,7 +46,18 @@ class Value:
         return text
 
 
-Cell = str | int | Value | None
+@dataclass(frozen=True, kw_only=True)
+class Mean:
+    """The mean of a count over seeds, with its spread."""
+
+    mean: float
+    sd: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" + ("" if self.sd is None else f" ± {self.sd:.1f}")
+
+
+Cell = str | int | Value | Mean | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +98,7 @@ def to_markdown(tables: Iterable[Table]) -> str:
 def to_csv(tables: Sequence[Table]) -> str:
     """Render tables of one name as one CSV, accuracies as fractions with 4 decimals.
 
-    Columns that tell the tables apart come first; an accuracy with a spread or an interval takes further columns
+    Columns that tell the tables apart come first; what has a spread or an interval takes further columns
     (…_sd, …_ci_low, …_ci_high).
     """
     rows = [_flat(table, row) for table in tables for row in table.rows]
@@ -160,6 +171,8 @@ def _flat(table: Table, row: tuple[Cell, ...]) -> dict[str, str]:
         if isinstance(cell, Value):
             parts = zip(_parts(key), (cell.accuracy, cell.sd, cell.ci_low, cell.ci_high), strict=True)
             flat |= {name: fraction(value) for name, value in parts if value is not None}
+        elif isinstance(cell, Mean):
+            flat |= {key: fraction(cell.mean)} | ({} if cell.sd is None else {f"{key}_sd": fraction(cell.sd)})
         elif cell is not None:
             flat[key] = str(cell)
     return flat

@@ -225,7 +225,7 @@ TOOLKIT_ATTACKS: Mapping[str, Conduct] = {
 }
 
 PRESETS: Mapping[str, Card] = dict.fromkeys(
-    ("paper", "modern", "small", "tiny"), Card(home="ensemble_bench.training.presets:PRESETS")
+    ("paper", "modern", "small", "cpu", "tiny"), Card(home="ensemble_bench.training.presets:PRESETS")
 )
 DATASETS: Mapping[str, Card] = {
     "digits": Card(

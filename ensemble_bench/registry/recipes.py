@@ -14,8 +14,7 @@ class Recipe:
     widened until it costs that many members. `gated` weights the members by a small network. With `joins` above 0
     nothing is trained as one model: that many runs of the recipe `of`, of consecutive seeds, are joined at test time.
     `settings` replace those of the preset, field by field (see presets.TrainingSettings), such as its network.
-    Verdicts compare it with its `rivals`, other recipes of the same budget. `look` is the colour and the dashes of its
-    lines in figures.
+    `look` is the colour and the dashes of its lines in figures.
     `objective` names what is minimised (see objectives.LOSSES), unless a run asks for another.
     """
 
@@ -29,7 +28,6 @@ class Recipe:
     joins: int = 0
     of: str | None = None
     objective: str = "ensemble"
-    rivals: tuple[str, ...] = ()
     look: tuple[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,14 +79,12 @@ _ALL = (
         name="ensemble2adv",
         description="two networks adversarially trained as one model",
         members=2,
-        rivals=("singleadv", "doubleadv", "separate2adv"),
         look=("#0072B2", SOLID),
     ),
     Recipe(
         name="ensemble4adv",
         description="four networks adversarially trained as one model",
         members=4,
-        rivals=("quadadv", "separate4adv"),
         look=("#56B4E9", SOLID),
     ),
     Recipe(

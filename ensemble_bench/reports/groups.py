@@ -1,17 +1,20 @@
-"""Groups: the runs that may stand in one table (one data set, preset and threat), in the paper's order."""
+"""Groups: the runs that may stand in one table (one data set, preset and threat), and which of their weights do."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ensemble_bench.records import Record, Threat
+from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.registry import RECIPES
 
 # Our recipes in the order of their rows.
 ORDER = tuple(RECIPES)
-# Checkpoints that stand in tables: a run's best one, and a model from elsewhere.
-BEST = ("best", None)
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Any)  # anything that sorts
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -40,19 +43,41 @@ class Run(Protocol):
     def seeds(self) -> tuple[int, ...]: ...  # noqa: D102
 
     @property
-    def tag(self) -> str: ...  # noqa: D102
+    def tag(self) -> str:
+        """A name that no other run has."""
 
+    @property
+    def where(self) -> str:
+        """Name of its folder, with that of the one around it."""
 
-R = TypeVar("R", bound=Run)
-T = TypeVar("T")
-K = TypeVar("K", bound=Any)  # anything that sorts
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How it was trained, as records hold it."""
+
+    @property
+    def suffix(self) -> str:
+        """What the label says behind recipe and changes, such as " (last weights)"."""
+
+    @property
+    def alike(self) -> Mapping[str, Any]:
+        """All that runs of one row share, but for recipe and training."""
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """Of several runs of the same seed the lowest stands for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A record under the recipe whose row it belongs to; a model without a recipe stands for itself."""
+    """A record under the recipe whose row it belongs to; a model without a recipe stands for itself.
+
+    `beside` says that its weights are not those of the run's headline checkpoint, which the label then names. `attacks`
+    are those that a row compares, by default all of the record.
+    """
 
     record: Record
+    beside: bool = False
+    attacks: tuple[str, ...] | None = None
 
     @property
     def recipe(self) -> str:
@@ -70,9 +95,40 @@ class Scored:
         return self.record.seeds
 
     @property
+    def where(self) -> str:
+        """Name of the run's folder, with that of the one around it; the run's name where it has none."""
+        folder = folder_of(self.record)
+        return self.run if folder is None else f"{folder.parent.name}/{folder.name}"
+
+    @property
     def tag(self) -> str:
-        """A name that no other evaluation has."""
-        return f"{self.run} ({self.record.id[:8]})"
+        """A name that no other evaluation has: where its run lies, and the record's id."""
+        return f"{self.where}, record {self.record.id[:8]}"
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How the model was trained, None where its record does not say."""
+        return self.record.training
+
+    @property
+    def suffix(self) -> str:
+        """The weights, where they are not the run's headline checkpoint."""
+        return f" ({self.record.checkpoint} weights)" if self.beside else ""
+
+    @cached_property
+    def alike(self) -> Mapping[str, Any]:
+        """Checkpoint, architecture, and the settings of the attacks, the black-box set among them."""
+        record = self.record
+        own = {} if record.recipe else {"weights": record.weights_hash}
+        compared = [attack.name for attack in record.attacks] if self.attacks is None else self.attacks
+        attacks = {a.name: a.settings for a in record.attacks if a.name in compared and a.name != CARRIED}
+        return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks}
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """The folder nearest to the root stands, and of several evaluations of one model the lowest worst case."""
+        path = folder_of(self.record) or Path()
+        return len(path.parts), path.as_posix(), self.record.robust.robust, self.record.id
 
 
 def group_of(record: Record) -> Group:
@@ -80,9 +136,56 @@ def group_of(record: Record) -> Group:
     return Group(data_name=record.data_name, preset=record.preset or "", threat=record.threat)
 
 
-def best_models(records: Iterable[Record]) -> list[Record]:
-    """Keep whole models, no member or logit average on its own: best checkpoints, and what has none but itself."""
-    return [record for record in records if record.view is None and record.checkpoint in BEST]
+def headlines(records: Iterable[Record]) -> dict[Hashable, str | None]:
+    """Return the headline checkpoint of every run: its averaged weights, else the best, else the last.
+
+    Of a run counts what there are records of.
+    """
+    found: dict[Hashable, str | None] = {}
+    for record in records:
+        home = home_of(record)
+        found[home] = min(record.checkpoint, found.get(home, record.checkpoint), key=place_of)
+    return found
+
+
+def headline_models(records: Iterable[Record]) -> list[Record]:
+    """Keep whole models, no member or logit average on its own, each run's headline checkpoint alone."""
+    records = list(records)
+    known = headlines(records)
+    return [r for r in records if r.view is None and r.checkpoint == known[home_of(r)]]
+
+
+def scored_models(records: Iterable[Record], suite: str | None = None) -> list[Scored]:
+    """Whole models for the rows of tables: each run's headline checkpoint, under `suite` or all.
+
+    Where a suite has not met that of a run, the next that it has met stands beside the headlines, named as such.
+    """
+    records = list(records)
+    known, chosen = headlines(records), []
+    for own in grouped((r for r in records if r.view is None and suite in (None, r.suite)), lambda r: r.suite).values():
+        met = headlines(own)
+        chosen += [
+            Scored(record=r, beside=r.checkpoint != known[home_of(r)]) for r in own if r.checkpoint == met[home_of(r)]
+        ]
+    return chosen
+
+
+def last_beside(records: Iterable[Record], suite: str) -> list[Scored]:
+    """The last weights under `suite` of runs whose headline checkpoint is their average."""
+    records = list(records)
+    met = headlines(record for record in records if record.suite == suite)
+    return [
+        Scored(record=record, beside=True)
+        for record in records
+        if (record.view, record.suite, record.checkpoint) == (None, suite, "last")
+        and met[home_of(record)] == "averaged"
+    ]
+
+
+def home_of(record: Record) -> Hashable:
+    """Return what tells the run of a record from all others: its name, and its folder."""
+    folder = folder_of(record)
+    return record.run, None if folder is None else folder.resolve()
 
 
 def group_columns(group: Group, carried: float | None = None) -> dict[str, str]:
@@ -110,25 +213,6 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return dict(sorted(groups.items(), key=lambda pair: pair[0]))
-
-
-def by_recipe(runs: Iterable[R]) -> dict[str, list[R]]:
-    """Collect `runs` under their rows' labels, in the paper's order, seeds ascending.
-
-    The label is the recipe. Runs of one recipe that share their seeds differ in something else (a width, an objective),
-    so that no mean over them makes sense: each of these stands under its run's name, or its tag if a run has several.
-    """
-    rows: dict[str, list[R]] = {}
-    for run in sorted(runs, key=lambda run: (place(run.recipe), run.recipe, run.seeds, run.run)):
-        rows.setdefault(run.recipe, []).append(run)
-    labelled: dict[str, list[R]] = {}
-    for recipe, members in rows.items():
-        if len({run.seeds for run in members}) == len(members):
-            labelled[recipe] = members
-        else:
-            names = [run.run for run in members]
-            labelled |= {run.run if names.count(run.run) == 1 else run.tag: [run] for run in members}
-    return labelled
 
 
 def all_seeds(runs: Iterable[Run]) -> str:

@@ -7,20 +7,23 @@ from pathlib import Path
 
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records import Record, find_records
+from ensemble_bench.records import Record, described, find_records
 from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
+from ensemble_bench.reports.doubled import notes_on_doubled
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.figures.lines import Panel, write_figure
 from ensemble_bench.reports.parts import ALL, CAPTIONS, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.credits import credit_tables
-from ensemble_bench.reports.tables.table1 import table_1a, table_1b, table_1c
+from ensemble_bench.reports.tables.paper import beside_paper
+from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
 from ensemble_bench.reports.training_curves import METRICS, Curve, count_outliers, read_curves
-from ensemble_bench.reports.verdicts import Verdict, notes_on_missing_verdicts, verdicts
+from ensemble_bench.reports.verdicts import Verdict, notes_on_missing_verdicts, verdict_tables, verdicts
 
 REPORT_FILE = "report.md"
+VERDICTS_BELOW = "Worst case per image, 95 % intervals over seeds and images"
 PANELS_BESIDE = {"figure3": 2}
 TRAINING = frozenset({"table1a", "figure2a", "figure2b"})  # made from curves, not from records
 
@@ -48,7 +51,7 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
         if name not in ALL:
             raise UnknownNameError("part of a report", name, ALL)
     chosen = ALL if parts is None else frozenset(parts)
-    records, curves = find_records(root), read_curves(root)
+    records, curves = [described(record) for record in find_records(root)], read_curves(root)
     if not records and not curves:
         raise RecordError(
             f"{root}: no records or curves; run `ensemble-bench train RECIPE`, then `ensemble-bench evaluate`"
@@ -63,6 +66,7 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
     compared = verdicts(records) if whole else []
     notes = notes_on_missing_parts(present, chosen) + _notes(records, curves, figures, whole=whole)
     notes += _cleaning(curves) if as_paper and curves and chosen & TRAINING else []
+    data |= {"verdicts": verdict_tables(compared)} if whole else {}
     paths = [*_write_tables(tables, out), *_write_figures(figures, out), *_write_data(data, out)]
     rendered = tuple(table for part in tables.values() for table in part)
     if whole:
@@ -78,8 +82,16 @@ def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> 
         "table1b": partial(table_1b, records),
         "table1c": partial(table_1c, records),
         "table2": partial(table_2, records),
+        "suites": partial(suite_tables, records),
         "credits": partial(credit_tables, records),
+        "beside_paper": partial(_beside_paper, records, curves, paper),
     }
+
+
+def _beside_paper(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> list[Table]:
+    """The paper's tables with our numbers in them."""
+    ours = (table_1a(curves, records, paper=paper), table_1b(records), table_1c(records), table_2(records))
+    return beside_paper(table for tables in ours for table in tables)
 
 
 def _figures(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> dict[str, Callable[[], list[Panel]]]:
@@ -138,11 +150,18 @@ def _notes(
     if unfinished:
         notes.append(f"Not trained to the end: {', '.join(unfinished)}.")
     notes += [
+        f"{curve.run} overfitted catastrophically from step {curve.overfitted} on: under one step of an attack its "
+        f"accuracy rose or held, under many it fell."
+        for curve in curves
+        if curve.overfitted is not None
+    ]
+    notes += [
         f"Not in Figure 2c ({panel.title}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
         for panel in figures.get("figure2c", ())
         if panel.omitted
     ]
     notes += notes_on_missing_verdicts(records) if whole else []
+    notes += notes_on_doubled(records, curves)
     for record in records:
         notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
     return notes
@@ -159,10 +178,10 @@ def _page(tables: Sequence[Table], figures: Sequence[str], compared: Sequence[Ve
     """Return report.md: the tables, the verdicts under what they were measured on, the figures, the notes."""
     parts = ["# Report\n", *(to_markdown([table]) for table in tables)]
     if compared:
-        parts.append("## Is the ensemble better than its budget spent otherwise?\n")
+        parts.append("## Verdicts on the claims\n")
         for where in dict.fromkeys(verdict.where for verdict in compared):
             lines = [f"- {verdict}" for verdict in compared if verdict.where == where]
-            parts.append("\n".join([f"Worst case per image, exact McNemar test ({where}):", "", *lines, ""]))
+            parts.append("\n".join([f"{VERDICTS_BELOW} ({where}):", "", *lines, ""]))
     parts += [f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]}\n" for name in figures]
     if notes:
         parts.append("\n".join(["## Notes", "", *(f"- {' '.join(note.split())}" for note in notes), ""]))

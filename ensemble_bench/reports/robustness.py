@@ -3,16 +3,19 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ensemble_bench.records import CleanScore, Record, RobustScore, Threat
-from ensemble_bench.records.table import Table, Value
+from ensemble_bench.records import CleanScore, Record, RobustScore, Threat, folder_of
+from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import seeds_text
+from ensemble_bench.reports.alike import Row, rows_of
 from ensemble_bench.reports.figures.lines import Line, Panel
-from ensemble_bench.reports.groups import Scored, best_models, by_recipe, grouped
+from ensemble_bench.reports.groups import Scored, all_seeds, grouped, scored_models
+from ensemble_bench.reports.tables.rows import mean_of
 
-MARKERS = "os^Dv"  # tell seeds of one recipe apart
+BANDS = {False: "95 % interval", True: "mean ± sd over seeds"}  # of one model, of several seeds
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -36,26 +39,52 @@ class Sweep:
     """A model's evaluations by ascending eps, at least two, of the same images with the same suite."""
 
     records: tuple[Record, ...]
+    scored: Scored
 
     @property
     def recipe(self) -> str:
         """Recipe of the model, or its own name."""
-        return Scored(record=self.records[0]).recipe
+        return self.scored.recipe
 
     @property
     def run(self) -> str:
         """Name of the run that made the model."""
-        return self.records[0].run
+        return self.scored.run
 
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the model."""
-        return self.records[0].seeds
+        return self.scored.seeds
+
+    @property
+    def where(self) -> str:
+        """Name of the run's folder."""
+        return self.scored.where
 
     @property
     def tag(self) -> str:
         """A name that no other model has."""
-        return f"{self.run} ({self.records[0].id[:8]})"
+        return self.scored.tag
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How the model was trained, None where its records do not say."""
+        return self.scored.training
+
+    @property
+    def suffix(self) -> str:
+        """The weights, where they are not the run's headline checkpoint."""
+        return self.scored.suffix
+
+    @property
+    def alike(self) -> Mapping[str, Any]:
+        """The sizes of eps, and what the records have to share."""
+        return {"at": ", ".join(record.threat.eps_text for record in self.records), **self.scored.alike}
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """As records: the folder nearest to the root stands."""
+        return self.scored.preference
 
     def points(self) -> Iterator[tuple[float, CleanScore | RobustScore]]:
         """Every eps with the score there; 0 is no attack at all."""
@@ -65,30 +94,36 @@ class Sweep:
 
 
 def sweeps(records: Iterable[Record]) -> dict[SweepGroup, list[Sweep]]:
-    """Collect models that were attacked at two eps or more: the best checkpoints, and those of no training.
+    """Collect models that were attacked at two eps or more: the headline checkpoints, and those of no training.
 
     Of several evaluations at one eps the lowest accuracy stands: each of them bounds the model's from above.
     """
     groups: dict[SweepGroup, list[Sweep]] = {}
-    for group, same in grouped(best_models(records), _group_of).items():
-        for own in grouped(same, lambda record: (record.model, record.weights_hash)).values():
+    for group, same in grouped(scored_models(records), lambda scored: _group_of(scored.record)).items():
+        for own in grouped(same, _model_of).values():
             chosen = [
-                min(at_eps, key=lambda record: (record.robust.robust, record.id))
-                for at_eps in grouped(own, lambda record: record.threat.eps).values()
+                min(at_eps, key=lambda scored: (scored.record.robust.robust, scored.record.id))
+                for at_eps in grouped(own, lambda scored: scored.record.threat.eps).values()
             ]
             if len(chosen) > 1:
-                groups.setdefault(group, []).append(Sweep(records=tuple(chosen)))
+                made = Sweep(records=tuple(scored.record for scored in chosen), scored=chosen[0])
+                groups.setdefault(group, []).append(made)
     return groups
 
 
 def robustness_panels(records: Iterable[Record]) -> list[Panel]:
-    """A panel a group, a line a model, with the 95 % interval at every eps."""
+    """A panel a group, a line a model with the 95 % interval at every eps, or the mean of its seeds ± sd."""
     return [_panel(group, runs) for group, runs in sweeps(records).items()]
 
 
 def robustness_tables(records: Iterable[Record]) -> list[Table]:
-    """The points of the figure, a row a model and eps: 0 is clean."""
+    """The points of the figure, a row a model and eps, those of every seed too: 0 is clean."""
     return [_table(group, runs) for group, runs in sweeps(records).items()]
+
+
+def _model_of(scored: Scored) -> tuple[str, str, str]:
+    record, folder = scored.record, folder_of(scored.record)
+    return record.model, record.weights_hash, "" if folder is None else folder.as_posix()
 
 
 def _group_of(record: Record) -> SweepGroup:
@@ -102,39 +137,34 @@ def _group_of(record: Record) -> SweepGroup:
     )
 
 
-def _labelled(runs: Sequence[Sweep]) -> Mapping[str, tuple[Sweep, str]]:
-    """Each model and its marker under a label of its own, in the paper's order."""
-    return {
-        (f"{label}, seed {seeds_text(run.seeds)}" if len(members) > 1 else label): (run, MARKERS[i % len(MARKERS)])
-        for label, members in by_recipe(runs).items()
-        for i, run in enumerate(members)
-    }
-
-
 def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
     # Radii in linf are steps of 8-bit images; others are plain numbers.
     scale, unit = (255, "eps (in 255ths)") if group.norm == "linf" else (1, "eps")
     sizes = sorted({eps for run in runs for eps, _ in run.points()})
+    rows = rows_of(runs)
+    several = {len(row.runs) > 1 for row in rows}
     return Panel(
         title=str(group),
         x_label=unit,
         y_label=f"worst-case accuracy, {group.split}, n = {group.n} (%)",
-        lines=tuple(_line(label, run, marker, scale) for label, (run, marker) in _labelled(runs).items()),
-        band="95 % interval",
+        lines=tuple(_line(row, scale) for row in rows),
+        band=" or ".join(BANDS[kind] for kind in sorted(several)),
         ticks=tuple(_round(scale * eps) for eps in sizes) if len(sizes) <= 9 else (),
     )
 
 
-def _line(label: str, run: Sweep, marker: str, scale: int) -> Line:
-    x, scores = zip(*run.points(), strict=True)
-    return Line(
-        label=label,
-        look=run.recipe,
-        x=np.array([_round(scale * eps) for eps in x]),
-        y=np.array([score.accuracy for score in scores]),
-        band=(np.array([score.ci_low for score in scores]), np.array([score.ci_high for score in scores])),
-        marker=marker,
-    )
+def _line(row: Row[Sweep], scale: int) -> Line:
+    """A model with its 95 % intervals, or the mean over seeds ± sd."""
+    first, *others = row.runs
+    x, scores = zip(*first.points(), strict=True)
+    if others:
+        values = np.array([[score.accuracy for _, score in run.points()] for run in row.runs])
+        y, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
+        band = y - sd, y + sd
+    else:
+        y = np.array([score.accuracy for score in scores])
+        band = np.array([score.ci_low for score in scores]), np.array([score.ci_high for score in scores])
+    return Line(label=row.label, look=row.look, x=np.array([_round(scale * eps) for eps in x]), y=y, band=band)
 
 
 def _round(value: float) -> float:
@@ -143,16 +173,21 @@ def _round(value: float) -> float:
 
 
 def _table(group: SweepGroup, runs: Sequence[Sweep]) -> Table:
-    rows = [
-        (label, run.run, seeds_text(run.seeds), _eps(group, eps), Value.of(score))
-        for label, (run, _) in _labelled(runs).items()
-        for eps, score in run.points()
-    ]
+    rows: list[tuple[Cell, ...]] = []
+    for row in rows_of(runs):
+        if len(row.runs) > 1:
+            seeds = f"mean of {all_seeds(row.runs)}"
+            for points in zip(*(run.points() for run in row.runs), strict=True):
+                mean = mean_of([Value(accuracy=score.accuracy) for _, score in points])
+                rows.append((row.label, None, seeds, _eps(group, points[0][0]), mean))
+        for label, run in row.every():
+            about = label, run.run, seeds_text(run.seeds)
+            rows += [(*about, _eps(group, eps), Value.of(score)) for eps, score in run.points()]
     keys = ("model", "run", "seeds", "eps", "robust_accuracy")
     return Table(
         name="robustness_curve",
         title="Worst-case accuracy over eps",
-        caption=f"{group}, {group.split} split, n = {group.n}. Accuracies in percent with 95 % intervals.",
+        caption=f"{group}, {group.split} split, n = {group.n}. In percent; 95 % intervals, means ± sd over seeds.",
         columns=("model", "run", "seeds", "eps", "worst case [95 %]"),
         keys=keys,
         rows=tuple(rows),

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from ensemble_bench.records import CARRIED, AttackResult, Record
+from ensemble_bench.records import CARRIED, AttackResult, Record, folder_of
 from ensemble_bench.records.text import carried_eps, natural
-from ensemble_bench.reports.groups import BEST, Group, Scored, group_of, grouped, place
+from ensemble_bench.reports.groups import Group, Scored, group_of, grouped, headlines, home_of, place
 
 SUITE = "appendix"
 ENSEMBLE, LOGIT = "Ensemble", "Ensemble (remove softmax)"
@@ -14,38 +15,98 @@ ENSEMBLE, LOGIT = "Ensemble", "Ensemble (remove softmax)"
 
 @dataclass(frozen=True, kw_only=True)
 class RunParts:
-    """A run's best checkpoint under the suite `appendix`: the records of its parts, all of the same images.
+    """A run's headline checkpoint under the suite `appendix`: the records of its parts, all of the same images.
 
-    `parts` are in the table's order: "Model 1", "Model 2", …, "Ensemble", "Ensemble (remove softmax)". `carried` is the
-    smaller eps whose fallen images count as fallen, None without one.
+    `parts` are in the table's order: "Model 1", "Model 2", …, "Ensemble", "Ensemble (remove softmax)". Of several
+    evaluations of a part the lowest accuracy stands, as each bounds it from above; `again` holds the others. `carried`
+    is the smaller eps whose fallen images count as fallen, None without one. `scored` is the run, as rows name it.
     """
 
     group: Group
-    run: str
     split: str
     n: int
     carried: float | None
     parts: Mapping[str, Record]
-
-    @property
-    def scored(self) -> Scored:
-        """The run, as captions name it."""
-        return Scored(record=next(iter(self.parts.values())))
+    again: Mapping[str, tuple[Record, ...]]
+    scored: Scored
 
     @property
     def is_single(self) -> bool:
         """Whether it is one network, which has no parts."""
         return all(record.view is None and record.forward_passes == 1 for record in self.parts.values())
 
+    @property
+    def recipe(self) -> str:
+        """Recipe of the model, or its own name."""
+        return self.scored.recipe
+
+    @property
+    def run(self) -> str:
+        """Name of the run that made the model."""
+        return self.scored.run
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the model."""
+        return self.scored.seeds
+
+    @property
+    def where(self) -> str:
+        """Name of the run's folder."""
+        return self.scored.where
+
+    @property
+    def tag(self) -> str:
+        """A name that no other run has."""
+        return self.scored.tag
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How it was trained, None where its records do not say."""
+        return self.scored.training
+
+    @property
+    def suffix(self) -> str:
+        """The weights, where they are not the run's headline checkpoint."""
+        return self.scored.suffix
+
+    @property
+    def alike(self) -> Mapping[str, Any]:
+        """The parts, and what their records have to share."""
+        each = {label: Scored(record=record).alike for label, record in self.parts.items()}
+        return {"parts": list(self.parts), **each}
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """As records: the folder nearest to the root stands."""
+        return self.scored.preference
+
 
 def run_parts(records: Iterable[Record]) -> list[RunParts]:
     """Collect the parts of each run, in the paper's order of recipes."""
-    chosen = [record for record in records if record.suite == SUITE and record.checkpoint in BEST]
+    records = list(records)
+    own = [record for record in records if record.suite == SUITE]
+    known, met = headlines(records), headlines(own)
     runs = []
-    for key, own in grouped(chosen, _key).items():
-        group, split, n, carried, *_, run, _ = key
-        parts = {_label(record, own): record for record in sorted(own, key=lambda r: (_order(r.view), r.id))}
-        runs.append(RunParts(group=group, run=run, split=split, n=n, carried=carried or None, parts=parts))
+    chosen = [record for record in own if record.checkpoint == met[home_of(record)]]
+    for (group, split, n, carried, *_), same in grouped(chosen, _key).items():
+        views = sorted({record.view for record in same}, key=_order)
+        lowest = [
+            sorted((record for record in same if record.view == view), key=lambda r: (r.robust.robust, r.id))
+            for view in views
+        ]
+        first = next((each[0] for each in lowest if each[0].view is None), lowest[0][0])
+        runs.append(
+            RunParts(
+                group=group,
+                split=split,
+                n=n,
+                carried=carried or None,
+                parts={_label(each[0]): each[0] for each in lowest},
+                again={_label(each[0]): tuple(each[1:]) for each in lowest if len(each) > 1},
+                scored=Scored(record=first, beside=first.checkpoint != known[home_of(first)]),
+            )
+        )
     return runs
 
 
@@ -84,10 +145,11 @@ def _steps(attack: AttackResult, stage: str) -> int | None:
     return int(steps) if name == attack.name and "-doubled" in name and steps.isdigit() else None
 
 
-def _key(record: Record) -> tuple[Group, str, int, float, int, str, tuple[int, ...], str, str]:
-    scored = Scored(record=record)
+def _key(record: Record) -> tuple[Group, str, int, float, int, str, tuple[int, ...], str, str, str]:
+    scored, folder = Scored(record=record), folder_of(record)
     measured = group_of(record), record.split, record.n, carried_eps(record) or 0.0
-    return *measured, place(scored.recipe), record.recipe or "", record.seeds, record.run, record.weights_hash
+    where = record.run, "" if folder is None else folder.as_posix()
+    return *measured, place(scored.recipe), record.recipe or "", record.seeds, *where, record.weights_hash
 
 
 def _order(view: str | None) -> tuple[int, list[tuple[bool, int, str]]]:
@@ -95,9 +157,6 @@ def _order(view: str | None) -> tuple[int, list[tuple[bool, int, str]]]:
     return (1, []) if view is None else (2, []) if view == "logit" else (0, natural(view))
 
 
-def _label(record: Record, own: Iterable[Record]) -> str:
-    """Name of the row; a part that was evaluated several times (another seed, say) is told apart by its record."""
+def _label(record: Record) -> str:
     number = (record.view or "").removeprefix("member")
-    label = {"": ENSEMBLE, "logit": LOGIT}.get(number, f"Model {number}")
-    several = sum(other.view == record.view for other in own) > 1
-    return f"{label} ({record.id[:8]})" if several else label
+    return {"": ENSEMBLE, "logit": LOGIT}.get(number, f"Model {number}")

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import Threat
+from ensemble_bench.records import Threat, training_of
 from ensemble_bench.records import curves as files
+from ensemble_bench.records.training import RUN_FILE
+from ensemble_bench.registry import RECIPES
 from ensemble_bench.reports.groups import Group
 
 METRICS = ("clean", *files.ATTACKS)
 CURVES_FILE = "curves.csv"
-RUN_FILE = "run.json"
 WINDOW = 50
 POINTS = 1000
 LAST = 10  # evaluation points that Table 1a averages
@@ -29,7 +30,8 @@ class Curve:
     """Accuracies (fractions of `n` validation images) of one run at the training steps `step`, by metric.
 
     `seeds` are those of the run; for a mean over runs, of all of them, and `sd` holds the spread. `finished` is False
-    while the run has steps to go.
+    while the run has steps to go; `overfitted` is the step from which it overfitted to single steps, None where it did
+    not. `n` is None where it is not known; `training` and `network` are what run.json says.
     """
 
     group: Group
@@ -41,11 +43,39 @@ class Curve:
     step: Series
     accuracy: Mapping[str, Series]
     sd: Mapping[str, Series] | None = None
+    training: Mapping[str, Any] | None = None
+    network: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    overfitted: int | None = None
 
     @property
     def tag(self) -> str:
         """A name that no other run below the same root has."""
         return self.run
+
+    @property
+    def where(self) -> str:
+        """Path of the run's folder."""
+        return self.run
+
+    @property
+    def suffix(self) -> str:
+        """Nothing: a curve is of a run, not of one of its checkpoints."""
+        return ""
+
+    @property
+    def alike(self) -> Mapping[str, Any]:
+        """The network, the number of images, and whether all of its points are there."""
+        return {
+            "network": self.network or {},
+            "validation images": self.n,
+            "trained": "to the end" if self.finished else "in part",
+        }
+
+    @property
+    def preference(self) -> tuple[Any, ...]:
+        """The folder nearest to the root stands."""
+        return self.run.count("/"), self.run
 
 
 def read_curves(root: Path) -> list[Curve]:
@@ -134,14 +164,24 @@ def _read(path: Path, root: Path) -> Curve | None:
     step = np.array([row["step"] for row in rows], dtype=np.float64)
     if (np.diff(step) <= 0).any():
         raise RecordError(f"{path}: the steps do not ascend")
-    steps = about.pop("steps")
+    steps, wanted = about.pop("steps"), about.pop("wanted_n")
+    if about["n"] is None and wanted is not None and _counts(rows, wanted):
+        about["n"] = wanted
+    attacked = about["recipe"] not in RECIPES or RECIPES[about["recipe"]].adversarial
     return Curve(
         **about,
+        overfitted=files.catastrophic_overfitting(rows, about["n"]) if attacked and about["n"] else None,
+        folder=path.parent,
         run=path.parent.name if path.parent == root else path.parent.relative_to(root).as_posix(),
         finished=bool(step[-1] >= steps),
         step=step,
         accuracy={metric: np.array([row[metric] for row in rows], dtype=np.float64) for metric in METRICS},
     )
+
+
+def _counts(rows: Sequence[files.Row], n: int) -> bool:
+    """Whether all accuracies are counts of `n` images: where the split was smaller, runs from before were of fewer."""
+    return all(abs(row[metric] * n - round(row[metric] * n)) < 1e-6 * n for row in rows for metric in METRICS)
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -155,8 +195,16 @@ def _about(path: Path) -> dict[str, Any]:
             threat=Threat(norm=str(threat["norm"]), eps=float(threat["eps"])),
         )
         seeds = tuple(int(seed) for seed in run["seeds"])
-        n = run.get("settings", {}).get("evaluate_n")
-        return {"group": group, "recipe": str(run["recipe"]), "seeds": seeds, "n": n, "steps": int(run["steps"])}
+        return {
+            "group": group,
+            "recipe": str(run["recipe"]),
+            "seeds": seeds,
+            "n": run.get("validation_n"),
+            "wanted_n": run.get("settings", {}).get("evaluate_n"),
+            "steps": int(run["steps"]),
+            "training": training_of(run),
+            "network": run.get("architecture"),
+        }
     except OSError as error:
         raise RecordError(f"{path}: cannot read which run the curves belong to ({error.strerror})") from None
     except KeyError as error:

@@ -1,175 +1,289 @@
-"""Is the jointly trained ensemble more robust than its budget spent otherwise? Shown, not shown or the opposite."""
+"""Verdicts on the claims: shown, not shown or reversed, over all seeds and images at once."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import Record, read_samples, worst_case
-from ensemble_bench.records.statistics import McNemar, mcnemar
-from ensemble_bench.records.text import carried_eps, seeds_text
-from ensemble_bench.registry import RECIPES
-from ensemble_bench.reports.groups import Group, Scored, best_models, by_recipe, group_of, grouped
+from ensemble_bench.records import Record
+from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, difference, holm, seed_variance
+from ensemble_bench.records.table import Table, Value
+from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
+from ensemble_bench.reports.groups import place
+from ensemble_bench.reports.worst_cases import Family, Row, families
 
 ALPHA = 0.05
-# Of every recipe that has rivals: the ensemble, the rival, and what the rival is.
-COMPARISONS = tuple(
-    (recipe.name, rival, "networks trained apart" if RECIPES[rival].joins else "a single model")
-    for recipe in RECIPES.values()
-    for rival in recipe.rivals
+COLUMNS = (
+    *("claim", "outcome", "left", "left_seeds", "left_accuracy", "right", "right_seeds", "right_accuracy", "images"),
+    *("difference", "margin", "p_value", "p_holm", "claims", "parameters", "flops"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Two models on the same images: the difference of their worst-case accuracies, and how sure it is.
+class Judgement:
+    """What the images say of a claim: a difference (left less right) and, with enough seeds, how sure it is.
 
-    `difference` is a fraction (ensemble less rival); `test` counts images that only the ensemble (a) or only the rival
-    (b) gets right under every attack, with the exact McNemar p-value, not corrected for the number of comparisons.
-    `parameters` are the rival's, as a multiple of the ensemble's. `carried` is the smaller eps whose fallen images
-    count as fallen, None without one.
+    `p_holm` is the two-sided p-value, corrected over the `tested` claims of the family.
     """
 
-    group: Group
-    suite: str
-    split: str
-    n: int
-    ensemble: str
-    ensemble_seeds: tuple[int, ...]
-    rival: str
-    rival_seeds: tuple[int, ...]
-    kind: str
-    parameters: float
+    claim: Claim
     difference: float
-    test: McNemar
-    carried: float | None = None
+    contrast: Contrast | None
+    p_holm: float | None
+    tested: int
 
     @property
     def outcome(self) -> str:
-        """Return "shown" or "opposite shown" where p < 0.05, else "not shown"."""
-        if self.test.p_value >= ALPHA:
+        """Return "shown", "not shown" or "reversed"; only the corrected p-value can make it other than not shown."""
+        if self.p_holm is None or self.p_holm >= ALPHA:
             return "not shown"
-        return "shown" if self.difference > 0 else "opposite shown"
-
-    def __str__(self) -> str:
-        p = "p < 0.001" if self.test.p_value < 0.001 else f"p = {self.test.p_value:.3f}"
-        points = f"{100 * self.difference:+.1f} points".replace("-", "−")
-        ensemble = f"{self.ensemble} (seed {seeds_text(self.ensemble_seeds)})"
-        rival = (
-            f"{self.rival} (seed {seeds_text(self.rival_seeds)}; {self.kind}, {self.parameters:.2f} × its parameters)"
-        )
-        return f"{ensemble} is more robust than {rival}: {self.outcome} ({points}, {p})"
-
-    @property
-    def where(self) -> str:
-        """Images, threat and suite of the comparison."""
-        return _where(self.group, self.suite, self.split, self.n, self.carried)
+        if self.claim.direction == "differs":
+            return "shown"
+        above = self.difference > self.claim.margin
+        return "shown" if above == (self.claim.direction == "more") else "reversed"
 
 
-def verdicts(records: Iterable[Record]) -> list[Verdict]:
-    """Compare every ensemble with its rivals on the same images, one verdict a pair of seeds, best checkpoints only.
+Arrays = Sequence[NDArray[np.bool_]]  # a recipe each: (seed, image)
 
-    Raises RecordError when the samples beside a record that is compared are missing or contradict it.
+
+def judge(measured: Sequence[tuple[Claim, Arrays, Arrays]], recipes: Arrays) -> list[Judgement]:
+    """Judge one family: every claim with the arrays (seed, image) of its recipes, as `contrast` takes them.
+
+    `recipes` are the arrays of all recipes of the family, each once, over which the variance between seeds is pooled.
+    A claim with fewer than `MIN_SEEDS` seeds of a recipe is not tested and takes no part in the correction.
     """
-    compared = []
-    for same in _comparable(records):
-        labels = {run.record.id: label for label, runs in by_recipe(map(_scored, same)).items() for run in runs}
-        for ensemble, rival, kind in COMPARISONS:
-            compared += [_compare(a, b, kind, labels) for a, b in _pairs(same, ensemble, rival)]
-    return compared
-
-
-def notes_on_missing_verdicts(records: Iterable[Record]) -> list[str]:
-    """Return notes on ensembles without a rival on the same images, so that no missing verdict is overlooked."""
-    notes = []
-    for same in _comparable(records):
-        have = {record.recipe for record in same}
-        alone = [f"{ours} against {rival}" for ours, rival, _ in COMPARISONS if ours in have and rival not in have]
-        if alone:
-            a = same[0]
-            where = _where(group_of(a), a.suite, a.split, a.n, carried_eps(a))
-            notes.append(f"No verdict for {', '.join(alone)}: no record on the same images ({where}).")
-    return notes
-
-
-def _comparable(records: Iterable[Record]) -> list[list[Record]]:
-    """Collect best checkpoints that were attacked alike on the same images, each once.
-
-    A black-box set is part of the attack, and so is a smaller eps that was tried before. Of several evaluations of one
-    model (with other seeds, or in another precision) the lowest stands: each of them bounds its accuracy from above.
-    """
-
-    def key(record: Record) -> tuple[object, ...]:
-        blackbox = record.blackbox.hash if record.blackbox else ""
-        return (
-            group_of(record),
-            record.suite,
-            record.split,
-            record.n,
-            record.data_hash,
-            blackbox,
-            carried_eps(record) or 0.0,
-        )
-
+    pooled = seed_variance(recipes)
+    found = [
+        contrast(left, right, null=claim.margin, pooled=pooled)
+        if min(len(recipe) for recipe in (*left, *right)) >= MIN_SEEDS
+        else None
+        for claim, left, right in measured
+    ]
+    corrected = iter(holm([test.p_value for test in found if test is not None]))
+    tested = sum(test is not None for test in found)
     return [
-        [min(same, key=lambda record: (record.robust.robust, record.id)) for same in grouped(alike, _model).values()]
-        for alike in grouped(best_models(records), key).values()
+        Judgement(
+            claim=claim,
+            difference=difference(left, right) if test is None else test.difference,
+            contrast=test,
+            p_holm=None if test is None else next(corrected),
+            tested=tested,
+        )
+        for (claim, left, right), test in zip(measured, found, strict=True)
     ]
 
 
-def _model(record: Record) -> tuple[str, str]:
-    return record.model, record.weights_hash
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A judgement of a claim in a family of records: between which rows, on how many images, at what cost.
+
+    `accuracies` are the means of the left and the right side; `parameters` and `flops` what the right costs, as a
+    multiple of the left (`flops` None where unknown).
+    """
+
+    family: Family
+    judgement: Judgement
+    left: tuple[Row, ...]
+    right: tuple[Row, ...]
+    images: int
+    accuracies: tuple[float, float]
+    parameters: float
+    flops: float | None
+
+    @property
+    def claim(self) -> Claim:
+        """The claim that is judged."""
+        return self.judgement.claim
+
+    @property
+    def outcome(self) -> str:
+        """Return "shown", "not shown" or "reversed"."""
+        return self.judgement.outcome
+
+    @property
+    def where(self) -> str:
+        """What was measured, the same for all verdicts of a family."""
+        tested = self.judgement.tested
+        corrected = f"; p-values by Holm over {tested} claim{'s' if tested > 1 else ''}" if tested else ""
+        return f"{self.family.where}; named beforehand: {PRIMARY[self.family.suite]}{corrected}"
+
+    @property
+    def short_of(self) -> tuple[str, ...]:
+        """Labels of the rows that have too few seeds for a test."""
+        return tuple(row.label for row in (*self.left, *self.right) if len(row.models) < MIN_SEEDS)
+
+    def __str__(self) -> str:
+        claim = self.claim
+        cost = f"{self.parameters:.2f} × the parameters{_equal(self.parameters)}"
+        if self.flops is not None:
+            cost += f" and {self.flops:.2f} × the FLOPs{_equal(self.flops)}"
+        return (
+            f"{self.outcome}: {claim.sentence} ({claim.name}): {self._found}; {_sides(self.left)} "
+            f"({_seeds(self.left)}) against {_sides(self.right)} ({_seeds(self.right)}; {cost}), n = {self.images}"
+        )
+
+    @property
+    def _found(self) -> str:
+        test, points = self.judgement.contrast, f"{_points(self.judgement.difference)} points"
+        if test is None:
+            return f"{points}, but it needs at least {MIN_SEEDS} seeds of {' and '.join(self.short_of)}"
+        p_holm = self.judgement.p_holm or 0.0
+        p = "p < 0.001" if p_holm < 0.001 else f"p = {p_holm:.3f}"
+        return f"{points} [{_points(test.ci_low)}, {_points(test.ci_high)}], {p}"
 
 
-def _scored(record: Record) -> Scored:
-    return Scored(record=record)
+def verdicts(records: Iterable[Record]) -> list[Verdict]:
+    """Judge every claim under each primary suite where all of its recipes have records, all seeds in one verdict.
+
+    The claims of one data set, preset, threat and suite are a family, over which Holm's correction goes. Raises
+    RecordError when the samples beside a record that is compared are missing or contradict it.
+    """
+    return [verdict for family in _families(records) for verdict in _judged(family)]
 
 
-def _pairs(records: Sequence[Record], ensemble: str, rival: str) -> list[tuple[Record, Record]]:
-    """Pair models of the same first seed; only if no seed fits, in the order of their seeds."""
-    left = sorted((r for r in records if r.recipe == ensemble), key=lambda r: (r.seeds, r.model, r.id))
-    right = sorted((r for r in records if r.recipe == rival), key=lambda r: (r.seeds, r.model, r.id))
-    same = [(a, b) for a in left for b in right if a.seeds[:1] == b.seeds[:1]]
-    return same or list(zip(left, right, strict=False))
+def notes_on_missing_verdicts(records: Iterable[Record]) -> list[str]:
+    """Return notes on claims without a verdict and the records they lack, and on runs that no verdict counts."""
+    records = list(records)
+    found = _families(records)
+    without = [suite for suite in PRIMARY if records and all(family.suite != suite for family in found)]
+    notes = [f"No verdict under suite {suite}: no record of a claim's recipe under it." for suite in without]
+    for family in found:
+        lacking: dict[str, list[str]] = {}
+        for claim in CLAIMS.values():
+            missing = [recipe for recipe in dict.fromkeys(claim.recipes) if recipe not in family.rows]
+            if missing:
+                lacking.setdefault(", ".join(sorted(missing, key=place)), []).append(claim.name)
+        if lacking:
+            parts = [f"{', '.join(names)} (no record of {missing})" for missing, names in lacking.items()]
+            notes.append(f"No verdict on {'; '.join(parts)}: {family.where}.")
+        runs = [run for rows in family.rows.values() for row in rows for run in row.left_out]
+        if runs:
+            notes.append(f"In no verdict, as another run has its seed: {', '.join(runs)}: {family.where}.")
+    return notes
 
 
-def _compare(a: Record, b: Record, kind: str, labels: Mapping[str, str]) -> Verdict:
-    ids_a, robust_a = _robust(a)
-    ids_b, robust_b = _robust(b)
-    if not np.array_equal(ids_a, ids_b):
-        raise RecordError(f"{b.path}: its samples are not the images of {a.path}, though both name the same data")
-    return Verdict(
-        group=group_of(a),
-        suite=a.suite,
-        split=a.split,
-        n=a.n,
-        ensemble=labels[a.id],
-        ensemble_seeds=a.seeds,
-        rival=labels[b.id],
-        rival_seeds=b.seeds,
-        kind=kind,
-        parameters=b.parameters / a.parameters,
-        difference=a.robust.accuracy - b.robust.accuracy,
-        test=mcnemar(robust_a, robust_b),
-        carried=carried_eps(a),
+def verdict_tables(found: Sequence[Verdict]) -> list[Table]:
+    """Return the verdicts as tables, one a family, for verdicts.csv."""
+    tables = []
+    for family in dict.fromkeys(verdict.family.where for verdict in found):
+        same = [verdict for verdict in found if verdict.family.where == family]
+        group = same[0].family.group
+        about = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
+        about |= {"suite": same[0].family.suite, "split": same[0].family.split, "changes": same[0].family.changes}
+        tables.append(
+            Table(
+                name="verdicts",
+                title="Verdicts on the claims",
+                caption=family,
+                columns=COLUMNS,
+                keys=COLUMNS,
+                rows=tuple(map(_cells, same)),
+                about=about,
+            )
+        )
+    return tables
+
+
+def _cells(verdict: Verdict) -> tuple[str | int | Value | None, ...]:
+    judged, test = verdict.judgement, verdict.judgement.contrast
+    left, right = (Value(accuracy=accuracy) for accuracy in verdict.accuracies)
+    low, high = (None, None) if test is None else (test.ci_low, test.ci_high)
+    return (
+        *(verdict.claim.name, verdict.outcome, _sides(verdict.left), _seeds(verdict.left), left),
+        *(_sides(verdict.right), _seeds(verdict.right), right, verdict.images),
+        *(Value(accuracy=judged.difference, ci_low=low, ci_high=high), f"{verdict.claim.margin:.4f}"),
+        *(None if test is None else f"{test.p_value:.6f}", None if judged.p_holm is None else f"{judged.p_holm:.6f}"),
+        *(judged.tested, f"{verdict.parameters:.4f}", None if verdict.flops is None else f"{verdict.flops:.4f}"),
     )
 
 
-def _where(group: Group, suite: str, split: str, n: int, carried: float | None) -> str:
-    first = "" if carried is None else f", after {replace(group.threat, eps=carried)}"
-    return f"{group}{first}, suite {suite}, {split} split, n = {n}"
+def _families(records: Iterable[Record]) -> list[Family]:
+    return families(records, suites=PRIMARY, recipes={name for claim in CLAIMS.values() for name in claim.recipes})
 
 
-def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Ids of the record's images, ascending, and whether each withstood every attack."""
-    if record.path is None:
-        raise RecordError(f"{record.model}: the record was not read from a file, so its samples are nowhere")
-    samples = read_samples(record.path.parent).sort_values("id")
-    robust = worst_case(samples)
-    if len(robust) != record.n or robust.sum() != record.robust.robust:
-        counts = f"{robust.sum()} of {len(robust)} images robust"
-        expected = f"{record.robust.robust} of {record.n} images robust"
-        raise RecordError(f"{record.path}: {expected}, its samples say {counts}")
-    return samples["id"].to_numpy(dtype=np.int64), robust
+def _judged(family: Family) -> list[Verdict]:
+    sides = [
+        (claim, *_most_images(rows[: len(claim.left)], rows[len(claim.left) :]))
+        for claim in CLAIMS.values()
+        for rows in product(*(family.rows.get(recipe, ()) for recipe in claim.recipes))
+    ]
+    measured = [
+        (claim, [row.on(ids) for row in left], [row.on(ids) for row in right]) for claim, left, right, ids in sides
+    ]
+    recipes = [row.on(_shared([row], row.least)) for rows in family.rows.values() for row in rows]
+    return [
+        Verdict(
+            family=family,
+            judgement=judgement,
+            left=left,
+            right=right,
+            images=len(ids),
+            accuracies=(_accuracy(left, ids), _accuracy(right, ids)),
+            parameters=_mean([row.parameters for row in right]) / _mean([row.parameters for row in left]),
+            flops=_flops(left, right),
+        )
+        for judgement, (_, left, right, ids) in zip(judge(measured, recipes), sides, strict=True)
+    ]
+
+
+def _most_images(
+    left: Sequence[Row], right: Sequence[Row]
+) -> tuple[tuple[Row, ...], tuple[Row, ...], NDArray[np.int64]]:
+    """Keep the models with the most images on which a test is possible, or else each recipe has one; and their images.
+
+    One more run that was tried on ten images must not bring a comparison down to these ten.
+    """
+    rows = (*left, *right)
+    counts = sorted({model.images for row in rows for model in row.models}, reverse=True)
+    for seeds in (MIN_SEEDS, 1):
+        for n in counts:
+            kept = [row.with_images(n) for row in rows]
+            if all(len(row.models) >= seeds for row in kept):
+                return tuple(kept[: len(left)]), tuple(kept[len(left) :]), _shared(kept, n)
+    raise AssertionError("every row has a model")
+
+
+def _shared(rows: Sequence[Row], n: int) -> NDArray[np.int64]:
+    models = [model for row in rows for model in row.models]
+    ids: NDArray[np.int64] = reduce(np.intersect1d, (model.ids for model in models))
+    if len(ids) < n:
+        a, b = models[0], next((m for m in models if not np.isin(models[0].ids, m.ids).all()), models[-1])
+        raise RecordError(f"{b.record.path}: its samples are not the images of {a.record.path}, of the same split")
+    return ids
+
+
+def _accuracy(side: Sequence[Row], ids: NDArray[np.int64]) -> float:
+    return _mean([float(row.on(ids).mean()) for row in side])
+
+
+def _flops(left: Sequence[Row], right: Sequence[Row]) -> float | None:
+    a, b = ([row.flops for row in side if row.flops is not None] for side in (left, right))
+    if len(a) < len(left) or len(b) < len(right):
+        return None
+    return _mean(b) / _mean(a)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _equal(ratio: float) -> str:
+    return " (equal)" if abs(ratio - 1) <= EQUAL else ""
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _sides(rows: Sequence[Row]) -> str:
+    return " and ".join(row.label for row in rows)
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    """Return the seeds of the rows, once where all have the same: "seeds 0, 1, 2"."""
+    texts = list(dict.fromkeys(row.seeds for row in rows))
+    return f"seed{'s' if any(len(row.models) > 1 for row in rows) else ''} {' and '.join(texts)}"

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
-from ensemble_bench.data import ImageSet
+from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.randomness import generator
+from ensemble_bench.training.presets import TrainingSettings
 
 
 @functools.lru_cache(maxsize=4)
@@ -96,3 +97,15 @@ class Batches:
         noise = generator(device, "augment", self.seed, step)
         images = augment(self.images[rows], flip=self.flip, crop=self.crop, generator=noise)
         return images.permute(0, 3, 1, 2).to(torch.float32).div_(self.scale), self.labels[rows]
+
+
+def batches_of(source: DataSource, settings: TrainingSettings, seed: int, device: torch.device) -> Batches:
+    """Training batches of a data set, of the size and with the augmentation in `settings`."""
+    return Batches.of(
+        source.split("train"),
+        batch_size=settings.batch_size,
+        seed=seed,
+        device=device,
+        flip=settings.flip,
+        crop=settings.crop,
+    )

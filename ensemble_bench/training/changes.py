@@ -22,8 +22,6 @@ POSITIVE = (
     *("steps", "epochs", "batch_size", "learning_rate", "evaluate_every", "evaluate_n", "checkpoint_every"),
     *("network.depth", "network.width"),
 )
-# Longer names of folders end with a hash.
-LONGEST = 80
 
 
 def fields() -> dict[str, Any]:
@@ -55,17 +53,18 @@ def replaced(settings: TrainingSettings, asked: Mapping[str, Any]) -> tuple[Trai
     return replace(settings, network=replace(settings.network, **network), **own), changed
 
 
-def slug(changes: Mapping[str, Any]) -> str:
+def slug(changes: Mapping[str, Any], longest: int = 80) -> str:
     """A name for changes in which any of them shows: "objective-adp-learning_rate-0.1"; empty for none.
 
-    Letters, digits, points, hyphens and underscores; of the longest only the beginning, and a hash.
+    Letters, digits, points, hyphens and underscores. Of one of more than `longest` characters, at least 12, only the
+    beginning, and a hash.
     """
     text = "-".join(f"{name}-{_text(name, value)}" for name, value in changes.items())
     text = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)
-    if len(text) <= LONGEST:
+    if len(text) <= longest:
         return text
     digest = hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()
-    return f"{text[: LONGEST - 9]}-{digest[:8]}"
+    return f"{text[: longest - 9]}-{digest[:8]}"
 
 
 def _flat(settings: TrainingSettings) -> dict[str, Any]:
@@ -133,6 +132,7 @@ _NAMES: Mapping[str, Callable[[str], object]] = {
     "train_attack": check_name,
     "attack_start": _one_of("attack_start", STARTS),
     "precision": _one_of("precision", PRECISIONS),
+    "saved_as": _one_of("saved_as", ("float32", "float16")),
     "network.backbone": lambda value: registry.check("backbone", value),
 }
 

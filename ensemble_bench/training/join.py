@@ -57,7 +57,7 @@ def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Pat
     rundir.claim(out, document, device=device, resume=True)
     if not rundir.is_finished(out):
         with interrupts.deferred():
-            for name, infos in parts.items():  # last comes last: its presence says that the run is finished
+            for name, infos in parts.items():  # last is the last: its presence says that the run is finished
                 _save(out / name, infos, plan, document)
 
 
@@ -82,10 +82,11 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
         "member_steps": steps,
         "checkpoint": path.stem,
         "validation": {},
+        "overfitted": next((step for part in parts if (step := part.meta.get("overfitted")) is not None), None),
         "versions": versions(),
         "commit": commit(),
     }
     architecture = replace(plan.architecture, members=len(parts))
     del meta["architecture"]
     joined = Ensemble(member for model in models for member in model.members)
-    checkpoint.save(path, joined, architecture, meta)
+    checkpoint.save(path, joined, architecture, meta, half=plan.settings.saved_as == "float16")

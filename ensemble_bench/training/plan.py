@@ -103,16 +103,18 @@ def resolve(
     offered = PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset, recipe.name)
     objective = recipe.objective if objective is None else objective
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
-    chosen, changed = replaced(_settings(recipe, offered), _asked(settings or {}, train_attack))
-    steps, per_epoch = _length(chosen, len(source.split("train")))
-    if max_steps is not None and max_steps < steps:
-        steps = changed["steps"] = max_steps
+    chosen, replacing = replaced(_settings(recipe, offered), _asked(settings or {}, train_attack))
+    changed: dict[str, Any] = {}
     if objective != recipe.objective:
         changed["objective"] = objective
     if recipe.width_times > 1 and match != MATCHES[0]:
         changed["match"] = match
     if eps is not None and eps != source.default_eps:
         changed["eps"] = eps
+    changed |= replacing
+    steps, per_epoch = _length(chosen, len(source.split("train")))
+    if max_steps is not None and max_steps < steps:
+        steps = changed["steps"] = max_steps
     return TrainingPlan(
         recipe=recipe,
         preset=preset,

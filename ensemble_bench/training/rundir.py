@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.training.changes import slug
 from ensemble_bench.training.plan import differences
+from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 
 RUN = "run.json"
@@ -21,6 +23,9 @@ AVERAGED = "averaged.safetensors"
 BEST = "best.safetensors"
 LAST = "last.safetensors"
 FILES = (RESUME, CURVES, AVERAGED, BEST, LAST)
+# The longest name that a submission may have.
+LONGEST = 80
+_DEFAULTS = {setting.name: setting.default for setting in fields(TrainingSettings) if setting.default is not MISSING}
 
 
 def default_out(
@@ -34,10 +39,12 @@ def default_out(
 ) -> Path:
     """The default folder of a run: <runs>/<recipe>-<data name>-<preset>[-<changes>]-s<seed>.
 
-    What the run changes of recipe and preset is named, "ensemble2adv-digits-tiny-objective-adp-s0".
+    What the run changes of recipe and preset is named, "ensemble2adv-digits-tiny-objective-adp-s0"; where the name
+    would have more than 80 characters, a hash stands for the rest of the changes.
     """
-    changed = f"-{slug(changes)}" if changes else ""
-    return Path(runs) / f"{recipe}-{data_name}-{preset}{changed}-s{seed}"
+    start, end = f"{recipe}-{data_name}-{preset}", f"-s{seed}"
+    changed = f"-{slug(changes, max(12, LONGEST - len(start) - len(end) - 1))}" if changes else ""
+    return Path(runs) / f"{start}{changed}{end}"
 
 
 def is_finished(out: str | Path) -> bool:
@@ -63,12 +70,21 @@ def threads_of(out: Path) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
-def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, processes: int = 1) -> None:
+def claim(
+    out: Path,
+    plan: Mapping[str, Any],
+    *,
+    device: str,
+    resume: bool,
+    processes: int = 1,
+    validation_n: int | None = None,
+) -> None:
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
-    Number of processes and of threads, device, versions and commit are written down, but are no part of what a run
-    is. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume`
-    is False, an unfinished run.
+    Number of processes and of threads, device, versions and commit are written down, but are no part of what a run is;
+    so is `validation_n`, the number of images that the points of curves.csv are of: a split may hold fewer than the
+    plan wants. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while
+    `resume` is False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
@@ -77,12 +93,17 @@ def claim(out: Path, plan: Mapping[str, Any], *, device: str, resume: bool, proc
             raise InvalidValueError(f"{out} exists and is not a run that can be continued: choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        made = {"started": started, "device": device, "processes": processes, "threads": torch.get_num_threads()}
+        made: dict[str, Any] = {"started": started, "device": device}
+        made |= {"processes": processes, "threads": torch.get_num_threads()}
+        if validation_n is not None:
+            made["validation_n"] = validation_n
         document = wanted | made | {"versions": versions(), "commit": commit()}
         write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
         return
     # What they changed is in the other values too; runs of versions before lack the list of it.
     wanted.pop("changes", None)
+    # A setting that their version did not know yet had the value that is now its default.
+    existing = existing | {"settings": _DEFAULTS | existing.get("settings", {})}
     if different := differences(wanted, existing):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")

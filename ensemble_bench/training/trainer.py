@@ -24,12 +24,12 @@ from ensemble_bench.training import averaging, distributed, interrupts, join, ru
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import perturb, perturb_members
-from ensemble_bench.training.batches import Batches
+from ensemble_bench.training.batches import Batches, batches_of
 from ensemble_bench.training.distributed import Processes
 from ensemble_bench.training.hardware import computing_on
 from ensemble_bench.training.objectives import objective_of, terms_of
+from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import TrainingPlan
-from ensemble_bench.training.presets import TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import SCHEDULES
 from ensemble_bench.training.state import TrainingState
@@ -137,7 +137,8 @@ def _train(
     plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, *, resume: bool, progress: Progress
 ) -> Path:
     """Carry out `plan`, from the beginning or from the resume point in `out`."""
-    if processes.on_main(partial(_is_finished, plan, out, processes, resume=resume)):
+    validation_n = min(plan.settings.evaluate_n, len(source.split("validation")))
+    if processes.on_main(partial(_is_finished, plan, out, processes, resume=resume, validation_n=validation_n)):
         progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
         return out
     with processes.holding_signals():
@@ -157,9 +158,16 @@ def _train(
     return out
 
 
-def _is_finished(plan: TrainingPlan, out: Path, processes: Processes, *, resume: bool) -> bool:
+def _is_finished(plan: TrainingPlan, out: Path, processes: Processes, *, resume: bool, validation_n: int) -> bool:
     """Claim the folder; whether it holds the finished run."""
-    rundir.claim(out, plan.as_dict(), device=str(processes.device), resume=resume, processes=processes.count)
+    rundir.claim(
+        out,
+        plan.as_dict(),
+        device=str(processes.device),
+        resume=resume,
+        processes=processes.count,
+        validation_n=validation_n,
+    )
     finished = rundir.is_finished(out)
     if finished:
         (out / rundir.RESUME).unlink(missing_ok=True)  # there if the run was killed as it finished
@@ -200,28 +208,6 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
         average=average,
         optimizer=optimizer,
         progress=progress,
-    )
-
-
-def batches_of(source: DataSource, settings: TrainingSettings, seed: int, device: torch.device) -> Batches:
-    """Training batches of a data set, of the size and with the augmentation in `settings`."""
-    return Batches.of(
-        source.split("train"),
-        batch_size=settings.batch_size,
-        seed=seed,
-        device=device,
-        flip=settings.flip,
-        crop=settings.crop,
-    )
-
-
-def sgd(model: Ensemble, settings: TrainingSettings) -> torch.optim.SGD:
-    """SGD with momentum over the weights of all members."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
     )
 
 
@@ -394,4 +380,5 @@ def _save_checkpoint(run: _Run, name: str, row: curves.Row, model: Ensemble | No
         "commit": commit(),
     }
     del meta["architecture"]  # the checkpoint holds its own
-    checkpoint.save(run.out / name, run.model if model is None else model, plan.architecture, meta)
+    model = run.model if model is None else model
+    checkpoint.save(run.out / name, model, plan.architecture, meta, half=plan.settings.saved_as == "float16")

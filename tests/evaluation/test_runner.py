@@ -76,6 +76,24 @@ def result(out: Path) -> Result:
     return evaluate(trained(members=2), n=N, blackbox=blackbox_set(), out=out)
 
 
+def test_a_record_says_how_its_model_was_trained(run: Path, result: Result) -> None:
+    about = {
+        "changes": {"objective": "adp"},
+        "steps": 120,
+        "objective": "adp",
+        "match": None,
+        "settings": {"learning_rate": 0.1},
+    }
+    info = checkpoint.read_info(run / "last.safetensors")
+    checkpoint.save(run / "last.safetensors", trained(eps=0.0), ARCHITECTURE, info.meta | about)
+    best, last = evaluate_checkpoints([run / "best.safetensors", run / "last.safetensors"], suite="ifgsm1", n=8)
+    assert last.training == about | {"eps": 32 / 255}
+    assert last.path is not None
+    assert read_record(last.path) == last
+    assert best.training is None  # a description from before says neither steps nor settings
+    assert result.record.training is None  # a model in memory
+
+
 # What a result holds
 
 

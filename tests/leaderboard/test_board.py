@@ -56,6 +56,9 @@ def test_a_row_says_what_its_record_says(runs: Path) -> None:
         attacks = {attack.name: attack.accuracy for attack in record.attacks}
         for name in ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox", "ifgsm500", "pgd500"):
             assert row[name] == (f"{attacks[name]:.4f}" if name in attacks else "")
+        blackbox = record.attack("blackbox")
+        assert row["blackbox_n"] == ("" if blackbox is None else str(blackbox.n))
+        assert "pgd20_n" not in row  # it covers all n images
 
 
 def test_attacks_are_ordered_by_family_and_steps() -> None:

@@ -90,7 +90,8 @@ def test_every_number_is_the_records(root: str, runs: Path, site: Path, tmp_path
         assert line["Warnings"][0] == str(len(record.warnings))
         for attack in record.attacks:
             if attack.name != "smaller-eps" and attack.accuracy is not None:
-                assert line[attack.name] == (percent(attack.accuracy), repr(attack.accuracy))
+                n = "" if attack.n == record.n else f"n = {attack.n}"
+                assert line[attack.name] == (percent(attack.accuracy) + n, repr(attack.accuracy))
 
 
 def test_a_models_page_holds_all_its_records(runs: Path, site: Path) -> None:
@@ -100,7 +101,8 @@ def test_a_models_page_holds_all_its_records(runs: Path, site: Path) -> None:
         for record, lines in zip(model.records, page.tables, strict=False):
             shown += 1
             for attack, (name, accuracy, credit, passes) in zip(record.attacks, lines[1:], strict=True):
-                assert name[0] == ("fell at a smaller eps" if attack.name == "smaller-eps" else attack.name)
+                known = "fell at a smaller eps" if attack.name == "smaller-eps" else attack.name
+                assert name[0] == known + ("" if attack.n == record.n else f", n = {attack.n}")
                 assert accuracy[0] == ("–" if attack.accuracy is None else scores(attack))
                 assert credit[0] == str(attack.credit)
                 assert passes[0] == ("–" if attack.passes is None else quantity(attack.passes))
@@ -131,8 +133,10 @@ def test_the_downloads_are_the_table(runs: Path, site: Path) -> None:
         assert row["robust_accuracy"] == f"{record.robust.accuracy:.4f}"
         assert row["model"] == told["model"] == record.run
         assert told["attacks"] == {a.name: a.accuracy for a in record.attacks if a.name != "smaller-eps"}
+        assert told["partial"] == {a.name: a.n for a in record.attacks if a.n != record.n}
         for name, accuracy in told["attacks"].items():
             assert row[name] == f"{accuracy:.4f}"
+            assert int(row.get(f"{name}_n", record.n)) == told["partial"].get(name, record.n)
 
 
 def test_the_most_robust_stand_first_on_each_board(site: Path) -> None:

@@ -104,6 +104,26 @@ def test_a_run_directory_means_best_then_last(saved: Path) -> None:
     assert checkpoint.load(str(last)).info is not None
 
 
+def test_half_a_checkpoint_is_the_rounded_model(tmp_path: Path) -> None:
+    model, path, whole = trained(), tmp_path / "half.safetensors", tmp_path / "whole.safetensors"
+    checkpoint.save(whole, model, SMALL, META)
+    checkpoint.save(path, model, SMALL, META, half=True)
+    assert path.stat().st_size < whole.stat().st_size - 2 * sum(p.numel() for p in model.parameters())
+    loaded = checkpoint.load(path)
+    for name, value in model.state_dict().items():
+        rounded = value.half().float() if value.is_floating_point() else value
+        assert torch.equal(loaded.state_dict()[name], rounded)
+        assert loaded.state_dict()[name].dtype == value.dtype
+    assert checkpoint.is_unchanged(loaded)
+    model.info = loaded.info
+    assert not checkpoint.is_unchanged(model)  # its weights round to those of the file, and are others
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e6)
+    with pytest.raises(CheckpointError, match="infinite"):
+        checkpoint.save(path, model, SMALL, META, half=True)
+    assert checkpoint.load(path).info == loaded.info
+
+
 def test_missing_sources_say_what_was_expected(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, named in [

@@ -34,34 +34,42 @@ def counts(records: list[Record], recipe: str, seed: int) -> dict[str, int]:
     }
 
 
-def test_lines_are_the_images_with_wilson_bands(records: list[Record]) -> None:
+def test_lines_are_the_images_with_wilson_bands_and_means_of_seeds(records: list[Record]) -> None:
     (panel,) = robustness_panels(records)
-    assert [line.label for line in panel.lines] == ["singleadv", "ensemble2adv, seed 0", "ensemble2adv, seed 1"]
+    assert [line.label for line in panel.lines] == ["singleadv", "ensemble2adv"]
     assert panel.ticks == (0, 4, 8, 16)
-    assert panel.band == "95 % interval"
+    assert panel.band == "95 % interval or mean ± sd over seeds"
     assert "strongest" in panel.title
     assert "n = 60" in panel.y_label
-    for line, (recipe, seed) in zip(
-        panel.lines, (("singleadv", 0), ("ensemble2adv", 0), ("ensemble2adv", 1)), strict=True
-    ):
-        expected = np.array(list(counts(records, recipe, seed).values()))
-        assert line.x.tolist() == [0, 4, 8, 16]
-        assert line.y == pytest.approx(expected / 60)
-        assert (np.diff(line.y) <= 0).all()
-        assert line.band is not None
-        assert np.array(line.band).T.tolist() == pytest.approx(np.array([wilson(k, 60) for k in expected]))
-    assert len({(line.look, line.marker) for line in panel.lines}) == 3
+    single, ensemble = panel.lines
+    expected = np.array(list(counts(records, "singleadv", 0).values()))
+    assert single.x.tolist() == ensemble.x.tolist() == [0, 4, 8, 16]
+    assert single.y == pytest.approx(expected / 60)
+    assert (np.diff(single.y) <= 0).all()
+    assert single.band is not None
+    assert np.array(single.band).T.tolist() == pytest.approx(np.array([wilson(k, 60) for k in expected]))
+    seeds = np.array([list(counts(records, "ensemble2adv", seed).values()) for seed in (0, 1)]) / 60
+    assert ensemble.y == pytest.approx(seeds.mean(axis=0))
+    assert ensemble.band is not None
+    # The sample deviation of two values is their distance over √2.
+    assert ensemble.band[1] - ensemble.y == pytest.approx(abs(seeds[1] - seeds[0]) / 2**0.5)
+    assert single.look != ensemble.look
 
 
 def test_csv_is_a_row_a_model_and_eps(records: list[Record]) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(robustness_tables(records)))))
-    assert [row["eps"] for row in rows] == ["0", "4/255", "8/255", "16/255"] * 3
+    assert [row["eps"] for row in rows] == ["0", "4/255", "8/255", "16/255"] * 4
     assert {row["suite"] for row in rows} == {"strongest"}
     expected = counts(records, "ensemble2adv", 1)
-    own = [row for row in rows if row["model"] == "ensemble2adv, seed 1"]
+    own = [row for row in rows if (row["model"], row["seeds"]) == ("ensemble2adv", "1")]
     assert [row["robust_accuracy"] for row in own] == [f"{k / 60:.4f}" for k in expected.values()]
     assert [row["robust_accuracy_ci_low"] for row in own] == [f"{wilson(k, 60)[0]:.4f}" for k in expected.values()]
     assert own[0]["run"] == "ensemble2adv-digits-tiny-s1"
+    mean_rows = [row for row in rows if row["seeds"] == "mean of 0, 1"]
+    seeds = [counts(records, "ensemble2adv", seed).values() for seed in (0, 1)]
+    assert [row["robust_accuracy"] for row in mean_rows] == [
+        f"{(a + b) / 120:.4f}" for a, b in zip(*seeds, strict=True)
+    ]
 
 
 def test_one_eps_is_no_curve(records: list[Record]) -> None:
@@ -81,8 +89,9 @@ def test_of_several_evaluations_at_one_eps_the_lowest_stands(records: list[Recor
 
 def test_members_last_checkpoints_and_other_weights_stand_apart(records: list[Record], tmp_path: Path) -> None:
     own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
-    for fields in ({"view": "member1"}, {"checkpoint": "last"}):
-        assert sweeps([replace(r, **fields) for r in own]) == {}  # type: ignore[arg-type]
+    assert sweeps([replace(r, view="member1") for r in own]) == {}
+    last = [replace(r, checkpoint="last", model=r.model.replace("/best", "/last")) for r in own]
+    assert sweeps([*own, *last]) == sweeps(own)
     half = [replace(r, weights_hash="sha256:new") if r.threat.eps_text == "16/255" else r for r in own]
     assert [len(run.records) for runs in sweeps(half).values() for run in runs] == [2]
     build_appendix(tmp_path, "ensemble2adv", members=2, n=20)

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from synthetic_runs import write_curves
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.reports import write_report
+from ensemble_bench.reports.tables.table1 import table_1a
 from ensemble_bench.reports.training_curves import (
     METRICS,
     as_paper,
@@ -148,3 +150,37 @@ def test_broken_curves_are_named(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").unlink()
     with pytest.raises(RecordError, match="cannot read which run"):
         read_curves(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("described", "values", "n"),
+    [
+        ({"validation_n": 40, "settings": {"evaluate_n": 500}}, [0.5, 0.525], 40),
+        # Before run.json held their number, only the accuracies tell whether there were as many as were wanted.
+        ({"validation_n": None, "settings": {"evaluate_n": 500}}, [0.5, 0.525], None),
+        ({"validation_n": None, "settings": {"evaluate_n": 500}}, [0.5, 0.526], 500),
+        ({"validation_n": None, "settings": {}}, [0.5, 0.526], None),
+    ],
+)
+def test_n_is_the_number_of_images_that_there_were(
+    tmp_path: Path, described: dict[str, Any], values: list[float], n: int | None
+) -> None:
+    write_curves(tmp_path / "run", "singleadv", 0, flat((5, 10), clean=values), **described)
+    (curve,) = read_curves(tmp_path)
+    assert curve.n == n
+    (table,) = table_1a([curve], [])
+    assert ("n = " in table.caption) == (n is not None)
+    assert table.about["n"] == str(n or "")
+
+
+def test_an_overfitted_training_is_noted_and_a_standard_one_is_not(tmp_path: Path) -> None:
+    columns = flat([10, 20, 30], fgsm=[0.3, 0.5, 0.9], pgd20=[0.3, 0.4, 0.0])
+    write_curves(tmp_path / "singleadv-s0", "singleadv", 0, columns)
+    write_curves(tmp_path / "baseline-s0", "baseline", 0, columns)
+    found = {curve.run: curve.overfitted for curve in read_curves(tmp_path)}
+    assert found == {"baseline-s0": None, "singleadv-s0": 30}
+    notes = write_report(tmp_path, tmp_path / "report").notes
+    assert [note for note in notes if "overfitted" in note] == [
+        "singleadv-s0 overfitted catastrophically from step 30 on: under one step of an attack its accuracy rose or "
+        "held, under many it fell."
+    ]

@@ -1,5 +1,7 @@
 """Verdicts on images whose fate is planted."""
 
+import csv
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,80 +9,150 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest
-from synthetic_runs import HASH, make_record, write
+from synthetic_runs import HASH, build_runs, make_record, write
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import Blackbox, find_records, write_record
-from ensemble_bench.reports.verdicts import notes_on_missing_verdicts, verdicts
+from ensemble_bench.records import AttackResult, Blackbox, Record, described, find_records, write_record
+from ensemble_bench.records.contrasts import contrast, holm, seed_variance
+from ensemble_bench.records.table import to_csv
+from ensemble_bench.registry import RECIPES, SUITES
+from ensemble_bench.reports import worst_cases, write_report
+from ensemble_bench.reports.claims import CLAIMS, PRIMARY
+from ensemble_bench.reports.verdicts import Verdict, judge, notes_on_missing_verdicts, verdict_tables, verdicts
 
 Bools = NDArray[np.bool_]
+SEEDS = (0, 1, 2)
 
 
 def planted(root: Path, recipe: str, robust: Bools, **fields: Any) -> Path:
-    """A record of `recipe` whose model withstands pgd20 on the images where `robust` holds."""
-    record, samples = make_record([True] * len(robust), {"pgd20": list(map(bool, robust))}, recipe=recipe, **fields)
+    """A record of `recipe` whose model withstands sweep10 on the images where `robust` holds."""
+    about = {"suite": "quick", "recipe": recipe, **fields}
+    record, samples = make_record([True] * len(robust), {"sweep10": list(map(bool, robust))}, **about)
     return write(record, samples, root / record.run)
 
 
-def only(n: int, *ranges: tuple[int, int]) -> Bools:
-    """True in the given half-open ranges of n images."""
-    robust = np.zeros(n, dtype=bool)
-    for first, end in ranges:
-        robust[first:end] = True
+def first(n: int, count: int) -> Bools:
+    """True on the first `count` of n images."""
+    return np.arange(n) < count
+
+
+def three(root: Path, recipe: str, *counts: int, n: int = 1000, **fields: Any) -> list[Bools]:
+    """Runs of a recipe, a seed each, that withstand the attack on so many of the first images."""
+    robust = [first(n, count) for count in counts]
+    joins = RECIPES[recipe].joins if recipe in RECIPES else 0
+    for seed, found in enumerate(robust):
+        seeds = tuple(range(joins * seed, joins * seed + joins)) if joins else (seed,)
+        planted(root, recipe, found, seeds=seeds, **fields)
     return robust
 
 
+def verdict_on(root: Path, name: str = "wider-2") -> Verdict:
+    (found,) = [verdict for verdict in verdicts(find_records(root)) if verdict.claim.name == name]
+    return found
+
+
+def test_claims_name_recipes_and_suites() -> None:
+    for name, claim in CLAIMS.items():
+        assert name == claim.name
+        assert set(claim.recipes) <= RECIPES.keys()
+        assert not set(claim.left) & set(claim.right)
+        assert (claim.margin > 0) == (claim.direction == "not more")
+    assert PRIMARY.keys() <= SUITES.keys()
+
+
+def test_the_two_causes_are_the_effects_of_a_two_by_two_factorial() -> None:
+    # attacked: ensemble (e) or members (m); learned: loss of the mean (m) or own (o)
+    cells = {"ensemble2adv": "em", "jointattack2adv": "eo", "jointloss2adv": "mm", "separate2adv": "mo"}
+    for name, left in (("attacked", {"em", "eo"}), ("learned", {"em", "mm"}), ("interaction", {"em", "mo"})):
+        claim = CLAIMS[f"cause-{name}"]
+        assert {cells[recipe] for recipe in claim.left} == left
+        assert {cells[recipe] for recipe in claim.right} == set(cells.values()) - left
+
+
 @pytest.mark.parametrize(
-    ("ensemble", "rival", "outcome"),
+    ("left", "right", "outcome"),
     [
-        (only(100, (0, 60)), only(100, (0, 40)), "shown"),
-        (only(100, (0, 41)), only(100, (0, 40)), "not shown"),
-        (only(100, (0, 30)), only(100, (0, 40)), "opposite shown"),
-        (only(100, (0, 40)), only(100, (0, 40)), "not shown"),
-        (only(100, (0, 20), (40, 60)), only(100, (0, 40)), "not shown"),
+        ((600, 605, 610), (400, 405, 410), "shown"),
+        ((400, 405, 410), (600, 605, 610), "reversed"),
+        ((500, 505, 510), (500, 505, 510), "not shown"),
+        ((400, 500, 600), (360, 460, 560), "not shown"),  # by seeds, though all images agree
     ],
 )
-def test_the_outcome_follows_the_discordant_images(tmp_path: Path, ensemble: Bools, rival: Bools, outcome: str) -> None:
-    planted(tmp_path, "ensemble2adv", ensemble)
-    planted(tmp_path, "doubleadv", rival)
-    (verdict,) = verdicts(find_records(tmp_path))
-    only_a, only_b = (ensemble & ~rival).sum(), (rival & ~ensemble).sum()
-    assert (verdict.test.only_a, verdict.test.only_b, verdict.test.n) == (only_a, only_b, 100)
-    if only_a + only_b:
-        assert verdict.test.p_value == pytest.approx(binomtest(only_a, only_a + only_b).pvalue)
-    assert verdict.difference == pytest.approx((ensemble.sum() - rival.sum()) / 100)
+def test_the_outcome(tmp_path: Path, left: tuple[int, ...], right: tuple[int, ...], outcome: str) -> None:
+    a, b = three(tmp_path, "ensemble2adv", *left), three(tmp_path, "doubleadv", *right)
+    verdict = verdict_on(tmp_path)
+    expected = contrast([np.array(a)], [np.array(b)], pooled=seed_variance([np.array(a), np.array(b)]))
+    assert verdict.judgement.contrast == expected
+    assert verdict.judgement.p_holm == expected.p_value  # the only claim with records
     assert verdict.outcome == outcome
-    assert f": {outcome} (" in str(verdict)
+    assert str(verdict).startswith(f"{outcome}: two networks")
+    assert verdict.judgement.difference == pytest.approx((np.mean(left) - np.mean(right)) / 1000)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "outcome"), [((101, 102, 103), "shown"), ((110, 111, 112), "not shown"), ((150, 151, 152), "reversed")]
+)
+def test_at_most_one_point_more(tmp_path: Path, ensemble: tuple[int, ...], outcome: str) -> None:
+    three(tmp_path, "ensemble2", *(10 * count for count in ensemble), n=10_000)
+    three(tmp_path, "baseline", 1010, 1020, 1030, n=10_000)
+    verdict = verdict_on(tmp_path, "ensembling-alone-2")
+    assert (verdict.outcome, verdict.claim.margin) == (outcome, 0.01)
+
+
+def test_an_interaction_has_no_reverse(tmp_path: Path) -> None:
+    counts = {"ensemble2adv": 300, "separate2adv": 300, "jointattack2adv": 500, "jointloss2adv": 500}
+    for recipe, count in counts.items():
+        three(tmp_path, recipe, count, count + 2, count + 4)
+    verdict = verdict_on(tmp_path, "cause-interaction")
+    assert (verdict.outcome, verdict.judgement.difference) == ("shown", pytest.approx(-0.2))
+    assert verdict_on(tmp_path, "cause-attacked").judgement.difference == pytest.approx(0)
 
 
 def test_the_sentence(tmp_path: Path) -> None:
-    planted(tmp_path, "ensemble2adv", only(100, (0, 52)))
-    planted(tmp_path, "separate2adv", only(100, (10, 45), (60, 63)), seeds=(0, 100))
-    (verdict,) = verdicts(find_records(tmp_path))
-    # 17 images only for the ensemble, 3 only for the rival: p = 2 · P(X ≤ 3), X ~ B(20, ½) = 2702/1048576
+    three(tmp_path, "ensemble2adv", 600, 605, 610, flops=1_000_000)
+    three(tmp_path, "separate2adv", 400, 405, 410, flops=1_100_000)
+    verdict = verdict_on(tmp_path, "apart-2")
     assert str(verdict) == (
-        "ensemble2adv (seed 0) is more robust than separate2adv (seed 0+100; networks trained apart, 1.00 × its "
-        "parameters): shown (+14.0 points, p = 0.003)"
+        "shown: two networks are more robust trained as one model than apart (apart-2): +20.0 points [+17.4, +22.6], "
+        "p < 0.001; ensemble2adv (seeds 0, 1, 2) against separate2adv (seeds 0+1, 2+3, 4+5; 1.00 × the parameters "
+        "(equal) and 1.10 × the FLOPs), n = 1000"
     )
-    assert verdict.where == "digits, preset tiny, linf 8/255, suite paper, test split, n = 100"
+    assert verdict.where == (
+        "digits, preset tiny, linf 8/255, suite quick, test split; named beforehand: all test images; "
+        "p-values by Holm over 1 claim"
+    )
 
 
-def test_every_comparison_a_pair_of_seeds(tmp_path: Path) -> None:
-    for recipe in ("ensemble2adv", "ensemble4adv", "singleadv", "doubleadv", "separate2adv", "quadadv", "separate4adv"):
-        for seed in (0, 1):
-            planted(tmp_path, recipe, only(10, (0, 5)), seeds=(seed, 9) if "separate" in recipe else (seed,))
-    found = [(v.ensemble, v.rival, v.ensemble_seeds[0], v.rival_seeds[0]) for v in verdicts(find_records(tmp_path))]
-    pairs = [("2", "singleadv"), ("2", "doubleadv"), ("2", "separate2adv"), ("4", "quadadv"), ("4", "separate4adv")]
-    assert found == [(f"ensemble{k}adv", rival, seed, seed) for k, rival in pairs for seed in (0, 1)]
-    assert notes_on_missing_verdicts(find_records(tmp_path)) == []
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_few_seeds_are_no_result_of_a_recipe(tmp_path: Path, seeds: int) -> None:
+    three(tmp_path, "ensemble2adv", *[900] * seeds)
+    three(tmp_path, "doubleadv", 100, 100, 100)
+    verdict = verdict_on(tmp_path)
+    assert (verdict.outcome, verdict.judgement.contrast, verdict.judgement.p_holm) == ("not shown", None, None)
+    assert ": +80.0 points, but it needs at least 3 seeds of ensemble2adv; " in str(verdict)
+    assert "Holm" not in verdict.where
 
 
-def test_seeds_that_do_not_fit_are_paired_in_their_order(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        planted(tmp_path, "ensemble2adv", only(10, (0, 5)), seeds=(seed,))
-        planted(tmp_path, "singleadv", only(10, (0, 5)), seeds=(seed + 7,))
-    assert [(v.ensemble_seeds, v.rival_seeds) for v in verdicts(find_records(tmp_path))] == [((0,), (7,)), ((1,), (8,))]
+def test_holm_goes_over_the_claims_that_are_tested(tmp_path: Path) -> None:
+    counts = {"ensemble2adv": 520, "doubleadv": 480, "singleadv": 470, "separate2adv": 500, "quadadv": 490}
+    for recipe, count in counts.items():
+        three(tmp_path, recipe, *(count + 9 * i for i in range(2 if recipe == "quadadv" else 3)))
+    found = verdicts(find_records(tmp_path))
+    assert [v.claim.name for v in found] == ["capacity-2", "capacity-4", "members-2", "wider-2", "apart-2"]
+    tested = [v.judgement for v in found if v.judgement.contrast is not None]
+    assert {j.tested for j in tested} == {4} == {len(tested)}
+    raw = [j.contrast.p_value for j in tested if j.contrast is not None]
+    assert [j.p_holm for j in tested] == holm(raw) != raw
+
+
+def test_suites_that_were_not_named_beforehand_have_no_verdict(tmp_path: Path) -> None:
+    for recipe in ("ensemble2adv", "doubleadv"):
+        three(tmp_path, recipe, 500, 500, 500, suite="autoattack")
+    assert verdicts(find_records(tmp_path)) == []
+    assert notes_on_missing_verdicts(find_records(tmp_path)) == [
+        "No verdict under suite quick: no record of a claim's recipe under it.",
+        "No verdict under suite strongest: no record of a claim's recipe under it.",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -88,23 +160,139 @@ def test_seeds_that_do_not_fit_are_paired_in_their_order(tmp_path: Path) -> None
     [
         {"data_hash": "sha256:other"},
         {"split": "validation"},
-        {"suite": "paper500"},
+        {"suite": "strongest"},
         {"preset": "small"},
-        {"checkpoint": "last"},
         {"blackbox": Blackbox(hash=HASH, keep_rate=0.5, surrogates=(), n=5)},
+        {"view": "member1"},
     ],
 )
 def test_other_images_or_attacks_are_not_compared(tmp_path: Path, fields: dict[str, Any]) -> None:
-    planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
-    planted(tmp_path, "singleadv", only(10, (0, 4)), **fields)
+    three(tmp_path, "ensemble2adv", 5, 5, 5, n=10)
+    three(tmp_path, "singleadv", 4, 4, 4, n=10, **fields)
     assert verdicts(find_records(tmp_path)) == []
-    assert any("ensemble2adv against singleadv" in note for note in notes_on_missing_verdicts(find_records(tmp_path)))
+    notes = notes_on_missing_verdicts(find_records(tmp_path))
+    assert any("members-2 (no record of singleadv)" in note for note in notes)
+
+
+def test_other_settings_of_an_attack_are_another_attack(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 5, 5, 5, n=10)
+    record, samples = make_record([True] * 10, {"sweep10": [True] * 10}, recipe="singleadv", suite="quick")
+    attack = AttackResult(**{**vars(record.attacks[0]), "settings": {"steps": 6}})
+    write(replace(record, attacks=(attack,)), samples, tmp_path / record.run)
+    assert verdicts(find_records(tmp_path)) == []
+
+
+def test_the_note_names_claims_and_what_they_lack(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 5, 5, 5, n=10)
+    three(tmp_path, "doubleadv", 5, 5, 5, n=10)
+    quick, _ = sorted(notes_on_missing_verdicts(find_records(tmp_path)), key=len, reverse=True)
+    assert "capacity-2, members-2 (no record of singleadv); " in quick
+    assert "wider-4 (no record of quadadv, ensemble4adv)" in quick
+    assert "wider-2" not in quick
+    assert quick.endswith(": digits, preset tiny, linf 8/255, suite quick, test split.")
+
+
+def test_several_evaluations_of_a_model_count_together(tmp_path: Path) -> None:
+    """What any of them broke is broken; the most images count."""
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    for seed in SEEDS:
+        again = first(600, 600)
+        again[:50] = False
+        planted(tmp_path, "ensemble2adv", again, seeds=(seed,), id=f"{seed:064x}")
+    verdict = verdict_on(tmp_path)
+    assert (verdict.images, verdict.accuracies) == (1000, (0.45, 0.4))
+
+
+def test_a_try_on_few_images_does_not_shrink_a_comparison(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    planted(tmp_path, "doubleadv", first(10, 10), seeds=(3,))
+    assert (verdict_on(tmp_path).images, verdict_on(tmp_path).right[0].seeds) == (1000, "0, 1, 2")
+
+
+def test_the_most_images_on_which_a_test_is_possible(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400)
+    planted(tmp_path, "doubleadv", first(700, 390), seeds=(2,))
+    assert (verdict_on(tmp_path).images, verdict_on(tmp_path).right[0].seeds) == (700, "0, 1, 2")
+
+
+def test_models_that_share_a_network_or_a_seed_do_not_count_twice(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    for seeds in ((0, 1), (1, 2), (2, 3)):
+        planted(tmp_path, "separate2adv", first(1000, 400), seeds=seeds)
+    planted(tmp_path, "ensemble2adv", first(1000, 500), seeds=(0,), model="twice/best")
+    verdict = verdict_on(tmp_path, "apart-2")
+    assert [row.seeds for row in (*verdict.left, *verdict.right)] == ["0, 1, 2", "0+1, 2+3"]
+    assert "needs at least 3 seeds of separate2adv" in str(verdict)
+    (note,) = [n for n in notes_on_missing_verdicts(find_records(tmp_path)) if "another run has its seed" in n]
+    assert "separate2adv-digits-tiny-s1" in note
+
+
+def test_rows_of_one_recipe_are_judged_apart_and_named(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    for match, parameters in (("params", 20_000), ("flops", 19_000)):
+        for seed in SEEDS:
+            about = {"seeds": (seed,), "parameters": parameters, "model": f"doubleadv-{match}-s{seed}/best"}
+            planted(tmp_path, "doubleadv", first(1000, 400), **about)
+    found = [v for v in verdicts(find_records(tmp_path)) if v.claim.name == "wider-2"]
+    labels = [v.right[0].label for v in found]
+    assert labels == ["doubleadv (19000 parameters)", "doubleadv (20000 parameters)"]
+    assert [v.parameters for v in found] == [0.95, 1.0]
+    assert {v.judgement.tested for v in found} == {2}
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Let runs whose name starts with a key have been trained with these changes, the others without any."""
+
+    def training(record: Record) -> dict[str, Any]:
+        made = next((about for name, about in changes.items() if record.run.startswith(name)), {})
+        return {"changes": dict(made), "steps": 100, "match": made.get("match", "params"), "settings": {"rate": 0.1}}
+
+    monkeypatch.setattr(worst_cases, "_training", training)
+
+
+def test_runs_that_were_all_changed_alike_are_a_family_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    for recipe, count in (("ensemble2adv", 300), ("doubleadv", 350), ("singleadv", 200)):
+        for seed in SEEDS:
+            planted(tmp_path, recipe, first(1000, count), seeds=(seed,), model=f"long-{recipe}-s{seed}/best")
+    trained(monkeypatch, {"long-singleadv": {"eps": 0.01}, "long": {"steps": 200}})
+    found = {v.family.where.partition("split")[2]: v for v in verdicts(find_records(tmp_path))}
+    assert {where: round(v.judgement.difference, 3) for where, v in found.items()} == {
+        "": 0.1,
+        ", with steps=200": -0.05,
+    }
+
+
+def test_what_a_wider_network_is_matched_on_makes_two_rows_of_one_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(tmp_path, "ensemble2adv", 500, 500, 500)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    for seed in SEEDS:
+        planted(tmp_path, "doubleadv", first(1000, 450), seeds=(seed,), model=f"flops-s{seed}/best")
+    trained(monkeypatch, {"flops": {"match": "flops"}})
+    found = {v.right[0].label: v.judgement.difference for v in verdicts(find_records(tmp_path))}
+    assert found == {"doubleadv (match=params)": pytest.approx(0.1), "doubleadv (match=flops)": pytest.approx(0.05)}
+
+
+def test_the_page_of_the_docs_names_every_claim() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "claims.md").read_text()
+    for claim in CLAIMS.values():
+        left, right = (", ".join(f"`{recipe}`" for recipe in side) for side in (claim.left, claim.right))
+        assert f"| `{claim.name}` | {claim.sentence} | {left} | {right} |\n" in page
+    assert page.count("\n| `") == len(CLAIMS)
 
 
 def test_samples_that_contradict_their_record_are_refused(tmp_path: Path) -> None:
-    planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
-    directory = planted(tmp_path, "singleadv", only(10, (0, 4)))
-    _, other = make_record([True] * 10, {"pgd20": [False] * 10})
+    planted(tmp_path, "ensemble2adv", first(10, 5))
+    directory = planted(tmp_path, "singleadv", first(10, 4))
+    _, other = make_record([True] * 10, {"sweep10": [False] * 10})
     write(replace(find_records(directory)[0], model="x/best"), other, tmp_path / "singleadv-digits-tiny-s0")
     with pytest.raises(RecordError, match="4 of 10 images robust, its samples say 0 of 10"):
         verdicts(find_records(tmp_path))
@@ -114,55 +302,73 @@ def test_samples_that_contradict_their_record_are_refused(tmp_path: Path) -> Non
 
 
 def test_other_image_ids_are_refused(tmp_path: Path) -> None:
-    planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
-    record, samples = make_record([True] * 10, {"pgd20": [True] * 4 + [False] * 6})
+    planted(tmp_path, "ensemble2adv", first(10, 5))
+    record, samples = make_record([True] * 10, {"sweep10": [True] * 4 + [False] * 6}, suite="quick")
     write(record, samples.assign(id=samples["id"] + 1), tmp_path / record.run)
     with pytest.raises(RecordError, match="are not the images of"):
         verdicts(find_records(tmp_path))
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
-    planted(tmp_path, "ensemble2adv", only(50, (0, 25)))
-    record, samples = make_record([True] * 50, {"pgd20": [True] * 20 + [False] * 30})
-    write(record, samples.iloc[::-1], tmp_path / record.run)
-    (verdict,) = verdicts(find_records(tmp_path))
-    assert (verdict.test.only_a, verdict.test.only_b) == (5, 0)
-
-
-def test_runs_of_the_same_seed_keep_their_names(tmp_path: Path) -> None:
-    planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
-    planted(tmp_path, "doubleadv", only(10, (0, 4)))
-    planted(tmp_path, "doubleadv", only(10, (0, 3)), model="doubleadv-paper-s0/best")
-    assert {v.rival for v in verdicts(find_records(tmp_path))} == {"doubleadv-digits-tiny-s0", "doubleadv-paper-s0"}
+    three(tmp_path, "ensemble2adv", 500, 505, 510)
+    three(tmp_path, "singleadv", 400, 405, 410)
+    before = verdict_on(tmp_path, "members-2").judgement
+    for seed, count in enumerate((400, 405, 410)):
+        record, samples = make_record(
+            [True] * 1000, {"sweep10": list(map(bool, first(1000, count)))}, suite="quick", seeds=(seed,)
+        )
+        write(record, samples.iloc[::-1], tmp_path / record.run)
+    assert verdict_on(tmp_path, "members-2").judgement == before
 
 
 def test_a_record_from_nowhere_has_no_samples(tmp_path: Path) -> None:
-    records = [make_record([True], {"pgd20": [True]}, recipe=recipe)[0] for recipe in ("ensemble2adv", "singleadv")]
+    about = [{"recipe": recipe, "suite": "quick"} for recipe in ("ensemble2adv", "singleadv")]
+    records = [make_record([True, True], {"sweep10": [True, True]}, **fields)[0] for fields in about]
     with pytest.raises(RecordError, match="not read from a file"):
         verdicts(records)
     assert write_record(records[0], tmp_path).exists()
 
 
-def test_parts_of_models_are_not_compared(tmp_path: Path) -> None:
-    planted(tmp_path, "ensemble2adv", only(10, (0, 5)))
-    planted(tmp_path, "singleadv", only(10, (0, 4)), view="member1")
-    assert verdicts(find_records(tmp_path)) == []
-
-
 def test_images_carried_over_from_a_smaller_eps_are_part_of_the_attack(tmp_path: Path) -> None:
     def carried(recipe: str, eps: float, robust: int) -> None:
-        attacks = {"smaller-eps": [True] * 8 + [False] * 2, "pgd20": [True] * robust + [False] * (10 - robust)}
-        record, samples = make_record([True] * 10, attacks, recipe=recipe)
-        first = replace(record.attacks[0], settings={"eps": eps})
-        write(replace(record, attacks=(first, record.attacks[1])), samples, tmp_path / record.run)
+        attacks = {"smaller-eps": [True] * 8 + [False] * 2, "sweep10": [True] * robust + [False] * (10 - robust)}
+        record, samples = make_record([True] * 10, attacks, recipe=recipe, suite="quick")
+        before = replace(record.attacks[0], settings={"eps": eps})
+        write(replace(record, attacks=(before, record.attacks[1])), samples, tmp_path / record.run)
 
     carried("ensemble2adv", 4 / 255, 6)
     carried("singleadv", 4 / 255, 5)
     carried("doubleadv", 2 / 255, 5)
-    planted(tmp_path, "separate2adv", only(10, (0, 4)), seeds=(0, 1))
+    planted(tmp_path, "separate2adv", first(10, 4), seeds=(0, 1))
     (verdict,) = verdicts(find_records(tmp_path))
-    assert (verdict.rival, verdict.test.only_a) == ("singleadv", 1)
-    assert verdict.where == "digits, preset tiny, linf 8/255, after linf 4/255, suite paper, test split, n = 10"
-    (note,) = notes_on_missing_verdicts(find_records(tmp_path))
-    assert "ensemble2adv against doubleadv, ensemble2adv against separate2adv" in note
-    assert "after linf 4/255" in note
+    assert (verdict.claim.name, verdict.judgement.difference) == ("members-2", pytest.approx(0.1))
+    assert verdict.family.where == "digits, preset tiny, linf 8/255, after linf 4/255, suite quick, test split"
+
+
+def test_judgements_need_the_images_in_common() -> None:
+    claim = CLAIMS["wider-2"]
+    assert judge([], []) == []
+    (found,) = judge([(claim, [np.ones((1, 5), bool)], [np.zeros((3, 5), bool)])], [])
+    assert (found.difference, found.outcome) == (1.0, "not shown")
+
+
+def test_the_page_and_the_csv_say_the_same(tmp_path: Path) -> None:
+    recipes = ("singleadv", "doubleadv", "ensemble2adv", "separate2adv")
+    build_runs(tmp_path / "runs", recipes, seeds=(0, 1, 2), n=90, points=4, suites=("quick",), checkpoints=("best",))
+    report = write_report(tmp_path / "runs", tmp_path / "report")
+    page = (tmp_path / "report" / "report.md").read_text()
+    lines = list(csv.DictReader((tmp_path / "report" / "verdicts.csv").open()))
+    assert tmp_path / "report" / "verdicts.csv" in report.paths
+    assert [row["claim"] for row in lines] == [v.claim.name for v in report.verdicts] != []
+    for row, verdict in zip(lines, report.verdicts, strict=True):
+        test = verdict.judgement.contrast
+        assert test is not None
+        assert f"({verdict.where}):\n" in page
+        assert f"- {verdict}\n" in page
+        assert (row["suite"], row["outcome"], row["images"]) == ("quick", verdict.outcome, "90")
+        assert row["difference"] == f"{verdict.judgement.difference:.4f}"
+        assert (row["difference_ci_low"], row["difference_ci_high"]) == (f"{test.ci_low:.4f}", f"{test.ci_high:.4f}")
+        assert row["p_holm"] == f"{verdict.judgement.p_holm:.6f}"
+    again = verdicts(map(described, find_records(tmp_path / "runs")))
+    assert tuple(again) == report.verdicts
+    assert to_csv(verdict_tables(again)) == (tmp_path / "report" / "verdicts.csv").read_text()

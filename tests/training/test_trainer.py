@@ -85,6 +85,7 @@ def test_a_run_leaves_what_readers_need(whole: Path, digits: DataSource) -> None
     assert run["threat"] == {"norm": "linf", "eps": 32 / 255}
     assert run["settings"]["batch_size"] == 32
     assert run["precision"] == "float32"
+    assert run["validation_n"] == 20
     assert {"versions", "commit", "device", "objective", "architecture"} <= run.keys()
 
     rows = curves.read(whole / "curves.csv")

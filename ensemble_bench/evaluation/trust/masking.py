@@ -10,7 +10,7 @@ from ensemble_bench import registry
 from ensemble_bench.evaluation.scoring import Scores, StageScore
 from ensemble_bench.evaluation.trust.conduct import conduct_of, family_of, gradient_free, is_white_box
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
-from ensemble_bench.records import AttackResult, NamedWarning
+from ensemble_bench.records import AttackResult, Blackbox, NamedWarning
 from ensemble_bench.records.statistics import mcnemar
 
 # Athalye et al. 2018a list the behaviours; a share of the images below this is taken for chance.
@@ -19,6 +19,8 @@ SHARE = 0.01
 LEVEL = 0.01
 # Steps that any attack needs to cross the ball: with fewer, PGD's Adam loses to a single full step on honest models.
 MANY_STEPS = 20
+# Clean accuracy that surrogates should have: images that fool a poor network need not be hard for a good one.
+SURROGATE = 0.9
 
 # Every warning, and when it is raised; README has the same table.
 _GRADIENT_FREE = "an attack without gradients breaks more than 1 % of the images that those with gradients missed"
@@ -36,6 +38,10 @@ WARNINGS: Mapping[str, str] = {
         "an attack that several run on the same settings leaves more standing with one of them "
         "(p < 0.01 over all pairs)"
     ),
+    "weak-surrogates": "a surrogate of the black-box set is right on less than 90 % of the clean images",
+    "catastrophic-overfitting": (
+        "in training, accuracy under one step rose or held while that under many fell by more than chance"
+    ),
     "dlr-falls-back": "the model has too few classes for a difference of logits ratio; the margin stood in",
 }
 
@@ -43,12 +49,19 @@ Bools = NDArray[np.bool_]
 
 
 def warnings_of(
-    scores: Scores, attacks: Sequence[AttackResult], *, cascade: bool, probe: Probe | None = None
+    scores: Scores,
+    attacks: Sequence[AttackResult],
+    *,
+    cascade: bool,
+    probe: Probe | None = None,
+    blackbox: Blackbox | None = None,
+    overfitted: int | None = None,
 ) -> tuple[NamedWarning, ...]:
     """Named warnings, each with the numbers that raised it; none for an evaluation without such signs.
 
     `attacks` are in the order they ran. In a `cascade` each met only what those before it left standing: their
-    accuracies do not compare, but what each breaks says what all before it missed.
+    accuracies do not compare, but what each breaks says what all before it missed. `blackbox` is the black-box set that
+    was among them, `overfitted` the step from which training overfitted to single steps, if it did.
     """
     n = len(scores.samples)
     found = [*_unstable(scores.unstable, n), *_zero_gradients(scores, n), *_dlr_falls_back(scores.classes, attacks)]
@@ -60,6 +73,11 @@ def warnings_of(
         found += _implementations_disagree(scores, attacks)
     if probe is not None:
         found += _probed(probe, attacks, n)
+    if blackbox is not None:
+        found += _weak_surrogates(blackbox)
+    if overfitted is not None:
+        message = f"from training step {overfitted} on, the model withstands one step better than many"
+        found.append(_warning("catastrophic-overfitting", message))
     return tuple(found)
 
 
@@ -83,6 +101,14 @@ def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[N
         if classes < needed:
             message = f"{attack.name}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
             yield _warning("dlr-falls-back", message)
+
+
+def _weak_surrogates(blackbox: Blackbox) -> Iterator[NamedWarning]:
+    """Images that were made against poor networks: what withstands them may fall to those of good ones."""
+    weak = [f"{s.backbone} {100 * s.accuracy:.4g} %" for s in blackbox.surrogates if s.accuracy < SURROGATE]
+    if weak and blackbox.n:
+        message = f"clean accuracy of the black-box set's surrogates: {', '.join(weak)}"
+        yield _warning("weak-surrogates", message)
 
 
 def _fewer_steps_break_more(scores: Scores, attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +20,8 @@ OURS = "ensemble-bench"
 class Entry:
     """A line of the table: a model on a data set under a threat, ranked by the worst case of `suite`.
 
-    Unknown values are None or empty. `about` stands below the name, `title` is the paper's; `page` is the model's
-    page in the site, `link` one elsewhere.
+    Unknown values are None or empty. `partial` holds the number of images of attacks that cover a part of the `n`.
+    `about` stands below the name, `title` is the paper's; `page` is the model's page in the site, `link` one elsewhere.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Entry:
     robust: Value
     clean: Value
     attacks: Mapping[str, float] = field(default_factory=dict)
+    partial: Mapping[str, int] = field(default_factory=dict)
     parameters: int | None = None
     flops: int | None = None
     forward_passes: int | None = None
@@ -68,6 +69,7 @@ def entry_of(model: Model) -> Entry:
         robust=Value.of(record.robust),
         clean=Value.of(record.clean),
         attacks={a.name: a.accuracy for a in record.attacks if a.accuracy is not None and a.name != CARRIED},
+        partial={a.name: a.n for a in record.attacks if a.accuracy is not None and a.n != record.n},
         parameters=record.parameters,
         flops=record.flops,
         forward_passes=record.forward_passes,
@@ -114,24 +116,41 @@ def attack_names(entries: Sequence[Entry]) -> list[str]:
 def to_csv(entries: Sequence[Entry]) -> str:
     """The table as CSV: accuracies are fractions with 4 decimals, as in leaderboard.csv."""
     attacks = attack_names(entries)
+    partial = {name for entry in entries for name in entry.partial}
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow((*FIELDS, *attacks))
+    writer.writerow((*FIELDS, *(key for name in attacks for key in _keys(name, partial))))
     for entry in entries:
         values = (value_of(entry) for value_of in FIELDS.values())
         writer.writerow(
             (
                 *(fraction(value) if isinstance(value, float) else value for value in values),
-                *(fraction(entry.attacks.get(name)) for name in attacks),
+                *(cell for name in attacks for cell in _cells(entry, name, partial)),
             )
         )
     return sink.getvalue()
 
 
+def _keys(attack: str, partial: Collection[str]) -> tuple[str, ...]:
+    return (attack, f"{attack}_n") if attack in partial else (attack,)
+
+
+def _cells(entry: Entry, attack: str, partial: Collection[str]) -> tuple[object, ...]:
+    """The accuracy under an attack and, if it is among the `partial` ones, the number of images that it is of."""
+    accuracy = entry.attacks.get(attack)
+    n = "" if accuracy is None else entry.partial.get(attack, entry.n)
+    return (fraction(accuracy), n) if attack in partial else (fraction(accuracy),)
+
+
 def to_json(entries: Sequence[Entry]) -> str:
-    """The table as JSON, unrounded: a list of objects with the CSV's fields, and the attacks' accuracies by name."""
+    """The table as JSON, unrounded: a list of objects with the CSV's fields, and the attacks' accuracies by name.
+
+    `partial` holds the number of images of attacks that cover a part of them.
+    """
     rows = [
-        {key: value_of(entry) for key, value_of in FIELDS.items()} | {"attacks": entry.attacks} for entry in entries
+        {key: value_of(entry) for key, value_of in FIELDS.items()}
+        | {"attacks": entry.attacks, "partial": entry.partial}
+        for entry in entries
     ]
     return json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -11,7 +11,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
-from ensemble_bench.records import CHECKPOINTS, Record, find_records
+from ensemble_bench.records import Record, find_records, place_of
 from ensemble_bench.registry import SUITES
 
 
@@ -91,9 +91,9 @@ def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:
 
 
 def _place(record: Record) -> tuple[Any, ...]:
-    """The record that ranks a model first: the headline checkpoint, test images, the strongest suite, most images."""
-    place = CHECKPOINTS.index(record.checkpoint) if record.checkpoint in CHECKPOINTS else 0
-    return place, record.split != "test", strength(record.suite), -record.n, record.robust.accuracy, record.id
+    """The record that ranks a model comes first: headline checkpoint, test images, the strongest suite, most images."""
+    other = place_of(record.checkpoint), record.split != "test"
+    return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
 
 
 def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:

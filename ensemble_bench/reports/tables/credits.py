@@ -3,18 +3,18 @@
 from collections.abc import Collection, Iterable
 
 from ensemble_bench.records import CARRIED, Record
-from ensemble_bench.records.table import Cell, Table, Value
-from ensemble_bench.records.text import carried_eps, seeds_text
+from ensemble_bench.records.table import Table, Value
+from ensemble_bench.records.text import carried_eps
 from ensemble_bench.reports.groups import (
     Group,
     Scored,
-    best_models,
-    by_recipe,
     conditions,
     group_columns,
     group_of,
     grouped,
+    scored_models,
 )
+from ensemble_bench.reports.tables.rows import Cells, table_rows
 
 HEADINGS = {CARRIED: "fell at a smaller eps"}
 
@@ -26,8 +26,8 @@ def is_cascade(records: Collection[Record]) -> bool:
 
 
 def credit_tables(records: Iterable[Record]) -> list[Table]:
-    """A table for every cascade on the same images, a row a best checkpoint."""
-    chosen = grouped((Scored(record=record) for record in best_models(records)), _key)
+    """A table for every cascade on the same images, a row a model, and the mean of the seeds."""
+    chosen = grouped(scored_models(records), _key)
     return [_table(runs, *key) for key, runs in chosen.items() if is_cascade([scored.record for scored in runs])]
 
 
@@ -38,11 +38,7 @@ def _key(scored: Scored) -> tuple[Group, str, str, int, float]:
 
 def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, carried: float) -> Table:
     attacks = tuple(dict.fromkeys(attack.name for scored in runs for attack in scored.record.attacks))
-    rows = [
-        (label, seeds_text(scored.seeds), *_cells(scored.record, attacks))
-        for label, members in by_recipe(runs).items()
-        for scored in members
-    ]
+    keys = ("clean", *attacks, "worst_case", "passes")
     caption = (
         f"{conditions(group, runs, split, n, carried or None)} Each attack ran on the images that all before it, from "
         "left to right, left standing, and broke so many of them; accuracies in percent. Passes: images pushed through "
@@ -53,20 +49,20 @@ def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, car
         title=f"Credits: what each attack of the suite {suite} broke",
         caption=caption,
         columns=("model", "seeds", "clean", *(HEADINGS.get(a, a) for a in attacks), "worst case [95 %]", "passes"),
-        keys=("model", "seeds", "clean", *attacks, "worst_case", "passes"),
-        rows=tuple(rows),
+        keys=("model", "seeds", *keys),
+        rows=tuple(table_rows(runs, keys, lambda scored: _cells(scored.record, attacks))),
         about=group_columns(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
     )
 
 
-def _cells(record: Record, attacks: Iterable[str]) -> tuple[Cell, ...]:
-    results = [record.attack(name) for name in attacks]
-    return (
-        Value(accuracy=record.clean.accuracy),
-        *(None if attack is None else attack.credit for attack in results),
-        Value.of(record.robust),
-        passes(record),
-    )
+def _cells(record: Record, attacks: Iterable[str]) -> Cells:
+    results = {name: record.attack(name) for name in attacks}
+    return {
+        "clean": Value(accuracy=record.clean.accuracy),
+        **{name: None if attack is None else attack.credit for name, attack in results.items()},
+        "worst_case": Value.of(record.robust),
+        "passes": passes(record),
+    }
 
 
 def passes(record: Record) -> int | None:

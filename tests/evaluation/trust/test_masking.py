@@ -18,7 +18,7 @@ from ensemble_bench.evaluation.scoring import Scores, StageScore
 from ensemble_bench.evaluation.trust.masking import gradient_free, is_white_box, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.leaderboard import leaderboard_csv
-from ensemble_bench.records import AttackResult, NamedWarning
+from ensemble_bench.records import AttackResult, Blackbox, NamedWarning, Surrogate
 from ensemble_bench.registry import Suite, suite_of, suites
 
 
@@ -178,13 +178,19 @@ def result(name: str, robust: int, n: int = 200, credit: int = 0, **settings: An
 
 
 def found_in(
-    attacks: Sequence[AttackResult], *, cascade: bool = False, probe: Probe | None = None, **scores: Any
+    attacks: Sequence[AttackResult],
+    *,
+    cascade: bool = False,
+    probe: Probe | None = None,
+    blackbox: Blackbox | None = None,
+    overfitted: int | None = None,
+    **scores: Any,
 ) -> list[NamedWarning]:
     """Warnings of 200 images, each attack leaving the first ones standing."""
     samples = pd.DataFrame({"id": range(200), **{a.name: [i < a.robust for i in range(200)] for a in attacks}})
-    return list(
-        warnings_of(Scores(samples=samples, **{"classes": 10, **scores}), attacks, cascade=cascade, probe=probe)
-    )
+    own = Scores(samples=samples, **{"classes": 10, **scores})
+    given: dict[str, Any] = {"probe": probe, "blackbox": blackbox, "overfitted": overfitted}
+    return list(warnings_of(own, attacks, cascade=cascade, **given))
 
 
 def names(found: Sequence[NamedWarning]) -> list[str]:
@@ -387,3 +393,23 @@ def test_black_box_images_that_gradients_miss_count_by_their_share(missed: int, 
         assert found[0].message == (
             "blackbox breaks 100 of 200 images, of which margin20 leaves 2 of 50 images standing"
         )
+
+
+def test_a_training_that_overfitted_is_named_with_its_step() -> None:
+    assert found_in([], cascade=True, overfitted=None) == []
+    (warning,) = found_in([], cascade=True, overfitted=300)
+    assert warning.name == "catastrophic-overfitting"
+    assert "from training step 300 on" in warning.message
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_surrogates_that_err_on_clean_images_are_named_with_their_accuracy(cascade: bool) -> None:
+    def warned(*accuracies: float, n: int = 30) -> list[str]:
+        surrogates = [Surrogate(backbone=f"net{i}", accuracy=value) for i, value in enumerate(accuracies)]
+        blackbox = Blackbox(hash="sha256:0", keep_rate=0.5, surrogates=tuple(surrogates), n=n)
+        return [f"{w.name}: {w.message}" for w in found_in([], cascade=cascade, blackbox=blackbox)]
+
+    assert warned(0.9, 0.96) == []
+    assert warned(0.8995, 0.96) == ["weak-surrogates: clean accuracy of the black-box set's surrogates: net0 89.95 %"]
+    assert warned(0.706, 0.728)[0].endswith("net0 70.6 %, net1 72.8 %")
+    assert warned(0.5, n=0) == []  # none of its images was used

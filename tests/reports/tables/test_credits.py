@@ -1,12 +1,13 @@
 """Credits against the images: what broke each of them first."""
 
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 from synthetic_runs import build_appendix, build_runs, build_sweep, make_record, path_of
 
 from ensemble_bench.records import Record, find_records, read_samples
-from ensemble_bench.records.table import Table, Value, to_csv
+from ensemble_bench.records.table import Mean, Table, Value, to_csv
 from ensemble_bench.reports.tables.credits import credit_tables, is_cascade, passes
 
 ATTACKS = ("pgd20", "apgd100", "mora100")
@@ -30,9 +31,11 @@ def test_credits_are_the_images_that_fell_to_it_first(records: list[Record]) -> 
     assert second.columns[3] == "fell at a smaller eps"
     for table, eps in ((first, "4/255"), (second, "8/255")):
         assert [(row[0], row[1]) for row in table.rows] == [
-            (recipe, seed) for recipe in ("singleadv", "ensemble2adv") for seed in "01"
+            (recipe, seed) for recipe in ("singleadv", "ensemble2adv") for seed in ("mean of 0, 1", "0", "1")
         ]
         for row in rows_of(table):
+            if row["seeds"] == "mean of 0, 1":
+                continue
             (record,) = [
                 r
                 for r in records
@@ -48,14 +51,30 @@ def test_credits_are_the_images_that_fell_to_it_first(records: list[Record]) -> 
             assert row["passes"] == 100 * len(names)
 
 
+def test_counts_of_several_seeds_have_a_mean(records: list[Record]) -> None:
+    (table,) = credit_tables(record for record in records if record.threat.eps_text == "4/255")
+    mean_row, *seeds = [row for row in rows_of(table) if row["model"] == "ensemble2adv"]
+    for name in (*ATTACKS, "passes"):
+        counts = [float(str(row[name])) for row in seeds]
+        assert mean_row[name] == Mean(mean=pytest.approx(mean(counts)), sd=pytest.approx(stdev(counts)))
+    worst = [row["worst_case"].accuracy for row in seeds if isinstance(row["worst_case"], Value)]
+    assert mean_row["worst_case"] == Value(accuracy=pytest.approx(mean(worst)), sd=pytest.approx(stdev(worst)))
+    first = to_csv([table]).splitlines()[1].split(",")
+    assert first[6:8] == ["singleadv", '"mean of 0']
+    assert str(Mean(mean=34.25, sd=2.5)) == "34.2 ± 2.5"
+    assert str(Mean(mean=34.25)) == "34.2"
+
+
 def test_the_caption_says_what_was_carried_over(records: list[Record]) -> None:
     first, second = credit_tables(records)
     assert "suite strongest" in first.title
     assert "fell at" not in first.caption
     assert "Images that fell at linf 4/255 count as fallen under every attack." in second.caption
     lines = to_csv([first, second]).splitlines()
-    assert lines[0].startswith("data_name,preset,threat,suite,split,n,carried_eps,model,seeds,clean,pgd20,apgd100")
-    assert len(lines) == 9
+    assert lines[0].startswith(
+        "data_name,preset,threat,suite,split,n,carried_eps,model,seeds,clean,clean_sd,pgd20,pgd20_sd,apgd100,"
+    )
+    assert len(lines) == 1 + 2 * 2 * 3  # two tables of two recipes: the mean and two seeds
 
 
 def test_attacks_that_a_model_has_not_met_are_left_blank(records: list[Record]) -> None:

@@ -56,6 +56,21 @@ def test_1a_takes_the_black_box_from_the_last_checkpoint(runs: Path) -> None:
     assert rows_of(table)["singleadv", "mean of 0, 1"]["blackbox"] is None  # seed 0 has none
 
 
+def test_1a_takes_a_best_checkpoint_of_the_last_step_for_the_last(runs: Path) -> None:
+    """Of two checkpoints of equal weights `evaluate` scores only the best."""
+    curves = [curve for curve in read_curves(runs) if curve.recipe == "singleadv" and curve.seeds == (1,)]
+    (best,) = [
+        r
+        for r in find_records(runs)
+        if (r.recipe, r.seeds, r.checkpoint, r.suite) == ("singleadv", (1,), "best", "paper")
+    ]
+    at_the_end = replace(best, step=int(curves[0].step[-1]))
+    (table,) = table_1a(curves, [at_the_end])
+    assert rows_of(table)["singleadv", "1"]["blackbox"].accuracy == result_of(best, "blackbox").accuracy
+    (table,) = table_1a([replace(curves[0], finished=False)], [at_the_end])
+    assert "blackbox" not in table.keys
+
+
 def test_1a_as_in_the_paper_has_a_row_a_recipe(runs: Path) -> None:
     curves = read_curves(runs)
     (table,) = table_1a(curves, [], paper=True)
@@ -113,15 +128,17 @@ def test_groups_make_tables_of_their_own() -> None:
     assert rows_of(tables[0])["singleadv", "0"]["blackbox"] is None
 
 
-def test_runs_of_the_same_seed_stand_under_their_own_names() -> None:
+def test_runs_of_which_nothing_but_the_name_is_known_stand_apart() -> None:
     first = make_record([True, True], {"pgd5": [True, False]})[0]
     wide = make_record([True, True], {"pgd5": [True, True]}, model="singleadv-wide-s0/best")[0]
     (table,) = table_1b([first, wide])
-    assert [row[0] for row in table.rows] == ["singleadv-digits-tiny-s0", "singleadv-wide-s0"]
+    names = ["singleadv, run singleadv-digits-tiny", "singleadv, run singleadv-wide"]
+    assert [row[0] for row in table.rows] == names
     again = replace(first, id="f" * 64)
     (table,) = table_1b([first, again, wide])
-    labels = [f"singleadv-digits-tiny-s0 ({name[:8]})" for name in sorted([first.id, again.id])]
-    assert sorted(str(row[0]) for row in table.rows) == sorted([*labels, "singleadv-wide-s0"])
+    further = max(first.id, again.id)[:8]
+    (label,) = {row[0] for row in table.rows} - set(names)
+    assert label == f"{names[0]} (again: singleadv-digits-tiny-s0, record {further})"
 
 
 def test_a_model_without_a_recipe_stands_for_itself_below_the_known_ones() -> None:

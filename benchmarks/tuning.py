@@ -1,0 +1,184 @@
+"""Tunes the learning rate of every recipe on validation images: one grid, one budget, seeds that no result uses.
+
+    python benchmarks/tuning.py --dataset digits --preset tiny --rates 0.2 0.4 0.8 1.6
+    python benchmarks/tuning.py --render
+
+A recipe is trained once a rate and seed, into a folder of its own under --runs; what exists is kept. `--set steps=700`
+shortens every training alike. Beside the grid stands what an ensemble of k members gets out of k times the loss: with
+SGD that is k times the rate at a k-th of the weight decay. Accuracies are those of the running average of the weights
+on validation images, as the trainer writes them. The tables are kept as docs/tuning/*.csv; docs/tuning.md is rendered
+from them, and a test holds the presets to what it says.
+"""
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
+SEEDS = (1000, 1001)
+COLUMNS = ("recipe", "learning_rate", "weight_decay", "width", "steps", "seed", "n", "clean", "fgsm", "ifgsm7", "pgd20")
+GRID, TIMES_K = "grid", "k times the loss"
+Row = Mapping[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--recipes", nargs="+", help="by default all that train something")
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.2, 0.4, 0.8, 1.6])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/tuning")
+    parser.add_argument("--render", action="store_true", help="only collect the tables and render the page")
+    options = parser.parse_args()
+    if not options.render:
+        run(options)
+    collect(options.runs)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains the grid, rate by rate, so that an interrupted tuning has whole columns."""
+    import torch
+
+    from ensemble_bench.registry import RECIPES
+    from ensemble_bench.training.presets import PRESETS
+    from ensemble_bench.training.trainer import train
+
+    torch.set_num_threads(1)
+    recipes = options.recipes or [name for name, recipe in RECIPES.items() if not recipe.joins]
+    common = dict(pair.split("=", 1) for pair in options.settings)
+    for seed in options.seeds:
+        for rate in [*options.rates, None]:
+            for recipe in recipes:
+                base = PRESETS[options.preset].on(options.dataset)
+                members = RECIPES[recipe].members
+                if rate is None and members == 1:
+                    continue
+                asked = {"learning_rate": rate, "weight_decay": base.weight_decay}
+                if rate is None:
+                    asked = {
+                        "learning_rate": members * base.learning_rate,
+                        "weight_decay": base.weight_decay / members,
+                    }
+                variant = f"lr{asked['learning_rate']:g}-wd{asked['weight_decay']:g}"
+                out = options.runs / f"{options.dataset}-{options.preset}" / f"{recipe}-{variant}-s{seed}"
+                train(
+                    recipe,
+                    dataset=options.dataset,
+                    data_dir=options.data_dir,
+                    preset=options.preset,
+                    seed=seed,
+                    settings=common | asked,
+                    out=out,
+                    resume=True,
+                )
+                print(out.name, flush=True)
+
+
+def collect(runs: Path) -> None:
+    """Writes docs/tuning/<data>-<preset>.csv of the finished runs, in the order of recipe, rate and seed."""
+    for folder in sorted(path for path in runs.glob("*") if path.is_dir()):
+        metas = [json.loads(path.read_text(encoding="utf-8"))["meta"] for path in folder.glob("*/averaged.json")]
+        if not metas:
+            continue
+        rows = sorted((_row(meta) for meta in metas), key=lambda row: [row[name] for name in COLUMNS[:6]])
+        TABLES.mkdir(exist_ok=True)
+        with (TABLES / f"{folder.name}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _row(meta: Mapping[str, Any]) -> Row:
+    settings = meta["settings"]
+    about = {"recipe": meta["recipe"], "steps": meta["step"], "seed": meta["seed"], "n": settings["evaluate_n"]}
+    about |= {name: settings[name] for name in ("learning_rate", "weight_decay")}
+    about["width"] = settings["network"]["width"]
+    return about | {name: meta["validation"][name] for name in ("clean", "fgsm", "ifgsm7", "pgd20")}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Rows of a table, numbers as numbers."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{k: v if k == "recipe" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def tuned(rows: Sequence[Row], weight_decay: float) -> dict[str, float]:
+    """The rate of every recipe, of those tried at `weight_decay`: the highest mean over seeds under pgd20."""
+    best: dict[str, tuple[float, float]] = {}
+    for (recipe, rate, decay), (_, robust) in means(rows).items():
+        if decay == weight_decay and robust > best.get(recipe, (-1.0, 0.0))[0]:
+            best[recipe] = (robust, rate)
+    return {recipe: rate for recipe, (_, rate) in best.items()}
+
+
+def means(rows: Sequence[Row]) -> dict[tuple[str, float, float], tuple[float, float]]:
+    """Mean over seeds of (clean, pgd20) by (recipe, rate, weight decay)."""
+    cells: dict[tuple[str, float, float], list[Row]] = {}
+    for row in rows:
+        cells.setdefault((row["recipe"], row["learning_rate"], row["weight_decay"]), []).append(row)
+    return {key: (mean(r["clean"] for r in found), mean(r["pgd20"] for r in found)) for key, found in cells.items()}
+
+
+def page() -> str:
+    """docs/tuning.md: of every table the grid, with the rate taken in bold, and what taking the loss k times gives."""
+    from ensemble_bench.registry import RECIPES
+    from ensemble_bench.training.presets import PRESETS
+
+    parts = [
+        "# How learning rates were chosen\n",
+        "Under the loss of the mean probability a member's gradient carries its responsibility r, and all r sum to 1: "
+        "at one rate for all, a member of an ensemble learns with a k-th of a single network's gradient. So every "
+        "recipe gets its own rate: one grid, one budget, seeds that no result uses, validation images only. Cells are "
+        "accuracies in percent of the running average of the weights, clean / under pgd20, means over the seeds. Taken "
+        "(bold) is the rate with the highest accuracy under pgd20. `benchmarks/tuning.py` made these tables.\n",
+    ]
+    for path in sorted(TABLES.glob("*.csv")):
+        rows = read(path)
+        dataset, preset = path.stem.rsplit("-", 1)
+        base = PRESETS[preset].on(dataset)
+        cells, chosen = means(rows), tuned(rows, base.weight_decay)
+        rates = sorted({rate for _, rate, decay in cells if decay == base.weight_decay})
+        seeds = sorted({int(row["seed"]) for row in rows})
+        steps, ns = sorted({int(row["steps"]) for row in rows}), sorted({int(row["n"]) for row in rows})
+        widths = sorted({row["width"] for row in rows})
+        about = [" or ".join(map(str, steps)) + " steps", f"networks of width {' or '.join(f'{w:g}' for w in widths)}"]
+        about.append(f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}")
+        about.append(f"n = {' or '.join(map(str, ns))} validation images")
+        parts.append(
+            f"## {dataset}, preset {preset}\n\n{', '.join(about)}. The last column takes the loss of the mean k times "
+            f"at the preset's rate ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
+        )
+        lines = [["recipe", *(f"{rate:g}" for rate in rates), TIMES_K], ["---"] * (len(rates) + 2)]
+        for recipe in (name for name in RECIPES if name in chosen):
+            found = [_cell(cells.get((recipe, rate, base.weight_decay)), bold=rate == chosen[recipe]) for rate in rates]
+            k = RECIPES[recipe].members
+            scaled = cells.get((recipe, k * base.learning_rate, base.weight_decay / k)) if k > 1 else None
+            lines.append([recipe, *found, _cell(scaled)])
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+        if (single := chosen.get("singleadv")) is not None:
+            gains = [
+                f"{recipe} {100 * (cells[recipe, rate, base.weight_decay][1] - one[1]):+.1f}"
+                for recipe, rate in chosen.items()
+                if (one := cells.get((recipe, single, base.weight_decay))) and rate != single
+            ]
+            told = ", ".join(gains).replace("-", "−") or "nothing: all take it"
+            parts.append(f"Points under pgd20 over one rate for all, that of singleadv ({single:g}): {told}.\n")
+    return "\n".join(parts)
+
+
+def _cell(value: tuple[float, float] | None, *, bold: bool = False) -> str:
+    text = "" if value is None else f"{100 * value[0]:.1f} / {100 * value[1]:.1f}"
+    return f"**{text}**" if bold and text else text
+
+
+if __name__ == "__main__":
+    main()

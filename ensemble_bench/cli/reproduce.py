@@ -1,0 +1,154 @@
+"""`ensemble-bench reproduce`: the paper's whole experiment, from training to tables, figures and verdicts."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ensemble_bench import registry
+from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Workers, names
+from ensemble_bench.cli.options import Preset as PresetOption
+from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
+
+if TYPE_CHECKING:
+    from ensemble_bench.experiment.plan import Experiment, Job
+    from ensemble_bench.experiment.run import Pool
+
+FAILED = 1
+
+
+def reproduce(
+    dataset: Annotated[str, typer.Option(help=f"Data set: {names('data set')}.")] = "digits",
+    data_dir: DataDir = None,
+    preset: PresetOption = "tiny",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every recipe, from 0.")] = 3,
+    recipes: Annotated[
+        str | None, typer.Option(help="Recipes with commas between; by default all of them.", show_default=False)
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most test images of an evaluation; by default the preset's, for each suite."),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of every training; by default the preset's.")
+    ] = None,
+    workers: Workers = None,
+    ray: Ray = None,
+    gpus: Gpus = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; by default runs/reproduce-<data>-<preset>.")
+    ] = None,
+    train_only: Annotated[
+        bool, typer.Option("--train-only", help="Train, and leave all evaluations and the report for later.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do and cost, and stop.")] = False,
+    device: Device = None,
+) -> None:
+    """Train every recipe over several seeds, evaluate every model, render all tables, figures and verdicts.
+
+    What is finished is kept: the same command goes on where it was stopped. Exit status 1 if a job failed.
+    """
+    for kind, name in (("data set", dataset), ("preset", preset)):
+        registry.check(kind, name)
+    chosen = tuple(part.strip() for part in recipes.split(",")) if recipes is not None else ()
+    for name in chosen:
+        registry.check("recipe", name)
+    from ensemble_bench import data
+    from ensemble_bench.evaluation.scoring import BLOCK
+    from ensemble_bench.experiment.board import DONE, Board
+    from ensemble_bench.experiment.cost import changes_of
+    from ensemble_bench.experiment.lock import held
+    from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept
+    from ensemble_bench.experiment.run import run
+
+    source = data.open_source(dataset, data_dir)
+    experiment = experiment_of(
+        dataset=dataset,
+        data_name=source.name,
+        data_dir=data_dir,
+        preset=preset,
+        seeds=seeds,
+        out=out or Path("runs") / f"reproduce-{source.name}-{preset}",
+        test_images=len(source.split("test")),
+        block=BLOCK,
+        recipes=chosen,
+        most=n,
+        max_steps=max_steps,
+        changed=changes_of(source, preset=preset, max_steps=max_steps),
+        device=device,
+    )
+    jobs = [job for job in jobs_of(experiment) if job.call == "train" or not train_only]
+    if dry_run:
+        _show_costs(experiment, jobs, kept(jobs), workers or _cores())
+        return
+    with held(experiment.out) as lock:
+        there = kept(jobs)
+        expected = _show_costs(experiment, jobs, there, workers or _cores())
+        board = Board(jobs, expected=expected, kept=there)
+        pool = _pool(experiment, workers=workers, ray=ray, gpus=gpus, lock=lock)
+        from ensemble_bench.cli.live import LiveTable
+
+        with LiveTable(pool.workers) as table:
+            run(board, pool, show=table)
+        left = len(jobs) - board.count(DONE)
+        try:
+            if not train_only:
+                _report(experiment.out)
+        except EnsembleBenchError as error:
+            if not left:
+                raise
+            # What a failed job left behind may be the reason, and must not hide which job it was.
+            typer.echo(f"no report: {error}", err=True)
+    if left:
+        typer.echo(f"{left} of {len(jobs)} jobs failed or were skipped; the same command tries them again", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[str], workers: int) -> dict[str, float]:
+    """Print the table of costs; returns the seconds of every job."""
+    from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.cli.console import table
+    from ensemble_bench.evaluation.estimate import ASSUMPTION
+    from ensemble_bench.experiment.cost import costs_of, rows_of
+    from ensemble_bench.experiment.duration import duration
+
+    with shown_progress() as progress:
+        costs = costs_of(experiment, jobs, there, progress=progress)
+    title = f"{experiment.out}: {len(jobs)} jobs, of {experiment.seeds} seeds and {len(experiment.recipes)} recipes"
+    columns = ("job", "how many", "finished", "steps left", "passes left", "time left")
+    table(title, columns, rows_of(jobs, costs, there))
+    left = sum(cost.seconds for name, cost in costs.items() if name not in there)
+    typer.echo(
+        f"In all {duration(left)} on one worker, about {duration(left / workers)} on {workers}. Passes: images pushed "
+        f"through a model, forward or backward, {ASSUMPTION}. Time: from a few steps and passes measured just now."
+    )
+    return {name: cost.seconds for name, cost in costs.items()}
+
+
+def _pool(experiment: "Experiment", *, workers: int | None, ray: str | None, gpus: float, lock: int) -> "Pool":
+    """The workers that `workers` and `ray` ask for; raises InvalidValueError for choices that do not go together."""
+    if ray is not None:
+        from ensemble_bench.experiment.cluster import RayPool
+
+        return RayPool(ray, workers=workers or (_cores() if ray == "local" else None), gpus=gpus)
+    if gpus:
+        raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
+    from ensemble_bench.experiment.local import LocalPool
+
+    return LocalPool(workers or _cores(), log=experiment.out / "workers.log", held=(lock,))
+
+
+def _report(out: Path) -> None:
+    from ensemble_bench.cli.console import show_report
+    from ensemble_bench.leaderboard.board import write_leaderboard
+    from ensemble_bench.reports import write_report
+
+    rendered, leaderboard = write_report(out, out / "report"), write_leaderboard(out)
+    show_report(rendered)
+    typer.echo(leaderboard)

@@ -1,0 +1,165 @@
+"""What an evaluation costs beforehand: passes, FLOPs and time, as upper bounds from the attacks' settings."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ensemble_bench.attacks import Attack, get
+from ensemble_bench.attacks.arc import ARC
+from ensemble_bench.attacks.blackbox.transfer import Transfer
+from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack, Worker
+from ensemble_bench.attacks.foreign.external import External
+from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
+from ensemble_bench.models import calling, cost
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import skeleton
+from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.registry import suite_of
+
+ASSUMPTION = "at most: as if every image were classified correctly and withstood every attack"
+GUESS = "two passes a step"
+# The probe runs once on at most 128 images, see trust/probe.py.
+PROBE = (128, 240)
+# Passes of a step, of a target and besides, of what other libraries run.
+LIBRARY: Mapping[str, tuple[int, int, int]] = {"FABAttack_PT": (3, 3, 3), "SquareAttack": (1, 2, 3)}
+SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Upper bounds of an attack on `images` images: passes (forward or backward, an image each), FLOPs, seconds.
+
+    A backward pass to the image counts as many FLOPs as a forward pass. `guessed` says what the bound of an attack
+    rests on whose passes its settings do not tell; it is then an expectation, and no bound.
+    """
+
+    model: str
+    attack: str
+    images: int
+    passes: int
+    flops: int
+    seconds: float
+    guessed: str = ""
+
+
+def passes_an_image(attack: Attack, model: nn.Module, *, classes: int) -> int:
+    """Most passes that an attack spends on one image of a model with so many classes."""
+    if isinstance(attack, Chain):
+        stages = [s for s in attack.parts(model) if (getattr(s, "target", None) or 0) < classes]
+        return sum(passes_an_image(stage, model, classes=classes) for stage in stages)
+    if isinstance(attack, GradientAttack):
+        # One forward for the clean verdict. Of each restart: forward and backward at every step, the last verdict, and
+        # where the best iterate is kept, the value of the last and the verdict on the best.
+        judged = 2 + attack.draws if attack.keep == "best" else 1
+        return 1 + attack.restarts * (2 * attack.draws * attack.steps + judged)
+    if isinstance(attack, Transfer):
+        return 2
+    if isinstance(attack, ARC):
+        # A round asks every member for its boundaries (forward, and backward a class), and then the whole.
+        members = len(model.members) if isinstance(model, Ensemble) else 1
+        return 3 + attack.steps * (members + 1 + 1 + min(attack.classes, classes - 1))
+    step, target, more = LIBRARY.get(getattr(attack, "attack", ""), (2, 1, 3))
+    steps = int(getattr(attack, "steps", 1))
+    arguments = getattr(attack, "arguments", {})
+    targets = min(int(arguments.get("n_target_classes", 1)), classes - 1)
+    return more + targets * (target + step * steps) * int(arguments.get("n_restarts", 1))
+
+
+def is_guess(attack: Attack) -> bool:
+    """Whether the passes of an attack are not known: those of toolkits, apart from AutoAttack's own."""
+    return isinstance(attack, External) and attack.attack not in LIBRARY
+
+
+def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
+    """Cost of every attack of an evaluation, the clean predictions and the probe; nothing is attacked.
+
+    The time is that of a few passes of this model on this machine. With several eps, images that fell at a smaller one
+    are attacked again here. A black-box set that does not exist yet is not built.
+    """
+    model = plan.subject.load().to(plan.budget.device)
+    n, classes = len(plan.images), len(plan.source.classes)
+    flops = cost.flops(model, plan.source.image_shape)
+    speed = seconds_a_pass(model, plan.source.image_shape, plan.budget, classes=classes, images=n)
+
+    def priced(attack: str, images: int, each: int, guessed: str = "") -> Cost:
+        passes = images * each * sizes
+        seconds = passes * speed
+        return Cost(
+            model=plan.subject.name,
+            attack=attack,
+            images=images,
+            passes=passes,
+            flops=passes * flops,
+            seconds=seconds,
+            guessed=guessed,
+        )
+
+    costs = [priced("clean", n, 2)]
+    for name, attack in _attacks(plan):
+        each = 2 if attack is None else passes_an_image(attack, model, classes=classes)
+        costs.append(priced(name, n, each, GUESS if attack is not None and is_guess(attack) else ""))
+    if plan.suite.probe:
+        images, each = PROBE
+        costs.append(priced("probe", min(images, n), each))
+    return costs
+
+
+def _attacks(plan: EvaluationPlan) -> Iterator[tuple[str, Attack | None]]:
+    """Attacks of the plan by name; None for the black-box one, whose set need not exist."""
+    for name in plan.names():
+        attack = None if name == BLACKBOX else get(name)
+        yield (name if attack is None else attack.name), attack
+
+
+def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) -> float:
+    """Most passes that a suite spends on one image of an ensemble, whose parts it scores too where it has `views`.
+
+    A pass of one member counts as its share of a pass of the ensemble. The probe counts as if every image met it.
+    """
+    chosen, model = suite_of(suite), skeleton(architecture, device="meta")
+    classes, members = architecture.classes, architecture.members
+
+    def total(names: Sequence[str], of: nn.Module) -> int:
+        return sum(2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names)
+
+    names = (*chosen.attacks, *chosen.weighted) if weighted else chosen.attacks
+    passes: float = 2 + total(names, model) + (PROBE[1] if chosen.probe else 0)
+    if chosen.views and members > 1:
+        # Every member on its own is together one pass of the ensemble; then the logit average.
+        passes += 2 * (2 + total(chosen.views, model))
+    return passes
+
+
+def seconds_a_pass(
+    model: nn.Module, image_shape: tuple[int, ...], budget: Budget, *, classes: int, images: int = 10**9
+) -> float:
+    """Wall time of one image through the model, forward or backward to the image: a median of a few full batches.
+
+    A batch holds the budget's number of images, or `images` where these are fewer. One batch warms up; then at least
+    one, and no more than half a second of them.
+    """
+    rows = min(budget.batch_size, images)
+    x = torch.rand(rows, *image_shape, generator=torch.Generator().manual_seed(0)).to(budget.device)
+    y = torch.zeros(rows, dtype=torch.int64, device=budget.device)
+
+    def cross_entropy(ensemble: Ensemble, x_adv: Tensor, _: object) -> tuple[Tensor, Tensor]:
+        logits = calling.logits_of(ensemble, x_adv)
+        return logits, F.cross_entropy(logits, y, reduction="none")
+
+    state = {"x_adv": x, "x": x, "y": y, "row": y, "i": y}
+    times: list[float] = []
+    with calling.frozen(model):
+        worker = Worker(model, rows)
+        while not times or (sum(times) < SECONDS and len(times) < 20):
+            start = time.perf_counter()
+            worker.propose(cross_entropy, state, budget.precision)
+            if budget.device.type == "cuda":
+                torch.cuda.synchronize(budget.device)
+            took = time.perf_counter() - start
+            if worker.passes > 2 * rows or took > 10 * SECONDS:
+                times.append(took)
+    return sorted(times)[len(times) // 2] / (2 * rows)

@@ -1,0 +1,195 @@
+"""What every job will cost: steps and passes from the plan, seconds from a few of each that are measured here."""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ensemble_bench import data, registry
+from ensemble_bench.attacks.engine import Budget
+from ensemble_bench.data import DataSource
+from ensemble_bench.evaluation.estimate import bound_of_suite, seconds_a_pass
+from ensemble_bench.experiment.duration import duration
+from ensemble_bench.experiment.plan import Experiment, Job
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.build import build
+from ensemble_bench.progress import Progress, silent
+from ensemble_bench.registry import Recipe
+from ensemble_bench.training import plan as plans
+from ensemble_bench.training.changes import slug
+from ensemble_bench.training.hardware import computing_on, resolve_device
+from ensemble_bench.training.presets import PRESETS
+from ensemble_bench.training.trainer import train
+
+# Steps of a training that are measured, after one to warm up; fewer where they take longer than this many seconds.
+STEPS = 4
+LONGEST = 20.0
+MEASURING = "measure a few steps and passes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCost:
+    """Steps of a training, or at most so many passes of an evaluation, and the seconds that either may take."""
+
+    steps: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What was measured of one recipe: seconds of a training step, of a validation, and of a pass of the network."""
+
+    steps: int
+    validations: int
+    seconds_a_step: float
+    seconds_a_validation: float
+    seconds_a_pass: float
+    architecture: Architecture
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a whole training."""
+        return self.steps * self.seconds_a_step + self.validations * self.seconds_a_validation
+
+
+class _Enough(Exception):
+    """Raised by a progress callback to end a training that was only measured."""
+
+
+def changes_of(source: DataSource, *, preset: str, max_steps: int | None) -> dict[str, str]:
+    """What `max_steps` adds to the names of a recipe's runs; nothing for those that are no longer anyway."""
+    if max_steps is None:
+        return {}
+    found = {
+        name: plans.resolve(_of(name), source, preset=preset, seed=0, device=resolve_device("cpu"), max_steps=max_steps)
+        for name in registry.names("recipe")
+    }
+    return {name: slug(plan.changes) for name, plan in found.items() if plan.changes}
+
+
+def _of(name: str) -> Recipe:
+    """The recipe, or of one that joins runs that of these."""
+    recipe: Recipe = registry.resolve("recipe", name)
+    return recipe if recipe.of is None else _of(recipe.of)
+
+
+def costs_of(
+    experiment: Experiment,
+    jobs: Sequence[Job],
+    kept: frozenset[str],
+    *,
+    threads: int = 1,
+    progress: Progress = silent,
+) -> dict[str, JobCost]:
+    """The cost of every job by its name; those that are `kept` cost nothing, and nothing is measured for them.
+
+    Measured are a few training steps of every other recipe, and a few passes of its networks, on so many `threads`.
+    """
+    left = [job for job in jobs if job.name not in kept]
+    recipes = dict.fromkeys(job.recipe for job in left if job.recipe is not None)
+    with computing_on(threads):
+        paces = _measure(experiment, list(recipes), progress)
+        return {job.name: JobCost() if job.name in kept else _cost(experiment, job, paces) for job in jobs}
+
+
+def _measure(experiment: Experiment, names: Sequence[str], progress: Progress) -> dict[str, Pace]:
+    """The pace of every recipe; one that joins runs trains nothing itself."""
+    source, device = data.open_source(experiment.dataset, experiment.data_dir), resolve_device(experiment.device)
+    paces: dict[str, Pace] = {}
+    for number, name in enumerate(names):
+        progress(MEASURING, number, len(names), recipe=name)
+        plan = plans.resolve(
+            _of(name), source, preset=experiment.preset, seed=0, device=device, max_steps=experiment.max_steps
+        )
+        joins = registry.resolve("recipe", name).joins
+        architecture = replace(plan.architecture, members=joins) if joins else plan.architecture
+        step, validation = (0.0, 0.0) if joins else _time_training(experiment, name)
+        paces[name] = Pace(
+            steps=0 if joins else plan.steps,
+            validations=0 if joins else -(-plan.steps // plan.settings.evaluate_every),
+            seconds_a_step=step,
+            seconds_a_validation=validation,
+            seconds_a_pass=_time_pass(architecture, experiment),
+            architecture=architecture,
+        )
+    progress(MEASURING, len(names), len(names))
+    return paces
+
+
+def _time_training(experiment: Experiment, recipe: str) -> tuple[float, float]:
+    """Seconds of a step and of a validation: of a training that ends after a few steps, in a folder that is deleted."""
+    times: list[tuple[int, float]] = []
+
+    def clock(label: str, done: int, total: int, **fields: float | str) -> None:
+        times.append((done, time.perf_counter()))
+        if done > 1 and times[-1][1] - times[0][1] > LONGEST:
+            raise _Enough
+
+    steps = min(STEPS + 2, experiment.max_steps or STEPS + 2)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train(recipe, max_steps=steps, out=Path(folder) / "run", progress=clock, **experiment.where, seed=0)
+        except _Enough:
+            steps = -1
+    times.append((steps, time.perf_counter()))
+    gaps = {done: b - a for (before, a), (done, b) in itertools.pairwise(times) if done == before + 1}
+    # The first step warms up, and the last one's report comes after the validation.
+    middle = sorted(gap for done, gap in gaps.items() if 1 < done < steps or steps < 0) or sorted(gaps.values())
+    step = middle[len(middle) // 2]
+    return step, max(gaps.get(steps, step) - step, 0.0)
+
+
+def _time_pass(architecture: Architecture, experiment: Experiment) -> float:
+    device = resolve_device(experiment.device)
+    budget = Budget.on(device, seed=0, batch_size=None)
+    model = build(architecture, seed=0).to(device).eval()
+    most = max(scored.images for scored in experiment.suites.values())
+    return seconds_a_pass(model, architecture.image_shape, budget, classes=architecture.classes, images=most)
+
+
+def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCost:
+    if job.call == "blackbox":
+        return _cost_of_blackbox(experiment)
+    assert job.recipe is not None
+    pace = paces[job.recipe]
+    if job.call == "train":
+        return JobCost(steps=pace.steps, seconds=pace.seconds)
+    n = min(int(job.arguments["n"]), experiment.test_images)
+    if job.call == "block":
+        n = min(experiment.block, n - int(job.arguments["block"]) * experiment.block)
+    elif n > experiment.block:
+        return JobCost()  # its blocks have done the work
+    weighted = pace.architecture.gated
+    passes = n * bound_of_suite(job.arguments["suite"], pace.architecture, weighted=weighted)
+    return JobCost(passes=round(passes), seconds=passes * pace.seconds_a_pass)
+
+
+def _cost_of_blackbox(experiment: Experiment) -> JobCost:
+    """Steps of both surrogates and passes of the attack on the test images, timed on the surrogates' networks."""
+    source = data.open_source(experiment.dataset, experiment.data_dir)
+    settings = PRESETS[experiment.preset].on(source.trains_like or source.dataset)
+    steps = round(settings.surrogate_epochs * (len(source.split("train")) // settings.batch_size))
+    paces = [_time_pass(plans.architecture_of(network, source), experiment) for network in settings.surrogates]
+    # A step goes forward, and backward to weights and activations; pgd20 takes 20 times forward and backward.
+    attack = 42 * experiment.test_images
+    seconds = (3 * steps * settings.batch_size + attack) * sum(paces)
+    return JobCost(steps=len(paces) * steps, passes=attack, seconds=seconds)
+
+
+def rows_of(jobs: Sequence[Job], costs: Mapping[str, JobCost], kept: frozenset[str]) -> Iterator[tuple[str, ...]]:
+    """A row a kind of job: how many there are, how many are finished, steps, passes and time of those that are not."""
+    kinds = dict.fromkeys((job.call if job.call != "block" else "evaluate", job.column) for job in jobs)
+    for call, column in kinds:
+        same = [j for j in jobs if (j.call if j.call != "block" else "evaluate", j.column) == (call, column)]
+        left = [costs[job.name] for job in same if job.name not in kept]
+        yield (
+            {"train": "train", "blackbox": "black-box set"}.get(call, f"evaluate {column}"),
+            str(len(same)),
+            str(len(same) - len(left)),
+            f"{sum(cost.steps for cost in left):,}",
+            f"{sum(cost.passes for cost in left):,}",
+            duration(sum(cost.seconds for cost in left)),
+        )

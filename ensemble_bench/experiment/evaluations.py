@@ -1,0 +1,54 @@
+"""An evaluation of several models as jobs: one for every block of images, then one that makes the records."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ensemble_bench.evaluation.runner import Request, plans_of
+from ensemble_bench.evaluation.scoring import BLOCK
+from ensemble_bench.experiment.plan import Job
+
+
+def jobs_of(request: Request) -> list[Job]:
+    """The jobs of `request`; black-box sets that do not exist are built here, for all jobs to find.
+
+    Raises as `evaluate_checkpoints` for what is wrong with the request.
+    """
+    jobs: list[Job] = []
+    for model, images in _models(request).items():
+        arguments = _plain(replace(request, models=(model,)))
+        blocks = -(-images // BLOCK)
+        parts = [
+            Job(
+                name=f"{model} block {block + 1} of {blocks}",
+                call="block",
+                arguments={**arguments, "block": block},
+                row=model,
+                column=request.suite,
+            )
+            for block in range(blocks if blocks > 1 else 0)
+        ]
+        needs = tuple(part.name for part in parts)
+        whole = Job(name=model, call="evaluate", arguments=arguments, row=model, column=request.suite, needs=needs)
+        jobs += [*parts, whole]
+    return jobs
+
+
+def _models(request: Request) -> dict[str, int]:
+    """Every model by a text that means it on every node, and the images that it meets."""
+    found: dict[str, int] = {}
+    for given in (None,) if request.models is None else request.models:
+        for plan in plans_of(request if given is None else replace(request, models=(given,))):
+            plan.attacks()  # builds the black-box set
+            info = plan.subject.info
+            ours = info is not None and plan.subject.home == info.path.parent
+            text = str(info.path.resolve()) if info is not None and ours else str(given)
+            found[text] = len(plan.images)
+    return found
+
+
+def _plain(request: Request) -> dict[str, Any]:
+    """The request as arguments, with folders that do not depend on where a process stands."""
+    values = vars(request)
+    folders = {name: values[name] for name in ("runs", "data_dir", "blackbox", "model_dir") if values[name] is not None}
+    return values | {name: str(Path(folder).resolve()) for name, folder in folders.items()}

@@ -1,0 +1,260 @@
+"""The plan of the experiment: every training, the black-box set and every evaluation, as jobs with what they need.
+
+No torch here: a plan is data, and so are its jobs, which any process can be sent.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ensemble_bench import registry
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.experiment.sizes import LARGE, Scored, sizes_of
+from ensemble_bench.records import CHECKPOINTS
+from ensemble_bench.registry import Recipe
+
+BLACKBOX = "black-box set"
+TRAIN = "train"
+HEADLINE, LAST = "headline", "last"
+# Suites with an attack from the black-box set; and the one that also scores the weights after the last step (Table 1a).
+NEED_BLACKBOX = ("paper", "strongest")
+BOTH_CHECKPOINTS = ("paper",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One piece of work: `call` names it (see tasks.CALLS), `arguments` are values of JSON.
+
+    It starts once the jobs that it `needs`, by name, are done. `row` and `column` are its place in the live table, and
+    `share` is its part of the work in that place. `recipe` is that of the run it works on, if it works on one.
+    """
+
+    name: str
+    call: str
+    arguments: Mapping[str, Any] = field(hash=False)
+    row: str
+    column: str
+    needs: tuple[str, ...] = ()
+    share: float = 1.0
+    recipe: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What to reproduce: recipes, seeds, data set, preset, and the folder of its runs.
+
+    `test_images` is the size of the test set, and `block` the images of a block, the smallest piece of an evaluation
+    that a job can be. `suites` says who meets which suite, and `large_seeds` how many seeds the costliest recipes have.
+    `max_steps` shortens every training, and `changed` holds what that adds to the names of a recipe's runs.
+    """
+
+    recipes: tuple[str, ...]
+    seeds: int
+    dataset: str
+    data_name: str
+    data_dir: Path | None
+    preset: str
+    out: Path
+    suites: Mapping[str, Scored] = field(hash=False)
+    large_seeds: int | None = None
+    test_images: int
+    block: int
+    max_steps: int | None = None
+    changed: Mapping[str, str] = field(default_factory=dict, hash=False)
+    device: str | None = None
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """The arguments that all calls share."""
+        data_dir = None if self.data_dir is None else str(self.data_dir.resolve())
+        return {"dataset": self.dataset, "data_dir": data_dir, "preset": self.preset, "device": self.device}
+
+    def run_name(self, recipe: str, seed: int) -> str:
+        """Name of the folder of a run, as the trainer gives it (rundir.default_out)."""
+        changed = self.changed.get(recipe, "")
+        return f"{recipe}-{self.data_name}-{self.preset}{changed and f'-{changed}'}-s{seed}"
+
+    def seeds_of(self, recipe: str) -> range:
+        """Seeds of a recipe."""
+        fewer = self.large_seeds is not None and recipe in LARGE
+        return range(min(self.seeds, self.large_seeds or self.seeds) if fewer else self.seeds)
+
+
+def experiment_of(
+    *,
+    dataset: str,
+    data_name: str,
+    data_dir: Path | None,
+    preset: str,
+    seeds: int,
+    out: Path,
+    test_images: int,
+    block: int,
+    recipes: Sequence[str] = (),
+    most: int | None = None,
+    max_steps: int | None = None,
+    changed: Mapping[str, str] | None = None,
+    device: str | None = None,
+) -> Experiment:
+    """The experiment at the sizes of `preset` with `recipes` (default: all built-in ones), at most `most` images.
+
+    Raises UnknownNameError for an unknown name, InvalidValueError for a value out of range, or a recipe given twice.
+    """
+    for recipe in recipes:
+        registry.check("recipe", recipe)
+        if recipes.count(recipe) > 1:
+            raise InvalidValueError(f"recipe {recipe!r} stands twice in {','.join(recipes)}")
+    for what, value in (("seeds", seeds), ("n", most), ("max_steps", max_steps)):
+        if value is not None and value < 1:
+            raise InvalidValueError(f"{what} is {value}: choose 1 or more")
+    sizes = sizes_of(registry.check("preset", preset))
+    cap = test_images if most is None else min(most, test_images)
+    return Experiment(
+        recipes=tuple(recipes or registry.RECIPES),
+        seeds=seeds,
+        dataset=dataset,
+        data_name=data_name,
+        data_dir=data_dir,
+        preset=preset,
+        out=out,
+        suites={name: replace(scored, images=min(scored.images, cap)) for name, scored in sizes.suites.items()},
+        large_seeds=sizes.large_seeds,
+        test_images=test_images,
+        block=block,
+        max_steps=max_steps,
+        changed=changed or {},
+        device=device,
+    )
+
+
+def joined_seeds(recipe: Recipe, seed: int) -> list[int]:
+    """Seeds of the networks that `recipe` joins: k·seed … k·seed + k − 1, so that no two ensembles share one."""
+    return [recipe.joins * seed + i for i in range(recipe.joins)]
+
+
+def jobs_of(experiment: Experiment) -> list[Job]:
+    """All jobs, in the order in which to start those that can start.
+
+    Seed after seed, the cheap recipes first, and of every run first its training and then its evaluations: an
+    experiment that is stopped has whole runs. What is needed stands before what needs it.
+    """
+    jobs = {job.name: job for job in _blackbox(experiment)}
+    for recipe, seed in _order(experiment):
+        found = registry.resolve("recipe", recipe)
+        for joined in joined_seeds(found, seed) if found.of else ():
+            # A member is trained, and scored with the suite of Tables 1a and 1b, even where its seed is nobody's wish.
+            jobs |= {
+                job.name: job for job in _run(experiment, found.of, joined, suites=("paper",)) if job.name not in jobs
+            }
+        jobs |= {
+            job.name: job for job in _run(experiment, recipe, seed, suites=experiment.suites) if job.name not in jobs
+        }
+    return list(jobs.values())
+
+
+def _order(experiment: Experiment) -> Iterator[tuple[str, int]]:
+    """Recipe and seed of every run asked for: seed by seed, those of LARGE last."""
+    most = range(experiment.seeds)
+    for large in (False, True):
+        for seed in most:
+            for recipe in experiment.recipes:
+                if (recipe in LARGE) == large and seed in experiment.seeds_of(recipe):
+                    yield recipe, seed
+
+
+def _blackbox(experiment: Experiment) -> Iterator[Job]:
+    if set(NEED_BLACKBOX) & set(experiment.suites):
+        yield Job(
+            name=BLACKBOX,
+            call="blackbox",
+            arguments={**experiment.where, "root": str(experiment.out.resolve())},
+            row=BLACKBOX,
+            column=TRAIN,
+        )
+
+
+def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str]) -> Iterator[Job]:
+    """Training and evaluations of one run."""
+    found, row = registry.resolve("recipe", recipe), experiment.run_name(recipe, seed)
+    folder = str((experiment.out / row).resolve())
+    train = f"{TRAIN} {row}"
+    members = [f"{TRAIN} {experiment.run_name(found.of, s)}" for s in joined_seeds(found, seed)] if found.of else []
+    yield Job(
+        name=train,
+        call="train",
+        arguments={
+            **experiment.where,
+            "recipe": recipe,
+            "seed": seed,
+            "out": folder,
+            "max_steps": experiment.max_steps,
+        },
+        row=row,
+        column=TRAIN,
+        needs=tuple(members),
+        recipe=recipe,
+    )
+    for suite in suites:
+        if suite not in experiment.suites or not experiment.suites[suite].takes(recipe, seed):
+            continue
+        for which in (HEADLINE, LAST) if suite in BOTH_CHECKPOINTS else (HEADLINE,):
+            yield from (replace(job, recipe=recipe) for job in _evaluations(experiment, row, folder, suite, which))
+
+
+def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, which: str) -> Iterator[Job]:
+    """The evaluation of a checkpoint: of more images than a block holds, every block on its own and then the record."""
+    n = experiment.suites[suite].images
+    blocks = -(-n // experiment.block)
+    needs = (f"{TRAIN} {row}", *((BLACKBOX,) if suite in NEED_BLACKBOX else ()))
+    name = f"{suite} {row}" + (f" ({which})" if which == LAST else "")
+    arguments = {
+        "run": folder,
+        "checkpoint": which,
+        "runs": str(experiment.out.resolve()),
+        "suite": suite,
+        "n": n,
+        "data_dir": experiment.where["data_dir"],
+        "device": experiment.device,
+    }
+    share = 1 / (blocks * (2 if suite in BOTH_CHECKPOINTS else 1))
+    parts = [
+        Job(
+            name=f"{name} block {block + 1} of {blocks}",
+            call="block",
+            arguments={**arguments, "block": block},
+            row=row,
+            column=suite,
+            needs=needs,
+            share=share,
+        )
+        for block in range(blocks if blocks > 1 else 0)
+    ]
+    yield from parts
+    yield Job(
+        name=name,
+        call="evaluate",
+        arguments=arguments,
+        row=row,
+        column=suite,
+        needs=(*needs, *(part.name for part in parts)),
+        share=0.0 if parts else share,
+    )
+
+
+def kept(jobs: Iterable[Job]) -> frozenset[str]:
+    """Names of the jobs whose results seem to lie there, by the names of files; the jobs themselves look closer."""
+    return frozenset(job.name for job in jobs if _is_there(job))
+
+
+def _is_there(job: Job) -> bool:
+    if job.call == "blackbox":
+        wanted = f"*-{job.arguments['preset']}-*.safetensors"
+        return any((Path(job.arguments["root"]) / "blackbox").glob(wanted))
+    if job.call == "train":
+        return (Path(job.arguments["out"]) / "last.json").exists()
+    folder = Path(job.arguments["run"]) / "evaluations"
+    names = (job.arguments["checkpoint"],) if job.arguments["checkpoint"] == LAST else CHECKPOINTS
+    suite, n = job.arguments["suite"], job.arguments["n"]
+    found = (any(folder.glob(f"{suite}-{name}-n{n}-*/record.json")) for name in names)
+    return any(found)

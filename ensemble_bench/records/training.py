@@ -1,0 +1,54 @@
+"""Training: what a record says of it, read from a run's description, and the names of a run's checkpoints."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ensemble_bench.records.decoding import plain
+from ensemble_bench.records.record import TRAINING, Record
+
+CHECKPOINTS = ("averaged", "best", "last")
+"""Checkpoints of a run, the one that tables and verdicts use first: a run that lacks it is shown by the next."""
+RUN_FILE = "run.json"
+
+
+def place_of(checkpoint: str | None) -> tuple[int, str]:
+    """Sort key of a checkpoint's name: the headline checkpoint of a run comes first, unknown names last."""
+    known = checkpoint in CHECKPOINTS
+    return CHECKPOINTS.index(str(checkpoint)) if known else len(CHECKPOINTS), checkpoint or ""
+
+
+def training_of(meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a record holds of a training, from its run.json or a checkpoint's description.
+
+    None where that describes no training. Descriptions from before a key was written lack it here too.
+    """
+    if "settings" not in meta or "steps" not in meta:
+        return None
+    threat = meta.get("threat") or {}
+    known = dict(meta) | ({"eps": threat["eps"]} if "eps" in threat else {})
+    return {key: plain(known[key]) for key in TRAINING if key in known}
+
+
+def described(record: Record) -> Record:
+    """Return `record` with its training; one from before records held it takes it from the run.json of its run.
+
+    It stays as it is where there is none, or one of another recipe or other seeds.
+    """
+    if record.training is not None or record.recipe is None or (folder := folder_of(record)) is None:
+        return record
+    try:
+        meta = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        same = (meta["recipe"], tuple(meta["seeds"])) == (record.recipe, record.seeds)
+        return replace(record, training=training_of(meta)) if same else record
+    except (OSError, ValueError, KeyError, TypeError):
+        return record  # then its training is not known
+
+
+def folder_of(record: Record) -> Path | None:
+    """Return the folder of the run that a record was read from: <run>/evaluations/<evaluation>/record.json."""
+    if record.path is None or len(record.path.parents) < 3 or record.path.parents[1].name != "evaluations":
+        return None
+    return record.path.parents[2]

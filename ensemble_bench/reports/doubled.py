@@ -1,0 +1,46 @@
+"""Doubled seeds: which of several runs or evaluations of one seed stands in a mean."""
+
+from collections.abc import Iterable, Sequence
+
+from ensemble_bench.records import Record
+from ensemble_bench.records.text import carried_eps, seeds_text
+from ensemble_bench.reports.alike import rows_of
+from ensemble_bench.reports.groups import Run, Scored, group_of, grouped, scored_models
+from ensemble_bench.reports.training_curves import Curve
+
+RULE = (
+    "Seeds that several runs or evaluations have count once: the folder nearest to the root stands, then the first by "
+    "name; of several evaluations of one model the lowest worst case."
+)
+
+
+def notes_on_doubled(records: Iterable[Record], curves: Sequence[Curve]) -> list[str]:
+    """Return a note on every seed that several runs or evaluations have, after one on which of them stands."""
+    found: dict[str, dict[str, None]] = {}
+    for runs in grouped(curves, lambda curve: (curve.group, curve.n or 0)).values():
+        for text in _texts(runs):
+            found.setdefault(text, {})["curves"] = None
+    for (_, suite, *_), same in grouped(scored_models(records), _key).items():
+        for text in _texts(same):
+            found.setdefault(text, {})[f"suite {suite}"] = None
+    notes = [f"{text} ({', '.join(where)})." for text, where in found.items()]
+    return [RULE, *notes] if notes else []
+
+
+def _key(scored: Scored) -> tuple[object, ...]:
+    record = scored.record
+    return group_of(record), record.suite, record.split, record.n, carried_eps(record) or 0.0
+
+
+def _texts(runs: Iterable[Run]) -> list[str]:
+    """What stands and what does not, a text a seed and kind of doubling."""
+    texts = []
+    for row in rows_of(runs):
+        for run, others in row.doubled():
+            seed = f"{row.label}, seed {seeds_text(run.seeds)}" if run.seeds else row.label
+            elsewhere = dict.fromkeys(other.where for other in others if other.where != run.where)
+            if elsewhere:
+                texts.append(f"{seed}: {run.where} stands, not counted again: {', '.join(elsewhere)}")
+            if any(other.where == run.where for other in others):
+                texts.append(f"{seed}: {run.where} was evaluated several times")
+    return texts

@@ -1,0 +1,206 @@
+"""Rows of a verdict: models of one recipe that differ by their seed alone, attacked alike, and what each withstood."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensemble_bench.errors import RecordError
+from ensemble_bench.records import CARRIED, Record, read_samples, worst_case
+from ensemble_bench.records.decoding import plain
+from ensemble_bench.records.text import carried_eps, seeds_text
+from ensemble_bench.reports.groups import Group, group_of, grouped, headline_models, place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The images of one model, ids ascending, and whether each withstood every evaluation of the model under a suite.
+
+    `record` is the one with the most images.
+    """
+
+    record: Record
+    ids: NDArray[np.int64] = field(compare=False)
+    robust: NDArray[np.bool_] = field(compare=False)
+
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Models of one recipe that differ by their seed alone, no two with a seed in common; `label` names the row.
+
+    `left_out` are runs whose seed another run of the row has.
+    """
+
+    recipe: str
+    label: str
+    models: tuple[Scores, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of one of its models."""
+        return self.models[0].record.parameters
+
+    @property
+    def flops(self) -> int | None:
+        """Floating-point operations of one forward pass of a model on one image, None where unknown."""
+        return self.models[0].record.flops
+
+    def on(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return, per seed and image of `ids`, whether the model withstood all; every model must have these images."""
+        return np.array([model.robust[np.searchsorted(model.ids, ids)] for model in self.models], dtype=np.bool_)
+
+    @property
+    def least(self) -> int:
+        """The fewest images that one of its models has."""
+        return min(model.images for model in self.models)
+
+    def with_images(self, n: int) -> "Row":
+        """Return the row with those of its models alone that have at least `n` images."""
+        return replace(self, models=tuple(model for model in self.models if model.images >= n))
+
+    @property
+    def seeds(self) -> str:
+        """The seeds of its models: "0, 1, 2", or "0+1, 2+3" of joined ones."""
+        return ", ".join(seeds_text(model.record.seeds) for model in self.models)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All that was attacked alike: one data set, preset, threat, suite, and the same changes against the preset.
+
+    `carried` is the smaller eps whose fallen images count as fallen, None without one; `changes` what the user changed
+    in all of its runs, as JSON, but for `match`, of which a recipe has a row each.
+    """
+
+    group: Group
+    suite: str
+    split: str
+    carried: float | None
+    changes: str
+    rows: Mapping[str, tuple[Row, ...]]
+
+    @property
+    def where(self) -> str:
+        """Images, threat and suite, and what was changed."""
+        first = "" if self.carried is None else f", after {replace(self.group.threat, eps=self.carried)}"
+        changed = ", ".join(f"{name}={value}" for name, value in json.loads(self.changes).items())
+        return f"{self.group}{first}, suite {self.suite}, {self.split} split{f', with {changed}' if changed else ''}"
+
+
+def families(records: Iterable[Record], *, suites: Iterable[str], recipes: Iterable[str]) -> list[Family]:
+    """Collect the headline models of `recipes` under `suites` into families, and there into rows.
+
+    A black-box set and the settings of every attack are part of how a model was attacked. Raises RecordError when the
+    samples beside a record are missing or contradict it.
+    """
+    suites, recipes = frozenset(suites), frozenset(recipes)
+    chosen = [record for record in headline_models(records) if record.suite in suites and record.recipe in recipes]
+    return [_family(alike) for alike in grouped(chosen, _attacked).values()]
+
+
+def _family(alike: Sequence[Record]) -> Family:
+    first = alike[0]
+    rows = {
+        recipe: _labelled(recipe, [_row(recipe, same) for same in grouped(ours, _made).values()])
+        for recipe, ours in grouped(alike, lambda record: record.recipe or "").items()
+    }
+    return Family(
+        group=group_of(first),
+        suite=first.suite,
+        split=first.split,
+        carried=carried_eps(first),
+        changes=_changes(first),
+        rows=dict(sorted(rows.items(), key=lambda row: place(row[0]))),
+    )
+
+
+def _attacked(record: Record) -> tuple[Any, ...]:
+    settings = [(a.name, plain(a.settings)) for a in record.attacks if a.name != CARRIED]
+    blackbox = record.blackbox.hash if record.blackbox else ""
+    carried = carried_eps(record) or 0.0
+    images = (record.split, record.data_hash, blackbox, carried, _changes(record), _json(settings))
+    return (group_of(record), record.suite, *images)
+
+
+def _made(record: Record) -> tuple[str, int, int]:
+    """Return what the models of one row share: how they were trained, and what they cost."""
+    return _json(_training(record)), record.parameters, record.flops or 0
+
+
+def _training(record: Record) -> Mapping[str, Any] | None:
+    return None if record.training is None else dict(plain(record.training))
+
+
+def _changes(record: Record) -> str:
+    changes = (_training(record) or {}).get("changes") or {}
+    return _json({name: value for name, value in changes.items() if name != "match"})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _row(recipe: str, same: Sequence[Record]) -> Row:
+    """Score the models of a row. Two of one seed, or that share a network, do not count as two."""
+    models = [_scores(evaluations) for evaluations in grouped(same, lambda r: (r.run, r.weights_hash)).values()]
+    models.sort(key=lambda model: (model.record.seeds, -model.images, model.record.run, model.record.id))
+    kept: list[Scores] = []
+    left_out: list[str] = []
+    for model in models:
+        taken = {seed for other in kept for seed in other.record.seeds}
+        if taken.isdisjoint(model.record.seeds):
+            kept.append(model)
+        else:
+            left_out.append(model.record.run)
+    return Row(recipe=recipe, label=recipe, models=tuple(kept), left_out=tuple(left_out))
+
+
+def _labelled(recipe: str, rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Name the rows of a recipe: by the recipe if there is one, else also by what tells them apart."""
+    if len(rows) == 1:
+        return tuple(rows)
+    names = (_match, lambda row: f"{row.parameters} parameters", lambda row: row.models[0].record.run)
+    texts = next((t for t in ([name(row) for row in rows] for name in names) if len(set(t)) == len(rows)), None)
+    if texts is None:
+        texts = [row.models[0].record.model for row in rows]
+    return tuple(replace(row, label=f"{recipe} ({text})") for row, text in zip(rows, texts, strict=True))
+
+
+def _match(row: Row) -> str:
+    """Return the cost that a wider network was matched on."""
+    return f"match={(_training(row.models[0].record) or {}).get('match')}"
+
+
+def _scores(evaluations: Sequence[Record]) -> Scores:
+    """Join evaluations of one model: what any of them broke is broken, as each bounds its accuracy from above."""
+    read = [_robust(record) for record in evaluations]
+    ids = np.unique(np.concatenate([found for found, _ in read]))
+    robust = np.ones(len(ids), dtype=np.bool_)
+    for found, withstood in read:
+        robust[np.searchsorted(ids, found)] &= withstood
+    most = max(evaluations, key=lambda record: (record.n, record.id))
+    return Scores(record=most, ids=ids, robust=robust)
+
+
+def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ids of the record's images, ascending, and whether each withstood every attack."""
+    path: Path | None = record.path
+    if path is None:
+        raise RecordError(f"{record.model}: the record was not read from a file, so its samples are nowhere")
+    samples = read_samples(path.parent).sort_values("id")
+    robust = worst_case(samples)
+    if len(robust) != record.n or robust.sum() != record.robust.robust:
+        counts = f"{robust.sum()} of {len(robust)} images robust"
+        expected = f"{record.robust.robust} of {record.n} images robust"
+        raise RecordError(f"{path}: {expected}, its samples say {counts}")
+    return samples["id"].to_numpy(dtype=np.int64), robust

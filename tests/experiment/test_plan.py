@@ -1,0 +1,160 @@
+"""The plan: which trainings and evaluations there are, of what seeds and sizes, and what each waits for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.experiment.plan import BLACKBOX, Experiment, Job, experiment_of, jobs_of, joined_seeds, kept
+from ensemble_bench.experiment.sizes import LARGE, SIZES, Scored
+from ensemble_bench.registry import PRESETS, RECIPES, SUITES
+
+OUT = Path("runs/x")
+
+
+def an_experiment(
+    *recipes: str,
+    seeds: int = 3,
+    preset: str = "tiny",
+    test_images: int = 360,
+    block: int = 1024,
+    most: int | None = None,
+) -> Experiment:
+    return experiment_of(
+        dataset="digits",
+        data_name="digits",
+        data_dir=None,
+        preset=preset,
+        seeds=seeds,
+        out=OUT,
+        test_images=test_images,
+        block=block,
+        recipes=recipes,
+        most=most,
+    )
+
+
+def trainings(jobs: list[Job]) -> list[tuple[str, int]]:
+    return [(job.arguments["recipe"], job.arguments["seed"]) for job in jobs if job.call == "train"]
+
+
+def test_every_recipe_over_all_seeds_and_the_costly_ones_over_fewer() -> None:
+    jobs = jobs_of(an_experiment())
+    seeds: dict[str, list[int]] = {}
+    for recipe, seed in trainings(jobs):
+        seeds.setdefault(recipe, []).append(seed)
+    assert set(seeds) == set(RECIPES)
+    assert seeds.pop("singleadv") == [0, 1, 2, 3, 4, 5]  # three for itself, two for each of three ensembles
+    assert {recipe: found for recipe, found in seeds.items() if recipe in LARGE} == {recipe: [0] for recipe in LARGE}
+    assert all(found == [0, 1, 2] for recipe, found in seeds.items() if recipe not in LARGE)
+
+
+def test_ensembles_of_separate_networks_share_none() -> None:
+    recipe = RECIPES["separate2adv"]
+    assert [joined_seeds(recipe, seed) for seed in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    jobs = {job.name: job for job in jobs_of(an_experiment("separate2adv"))}
+    needs = [jobs[f"train separate2adv-digits-tiny-s{seed}"].needs for seed in range(3)]
+    assert [len(found) for found in needs] == [2, 2, 2]
+    assert len({name for found in needs for name in found}) == 6
+    # Networks that are trained to be joined alone are scored with the suite of Tables 1a and 1b.
+    columns = {job.column for job in jobs.values() if job.row == "singleadv-digits-tiny-s5"}
+    assert columns == {"train", "paper"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_names_are_unique_and_what_is_needed_stands_before(preset: str) -> None:
+    jobs = jobs_of(an_experiment(preset=preset, test_images=10_000))
+    seen: set[str] = set()
+    for job in jobs:
+        assert job.name not in seen
+        assert seen.issuperset(job.needs), job
+        seen.add(job.name)
+    for row in {job.row for job in jobs}:
+        for column in {job.column for job in jobs if job.row == row}:
+            shares = [job.share for job in jobs if (job.row, job.column) == (row, column)]
+            assert sum(shares) == pytest.approx(1)
+
+
+def test_a_stopped_experiment_has_whole_runs_of_the_first_seed() -> None:
+    rows = list(
+        dict.fromkeys(job.row for job in jobs_of(an_experiment("baseline", "ensemble4adv", "ensemble2adv", seeds=2)))
+    )
+    assert [row.partition("-")[0] + row[-1] for row in rows[1:]] == [
+        *("baseline0", "ensemble2adv0", "baseline1", "ensemble2adv1", "ensemble4adv0"),
+    ]
+
+
+def test_evaluations_wait_for_the_weights_and_for_the_set_that_they_use() -> None:
+    jobs = {job.name: job for job in jobs_of(an_experiment("baseline", seeds=1))}
+    train = "train baseline-digits-tiny-s0"
+    assert jobs["paper baseline-digits-tiny-s0"].needs == (train, BLACKBOX)
+    assert jobs["paper baseline-digits-tiny-s0 (last)"].arguments["checkpoint"] == "last"
+    assert jobs["quick baseline-digits-tiny-s0"].needs == (train,)
+
+
+def test_small_test_sets_are_used_whole_and_n_bounds_every_suite() -> None:
+    assert {job.arguments["n"] for job in jobs_of(an_experiment(seeds=1)) if job.column == "paper"} == {360}
+    assert {job.arguments["n"] for job in jobs_of(an_experiment(seeds=1, most=7)) if job.call == "evaluate"} == {7}
+
+
+def test_a_large_evaluation_is_one_job_a_block_and_then_the_record() -> None:
+    jobs = jobs_of(an_experiment("baseline", seeds=1, preset="small", test_images=10_000, block=4000))
+    quick = [job for job in jobs if job.column == "quick"]
+    assert [job.arguments.get("block") for job in quick] == [0, 1, 2, None]
+    assert quick[-1].needs[-3:] == tuple(job.name for job in quick[:3])
+
+
+def test_suites_can_be_for_some_recipes_and_seeds() -> None:
+    experiment = replace(
+        an_experiment("baseline", "singleadv", seeds=2),
+        suites={"quick": Scored(images=9, recipes=("singleadv",), seeds=1)},
+    )
+    jobs = jobs_of(experiment)
+    assert [job.row for job in jobs if job.column == "quick"] == ["singleadv-digits-tiny-s0"]
+    assert BLACKBOX not in {job.name for job in jobs}
+
+
+def test_the_sizes_name_what_exists() -> None:
+    assert set(SIZES) >= set(PRESETS)
+    assert set(LARGE) <= set(RECIPES)
+    for sizes in SIZES.values():
+        assert set(sizes.suites) <= set(SUITES)
+        assert {recipe for scored in sizes.suites.values() for recipe in scored.recipes or ()} <= set(RECIPES)
+
+
+@pytest.mark.parametrize(
+    ("choice", "error", "message"),
+    [
+        ({"recipes": ("singleavd",)}, UnknownNameError, "did you mean singleadv"),
+        ({"recipes": ("baseline", "baseline")}, InvalidValueError, "'baseline' stands twice"),
+        ({"seeds": 0}, InvalidValueError, "seeds is 0"),
+        ({"preset": "huge"}, UnknownNameError, "unknown preset 'huge'"),
+    ],
+)
+def test_what_is_wrong_is_named(choice: dict[str, object], error: type[Exception], message: str) -> None:
+    options = {
+        "dataset": "digits",
+        "data_name": "digits",
+        "data_dir": None,
+        "preset": "tiny",
+        "seeds": 1,
+        "out": OUT,
+        "test_images": 10,
+        "block": 10,
+        **choice,
+    }
+    with pytest.raises(error, match=message):
+        experiment_of(**options)  # type: ignore[arg-type]
+
+
+def test_what_lies_there_is_kept(tmp_path: Path) -> None:
+    experiment = replace(an_experiment("baseline", seeds=1), out=tmp_path)
+    jobs = jobs_of(experiment)
+    assert kept(jobs) == frozenset()
+    run = tmp_path / "baseline-digits-tiny-s0"
+    record = run / "evaluations" / "quick-averaged-n360-linf32of255-0123abcd" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    (run / "last.json").write_text("{}")
+    assert kept(jobs) == {"train baseline-digits-tiny-s0", "quick baseline-digits-tiny-s0"}

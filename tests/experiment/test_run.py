@@ -1,0 +1,101 @@
+"""The board and the loop: what fails holds up only what needs it, and a lost job is taken up again."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ensemble_bench.experiment import board as boards
+from ensemble_bench.experiment.board import DONE, FAILED, RUNNING, SKIPPED, WAITING, Board, Event
+from ensemble_bench.experiment.plan import Job
+from ensemble_bench.experiment.run import run
+
+
+def a_job(name: str, *needs: str, call: str = "evaluate") -> Job:
+    return Job(name=name, call=call, arguments={}, row=name, column="c", needs=needs)
+
+
+class Scripted:
+    """A pool whose jobs end as `ends` says, one a call of `events`: "done", "failed", or "lost" so often."""
+
+    def __init__(self, workers: int, **ends: str | int) -> None:
+        self.workers, self.ends = workers, ends
+        self.under_way: list[Job] = []
+        self.started: list[str] = []
+        self.most = 0
+        self.stopped = False
+
+    def start(self, job: Job) -> None:
+        self.started.append(job.name)
+        self.under_way.append(job)
+        self.most = max(self.most, len(self.under_way))
+
+    def events(self, seconds: float) -> Sequence[Event]:
+        job = self.under_way.pop(0)
+        end = self.ends.get(job.name, "done")
+        if isinstance(end, int):
+            self.ends[job.name] = end - 1 if end > 1 else "done"
+            return [Event(job=job.name, kind="lost", reason="its worker died (SIGKILL)")]
+        return [Event(job=job.name, kind=end, reason="" if end == "done" else "no such thing")]
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def carry_out(pool: Scripted, *jobs: Job) -> Board:
+    board = Board(jobs, expected={})
+    run(board, pool, show=lambda board: None)
+    assert pool.stopped
+    return board
+
+
+def test_a_failure_holds_up_only_what_needs_it() -> None:
+    jobs = (a_job("a"), a_job("b", "a"), a_job("c", "b"), a_job("d"), a_job("e", "d"))
+    board = carry_out(Scripted(2, a="failed"), *jobs)
+    assert [status.state for _, status in board] == [FAILED, SKIPPED, SKIPPED, DONE, DONE]
+    assert board.of["a"].reason == "no such thing"
+    assert board.of["b"].reason == "needs a"
+    assert board.of["c"].reason == "needs b"
+
+
+def test_jobs_start_in_order_after_what_they_need_and_not_too_many_at_once() -> None:
+    pool = Scripted(2)
+    carry_out(pool, a_job("a"), a_job("b", "a"), a_job("c"), a_job("d", "c"), a_job("e"))
+    assert pool.started == ["a", "c", "b", "d", "e"]
+    assert pool.most == 2
+
+
+@pytest.mark.parametrize(("losses", "state"), [(2, DONE), (3, FAILED)])
+def test_a_job_whose_worker_dies_is_done_again_but_not_for_ever(losses: int, state: str) -> None:
+    pool = Scripted(1, a=losses)
+    board = carry_out(pool, a_job("a"), a_job("b", "a"))
+    assert board.of["a"].state == state
+    assert pool.started.count("a") == 3
+    assert board.of["b"].state == (DONE if state == DONE else SKIPPED)
+    assert board.of["a"].reason == ("" if state == DONE else "its worker died (SIGKILL), 3 times")
+
+
+def test_an_interruption_stops_the_workers() -> None:
+    pool = Scripted(1)
+    pool.events = lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(Board([a_job("a")], expected={}), pool, show=lambda board: None)
+    assert pool.stopped
+
+
+def test_the_time_left_follows_the_pace_of_a_training_and_of_finished_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(boards.time, "monotonic", lambda: now[0])
+    jobs = [a_job("train", call="train"), a_job("x"), a_job("y"), a_job("z")]
+    board = Board(jobs, expected={"train": 10.0, "x": 10.0, "y": 30.0, "z": 30.0}, kept=["z"])
+    assert board.left(1) == 50.0  # what is there already takes no time
+    board.start(jobs[0])
+    board.hear(Event(job="train", kind="progress", label="train", done=40, total=100))  # resumed there
+    now[0] += 20
+    board.hear(Event(job="train", kind="progress", label="train", done=50, total=100))
+    assert board.left_of(jobs[0]) == pytest.approx(100)
+    board.start(jobs[1])
+    now[0] += 5
+    board.hear(Event(job="x", kind="done"))
+    assert board.left_of(jobs[2]) == pytest.approx(15)  # its like took half of what was expected
+    assert [status.state for _, status in board] == [RUNNING, DONE, WAITING, WAITING]
+    assert board.news == ["done: x in 5.0 s"]
