@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from ensemble_bench.errors import AttackError, DataError
 from ensemble_bench.models import checkpoint
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.training import distributed, interrupts, launched, plan, rundir, trainer
 from ensemble_bench.training.batches import Batches
 
@@ -53,6 +54,9 @@ def in_float64() -> Iterator[None]:
     """Let trainings compute in float64; checkpoints are float32 as ever."""
     build, at, save = trainer.build, Batches.at, checkpoint.save
 
+    def save_narrow(path: Path, model: Ensemble, *rest: Any, **options: Any) -> None:
+        save(path, copy.deepcopy(model).float(), *rest, **options)
+
     def wide(self: Batches, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = at(self, step)
         return x.double(), y
@@ -60,7 +64,7 @@ def in_float64() -> Iterator[None]:
     with (
         replaced(trainer, "build", lambda *args, **options: build(*args, **options).double()),
         replaced(Batches, "at", wide),
-        replaced(checkpoint, "save", lambda path, model, *rest: save(path, copy.deepcopy(model).float(), *rest)),
+        replaced(checkpoint, "save", save_narrow),
     ):
         yield
 
