@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,11 @@ def cifar10_jpeg_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real CIFAR-10 here: ../shared/data/cifar10-jpeg is absent")
     return folder
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Where a shell started the tests in the background, they and what they start ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -2,20 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from ensemble_bench.training import interrupts
 from ensemble_bench.training.interrupts import SIGINT, SIGTERM, Terminated
 
-
-@pytest.fixture(autouse=True)
-def _interruptible() -> Iterator[None]:
-    """Where a shell started the tests in the background, they ignore Ctrl-C."""
-    before = signal.signal(SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(SIGINT, before)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 def _send(number: int) -> None:

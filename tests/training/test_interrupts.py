@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,14 +39,6 @@ def _same(a: Path, b: Path) -> None:
         [{k: v for k, v in row.items() if k != "seconds"} for row in curves.read(run / "curves.csv")] for run in (a, b)
     ]
     assert rows[0] == rows[1]
-
-
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Where a shell started the tests in the background, they ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -103,7 +94,7 @@ def test_sigterm_within_a_step_waits_for_its_end(whole: Path, tmp_path: Path, mo
     _same(whole, run)
 
 
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 def test_both_signals_are_restored_whichever_came() -> None:
     before = signal.getsignal(signal.SIGINT)
 

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,15 +185,7 @@ def test_kill_and_resume_change_nothing(whole: Path, tmp_path: Path, where: str)
     _same(whole, train("ensemble2adv", out=tmp_path / "run", resume=True))
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Where a shell started the tests in the background, they ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 def test_interrupts_wait_for_the_end_of_a_block() -> None:
     reached = []
 
