@@ -2,9 +2,9 @@
 
     python benchmarks/keep_runs.py runs/reproduce-cifar10-jpeg-cpu experiments/cifar10-jpeg-cpu
 
-Of each finished run: run.json, curves.csv, the averaged weights (float16 under preset cpu) and the description of the
-last ones, which says that the run is finished; their weights would double the size. A run that is there already is left
-alone. `ensemble-bench reproduce --out experiments/…` goes on from such a folder.
+Of each finished run: run.json, curves.csv, the averaged weights (float16 under preset cpu), the records of its
+evaluations, and the description of the last weights, which says that the run is finished; these themselves would double
+the size. What is there already is left alone. `ensemble-bench reproduce --out experiments/…` goes on from there.
 """
 
 import argparse
@@ -21,13 +21,12 @@ def main() -> None:
     options = parser.parse_args()
     for run in sorted(path.parent for path in options.runs.glob("*/last.json")):
         target = options.kept / run.name
-        if target.exists():
-            continue
-        target.mkdir(parents=True)
-        for name in KEPT:
-            if (run / name).exists():  # a joined run has no curves
+        records = [path.parent.relative_to(run) for path in run.glob("evaluations/*/record.json")]
+        for name in (*KEPT, *(folder / file for folder in records for file in ("record.json", "samples.parquet"))):
+            if (run / name).exists() and not (target / name).exists():  # a joined run has no curves
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(run / name, target / name)
-        print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / 1e6:.2f} MB")
+                print(target / name)
 
 
 if __name__ == "__main__":
