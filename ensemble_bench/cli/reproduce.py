@@ -1,6 +1,5 @@
 """`ensemble-bench reproduce`: the paper's whole experiment, from training to tables, figures and verdicts."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,8 +105,9 @@ def reproduce(
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from ensemble_bench.training.cores import usable
+
+    return len(usable())
 
 
 def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[str], workers: int) -> dict[str, float]:

@@ -131,6 +131,48 @@ class Scored:
         return len(path.parts), path.as_posix(), self.record.robust.robust, self.record.id
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfScored:
+    """What is made of the records of one model, and stands in rows as that model does."""
+
+    scored: Scored
+
+    @property
+    def recipe(self) -> str:
+        """Recipe of the model, or its own name."""
+        return self.scored.recipe
+
+    @property
+    def run(self) -> str:
+        """Name of the run that made the model."""
+        return self.scored.run
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the model."""
+        return self.scored.seeds
+
+    @property
+    def where(self) -> str:
+        """Name of the run's folder."""
+        return self.scored.where
+
+    @property
+    def tag(self) -> str:
+        """A name that no other model has."""
+        return self.scored.tag
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        """How the model was trained, None where its records do not say."""
+        return self.scored.training
+
+    @property
+    def suffix(self) -> str:
+        """The weights, where they are not the run's headline checkpoint."""
+        return self.scored.suffix
+
+
 def group_of(record: Record) -> Group:
     """Return the group that a record belongs to."""
     return Group(data_name=record.data_name, preset=record.preset or "", threat=record.threat)

@@ -12,7 +12,7 @@ from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.alike import Row, rows_of
 from ensemble_bench.reports.figures.lines import Line, Panel
-from ensemble_bench.reports.groups import Scored, all_seeds, grouped, scored_models
+from ensemble_bench.reports.groups import OfScored, Scored, all_seeds, grouped, scored_models
 from ensemble_bench.reports.tables.rows import mean_of
 
 BANDS = {False: "95 % interval", True: "mean ± sd over seeds"}  # of one model, of several seeds
@@ -35,46 +35,10 @@ class SweepGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(OfScored):
     """A model's evaluations by ascending eps, at least two, of the same images with the same suite."""
 
     records: tuple[Record, ...]
-    scored: Scored
-
-    @property
-    def recipe(self) -> str:
-        """Recipe of the model, or its own name."""
-        return self.scored.recipe
-
-    @property
-    def run(self) -> str:
-        """Name of the run that made the model."""
-        return self.scored.run
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the model."""
-        return self.scored.seeds
-
-    @property
-    def where(self) -> str:
-        """Name of the run's folder."""
-        return self.scored.where
-
-    @property
-    def tag(self) -> str:
-        """A name that no other model has."""
-        return self.scored.tag
-
-    @property
-    def training(self) -> Mapping[str, Any] | None:
-        """How the model was trained, None where its records do not say."""
-        return self.scored.training
-
-    @property
-    def suffix(self) -> str:
-        """The weights, where they are not the run's headline checkpoint."""
-        return self.scored.suffix
 
     @property
     def alike(self) -> Mapping[str, Any]:

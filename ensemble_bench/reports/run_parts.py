@@ -7,14 +7,14 @@ from typing import Any
 
 from ensemble_bench.records import CARRIED, AttackResult, Record, folder_of
 from ensemble_bench.records.text import carried_eps, natural
-from ensemble_bench.reports.groups import Group, Scored, group_of, grouped, headlines, home_of, place
+from ensemble_bench.reports.groups import Group, OfScored, Scored, group_of, grouped, headlines, home_of, place
 
 SUITE = "appendix"
 ENSEMBLE, LOGIT = "Ensemble", "Ensemble (remove softmax)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunParts:
+class RunParts(OfScored):
     """A run's headline checkpoint under the suite `appendix`: the records of its parts, all of the same images.
 
     `parts` are in the table's order: "Model 1", "Model 2", …, "Ensemble", "Ensemble (remove softmax)". Of several
@@ -28,47 +28,11 @@ class RunParts:
     carried: float | None
     parts: Mapping[str, Record]
     again: Mapping[str, tuple[Record, ...]]
-    scored: Scored
 
     @property
     def is_single(self) -> bool:
         """Whether it is one network, which has no parts."""
         return all(record.view is None and record.forward_passes == 1 for record in self.parts.values())
-
-    @property
-    def recipe(self) -> str:
-        """Recipe of the model, or its own name."""
-        return self.scored.recipe
-
-    @property
-    def run(self) -> str:
-        """Name of the run that made the model."""
-        return self.scored.run
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the model."""
-        return self.scored.seeds
-
-    @property
-    def where(self) -> str:
-        """Name of the run's folder."""
-        return self.scored.where
-
-    @property
-    def tag(self) -> str:
-        """A name that no other run has."""
-        return self.scored.tag
-
-    @property
-    def training(self) -> Mapping[str, Any] | None:
-        """How it was trained, None where its records do not say."""
-        return self.scored.training
-
-    @property
-    def suffix(self) -> str:
-        """The weights, where they are not the run's headline checkpoint."""
-        return self.scored.suffix
 
     @property
     def alike(self) -> Mapping[str, Any]:

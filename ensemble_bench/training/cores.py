@@ -24,7 +24,7 @@ def idle_cores(
     be used, by default those of this process.
     """
     if allowed is None:
-        allowed = _allowed()
+        allowed = usable()
     try:
         before = _times(read())
         wait(SECONDS)
@@ -34,7 +34,8 @@ def idle_cores(
     return max(1, sum(_is_idle(before[core], after[core]) for core in allowed if core in before and core in after))
 
 
-def _allowed() -> Collection[int]:
+def usable() -> Collection[int]:
+    """Cores that this process may use, by number."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return range(os.cpu_count() or 1)
