@@ -6,7 +6,7 @@ from typing import Any
 
 from ensemble_bench.evaluation.runner import Request, plans_of
 from ensemble_bench.evaluation.scoring import BLOCK
-from ensemble_bench.experiment.plan import Job
+from ensemble_bench.experiment.plan import Job, in_blocks
 
 
 def jobs_of(request: Request) -> list[Job]:
@@ -17,20 +17,8 @@ def jobs_of(request: Request) -> list[Job]:
     jobs: list[Job] = []
     for model, images in _models(request).items():
         arguments = _plain(replace(request, models=(model,)))
-        blocks = -(-images // BLOCK)
-        parts = [
-            Job(
-                name=f"{model} block {block + 1} of {blocks}",
-                call="block",
-                arguments={**arguments, "block": block},
-                row=model,
-                column=request.suite,
-            )
-            for block in range(blocks if blocks > 1 else 0)
-        ]
-        needs = tuple(part.name for part in parts)
-        whole = Job(name=model, call="evaluate", arguments=arguments, row=model, column=request.suite, needs=needs)
-        jobs += [*parts, whole]
+        evaluation = Job(name=model, call="evaluate", arguments=arguments, row=model, column=request.suite)
+        jobs += in_blocks(evaluation, images=images, block=BLOCK)
     return jobs
 
 

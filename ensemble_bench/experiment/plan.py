@@ -205,41 +205,43 @@ def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str
 def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, which: str) -> Iterator[Job]:
     """The evaluation of a checkpoint: of more images than a block holds, every block on its own and then the record."""
     n = experiment.suites[suite].images
-    blocks = -(-n // experiment.block)
-    needs = (f"{TRAIN} {row}", *((BLACKBOX,) if suite in NEED_BLACKBOX else ()))
-    name = f"{suite} {row}" + (f" ({which})" if which == LAST else "")
-    arguments = {
-        "run": folder,
-        "checkpoint": which,
-        "runs": str(experiment.out.resolve()),
-        "suite": suite,
-        "n": n,
-        "data_dir": experiment.where["data_dir"],
-        "device": experiment.device,
-    }
-    share = 1 / (blocks * (2 if suite in BOTH_CHECKPOINTS else 1))
-    parts = [
-        Job(
-            name=f"{name} block {block + 1} of {blocks}",
-            call="block",
-            arguments={**arguments, "block": block},
-            row=row,
-            column=suite,
-            needs=needs,
-            share=share,
-        )
-        for block in range(blocks if blocks > 1 else 0)
-    ]
-    yield from parts
-    yield Job(
-        name=name,
+    evaluation = Job(
+        name=f"{suite} {row}" + (f" ({which})" if which == LAST else ""),
         call="evaluate",
-        arguments=arguments,
+        arguments={
+            "run": folder,
+            "checkpoint": which,
+            "runs": str(experiment.out.resolve()),
+            "suite": suite,
+            "n": n,
+            "data_dir": experiment.where["data_dir"],
+            "device": experiment.device,
+        },
         row=row,
         column=suite,
-        needs=(*needs, *(part.name for part in parts)),
-        share=0.0 if parts else share,
+        needs=(f"{TRAIN} {row}", *((BLACKBOX,) if suite in NEED_BLACKBOX else ())),
+        share=1 / 2 if suite in BOTH_CHECKPOINTS else 1.0,
     )
+    yield from in_blocks(evaluation, images=n, block=experiment.block)
+
+
+def in_blocks(evaluation: Job, *, images: int, block: int) -> list[Job]:
+    """The jobs of an evaluation of more `images` than a `block` holds: every block on its own, and then the record."""
+    blocks = -(-images // block)
+    if blocks == 1:
+        return [evaluation]
+    parts = [
+        replace(
+            evaluation,
+            name=f"{evaluation.name} block {number + 1} of {blocks}",
+            call="block",
+            arguments={**evaluation.arguments, "block": number},
+            share=evaluation.share / blocks,
+        )
+        for number in range(blocks)
+    ]
+    needs = (*evaluation.needs, *(part.name for part in parts))
+    return [*parts, replace(evaluation, needs=needs, share=0.0)]
 
 
 def kept(jobs: Iterable[Job]) -> frozenset[str]:
