@@ -44,21 +44,24 @@ def save(
             f"{path}: the model averages {model.aggregation}, its architecture {architecture.aggregation}"
         )
     data = _serialise(path, model, architecture, half=half)
-    description = {
-        "schema": SCHEMA,
-        "architecture": architecture.as_dict(),
-        "meta": dict(meta),
-        "weights_hash": sha256_bytes(data),
-    }
-    text = _dump(path, description, indent=2) + "\n"
     pending = _pending(path)
-    write_atomic(pending, text)
+    write_atomic(pending, _description(path, architecture, meta, sha256_bytes(data)))
     try:
         write_atomic(path, data)
     except BaseException:
         pending.unlink(missing_ok=True)
         raise
     pending.replace(path.with_suffix(".json"))
+
+
+def describe(path: Path, architecture: Architecture, meta: Mapping[str, Any]) -> None:
+    """Write the description of a checkpoint whose weights were not kept; raises CheckpointError if it is not JSON."""
+    write_atomic(path.with_suffix(".json"), _description(path, architecture, meta, ""))
+
+
+def _description(path: Path, architecture: Architecture, meta: Mapping[str, Any], weights_hash: str) -> str:
+    values = {"schema": SCHEMA, "architecture": architecture.as_dict(), "meta": dict(meta)}
+    return _dump(path, values | {"weights_hash": weights_hash}, indent=2) + "\n"
 
 
 def is_unchanged(model: Ensemble) -> bool:
@@ -116,7 +119,11 @@ def load(source: str | Path) -> Ensemble:
 
 def read_info(source: str | Path) -> CheckpointInfo:
     """Description of a checkpoint without loading its weights; raises CheckpointError like `load`."""
-    path = find(source)
+    return read_description(find(source))
+
+
+def read_description(path: Path) -> CheckpointInfo:
+    """As `read_info` of a file, also where its weights were not kept."""
     description = path.with_suffix(".json")
     pending = _pending(path)
     if pending.is_file():

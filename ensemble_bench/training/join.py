@@ -45,9 +45,13 @@ def join(
 
 
 def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Path], out: Path, *, device: str) -> None:
-    """Write the joined checkpoints of finished runs."""
-    names = [name for name in (rundir.AVERAGED, rundir.BEST, rundir.LAST) if all((run / name).exists() for run in runs)]
-    parts = {name: [checkpoint.read_info(run / name) for run in runs] for name in names}
+    """Write the joined checkpoints of finished runs; only described where a run did not keep the weights."""
+    names = [
+        name
+        for name in (rundir.AVERAGED, rundir.BEST, rundir.LAST)
+        if all((run / name).with_suffix(".json").exists() for run in runs)
+    ]
+    parts = {name: [checkpoint.read_description(run / name) for run in runs] for name in names}
     document = _document(recipe, plan, seeds) | {
         "joins": [
             {"run": run.name, **{Path(name).stem: infos[i].weights_hash for name, infos in parts.items()}}
@@ -75,7 +79,6 @@ def _refuse_other_run(recipe: Recipe, plan: TrainingPlan, seeds: list[int], out:
 
 def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document: Mapping[str, Any]) -> None:
     """Write the ensemble of all members of `parts`; its `step` is the highest of theirs."""
-    models = [checkpoint.load(part.path) for part in parts]
     steps = [part.meta["step"] for part in parts]
     meta = dict(document) | {
         "step": max(steps),
@@ -88,5 +91,9 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
     }
     architecture = replace(plan.architecture, members=len(parts))
     del meta["architecture"]
+    if not all(part.path.exists() for part in parts):
+        checkpoint.describe(path, architecture, meta)
+        return
+    models = [checkpoint.load(part.path) for part in parts]
     joined = Ensemble(member for model in models for member in model.members)
     checkpoint.save(path, joined, architecture, meta, half=plan.settings.saved_as == "float16")

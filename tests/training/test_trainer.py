@@ -323,6 +323,25 @@ def test_separate2adv_joins_two_runs_and_trains_nothing_that_exists(tmp_path: Pa
         train("separate2adv", out=joined, seed=1)
 
 
+@pytest.mark.parametrize("joined_before", [False, True])
+def test_runs_that_kept_only_their_averages_are_joined_and_finished(tmp_path: Path, joined_before: bool) -> None:
+    def join() -> Path:
+        return train("separate2adv", runs=tmp_path, max_steps=2, settings={"average": 0.5})
+
+    members = [train("singleadv", runs=tmp_path, seed=s, max_steps=2, settings={"average": 0.5}) for s in (0, 1)]
+    if joined_before:
+        whole = join()
+        (whole / "last.safetensors").unlink()
+    for member in members:
+        (member / "last.safetensors").unlink()
+    whole = join()
+    assert rundir.is_finished(whole)
+    assert [path.name for path in whole.glob("*.safetensors")] == ["averaged.safetensors"]
+    assert len(eb.load(whole).members) == 2
+    before = {path: path.read_bytes() for path in whole.iterdir()}
+    assert {path: path.read_bytes() for path in join().iterdir()} == before
+
+
 def test_a_member_that_changed_is_not_joined_silently(tmp_path: Path) -> None:
     joined = train("separate2adv", out=tmp_path / "joined", max_steps=2)
     member = tmp_path / "singleadv-digits-tiny-steps-2-s0"
