@@ -69,10 +69,10 @@ def train(
 
     The folder holds run.json, curves.csv and the checkpoints: averaged (the running average of the weights), or, where
     the preset keeps none, best (by validation accuracy under ifgsm5); and last, which exists only once training is
-    finished. A finished run is returned at once. `max_steps` shortens the run
-    and its schedule; `eps` (in units of the pixel range) defaults to the data set's; a widened single model has as
-    many "params" or "flops" as the ensemble, or with `match` "paper" 1.5 or 2 times the width; `objective` is
-    "ensemble", "member-mean" or "adp", by default the recipe's.
+    finished. A finished run is returned at once. `max_steps` shortens the run and its schedule; `eps` (in units of the
+    pixel range) defaults to the data set's; a widened single model has as many "params" or "flops" as the ensemble, or
+    with `match` "paper" 1.5 or 2 times the width; `objective` is "ensemble", "member-mean" or "adp", by default the
+    recipe's.
 
     Where `accelerate launch` started several processes, each takes a block of every batch, and process 0 writes.
 
