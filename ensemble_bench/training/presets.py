@@ -22,13 +22,13 @@ class TrainingSettings:
 
     Exactly one of `steps` and `epochs` is given. `schedule` is "staircase" (the paper's: × 0.2 after 6, 12 and
     18 % of the steps) or "cyclic" (linear up to `learning_rate`, then linear down to 0). `train_attack` is
-    "ifgsmN" or "nfgsm", `attack_start` "gaussian" or "uniform". `crop` is the padding of random crops in pixels
-    (0: none). `clean_share` is the weight of the loss on clean images, in [0, 1]; that on attacked ones has the rest.
-    `saved_as` is "float32" or "float16", to which the weights in checkpoints are rounded. `average` is the memory of
-    the running average of the weights as a share of all steps: above 0, a run ends with the checkpoints averaged and
-    last; at 0 with best, picked by validation accuracy, and last. `precision` is "float32", "bf16" or "auto" (bf16
-    where the hardware computes in it natively). Every `evaluate_every` steps the first `evaluate_n` validation images
-    are evaluated; a killed run loses at most `checkpoint_every` steps.
+    "ifgsmN" or "nfgsm", `attack_start` "gaussian", "uniform" or "none". `crop` is the padding of random crops in
+    pixels (0: none). `clean_share` is the weight of the loss on clean images, in [0, 1]; that on attacked ones has
+    the rest. `saved_as` is "float32" or "float16", to which the weights in checkpoints are rounded. `average` is the
+    memory of the running average of the weights as a share of all steps: above 0, a run ends with the checkpoints
+    averaged and last; at 0 with best, picked by validation accuracy, and last. `precision` is "float32", "bf16" or
+    "auto" (bf16 where the hardware computes in it natively). Every `evaluate_every` steps the first `evaluate_n`
+    validation images are evaluated; a killed run loses at most `checkpoint_every` steps.
     """
 
     network: Network
