@@ -10,6 +10,7 @@ import typer
 
 from ensemble_bench.cli import (
     blackbox,
+    compare,
     demo,
     doctor,
     evaluate,
@@ -66,7 +67,7 @@ def version() -> None:
 
 
 for command in (
-    *(train.train, evaluate.evaluate, report.report, report.diagnose),
+    *(train.train, evaluate.evaluate, report.report, compare.compare, report.diagnose),
     *(submissions.bundle, submissions.verify, submissions.submit),
 ):
     app.command()(command)

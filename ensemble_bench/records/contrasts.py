@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.records.statistics import mcnemar
 
 CONFIDENCE = 0.95
 MIN_SEEDS = 3
@@ -98,6 +99,29 @@ def contrast(
         ci_low=max(-1.0, value - reach),
         ci_high=min(1.0, value + reach),
         p_value=min(1.0, 2 * float(stdtr(df, -abs(value - null) / se))),
+    )
+
+
+def paired(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> Contrast:
+    """Compare two models, no recipes, on the same images; arrays (image), True where the model is right.
+
+    The p-value is McNemar's exact one; the interval is over images, as in `contrast`. Raises InvalidValueError for
+    different images or fewer than two.
+    """
+    from scipy.special import stdtrit
+
+    check_images([left[None], right[None]])
+    n, by_image = len(left), left.astype(float) - right
+    value = float(by_image.mean())
+    se = (float(((by_image - value) ** 2).sum()) + PSEUDO_IMAGES) ** 0.5 / (n + PSEUDO_IMAGES)
+    reach = se * float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    return Contrast(
+        difference=value,
+        se=se,
+        df=n - 1,
+        ci_low=max(-1.0, value - reach),
+        ci_high=min(1.0, value + reach),
+        p_value=mcnemar(left, right).p_value,
     )
 
 

@@ -2,19 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ensemble_bench.errors import RecordError
 from ensemble_bench.records import Record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, difference, holm, seed_variance
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
 from ensemble_bench.reports.groups import place
-from ensemble_bench.reports.worst_cases import Family, Row, families
+from ensemble_bench.reports.worst_cases import Family, Row, families, most_images, shared_images
 
 ALPHA = 0.05
 COLUMNS = (
@@ -207,14 +205,14 @@ def _families(records: Iterable[Record]) -> list[Family]:
 
 def _judged(family: Family) -> list[Verdict]:
     sides = [
-        (claim, *_most_images(rows[: len(claim.left)], rows[len(claim.left) :]))
+        (claim, *most_images(rows[: len(claim.left)], rows[len(claim.left) :]))
         for claim in CLAIMS.values()
         for rows in product(*(family.rows.get(recipe, ()) for recipe in claim.recipes))
     ]
     measured = [
         (claim, [row.on(ids) for row in left], [row.on(ids) for row in right]) for claim, left, right, ids in sides
     ]
-    recipes = [row.on(_shared([row], row.least)) for rows in family.rows.values() for row in rows]
+    recipes = [row.on(shared_images([row], row.least)) for rows in family.rows.values() for row in rows]
     return [
         Verdict(
             family=family,
@@ -228,32 +226,6 @@ def _judged(family: Family) -> list[Verdict]:
         )
         for judgement, (_, left, right, ids) in zip(judge(measured, recipes), sides, strict=True)
     ]
-
-
-def _most_images(
-    left: Sequence[Row], right: Sequence[Row]
-) -> tuple[tuple[Row, ...], tuple[Row, ...], NDArray[np.int64]]:
-    """Keep the models with the most images on which a test is possible, or else each recipe has one; and their images.
-
-    One more run that was tried on ten images must not bring a comparison down to these ten.
-    """
-    rows = (*left, *right)
-    counts = sorted({model.images for row in rows for model in row.models}, reverse=True)
-    for seeds in (MIN_SEEDS, 1):
-        for n in counts:
-            kept = [row.with_images(n) for row in rows]
-            if all(len(row.models) >= seeds for row in kept):
-                return tuple(kept[: len(left)]), tuple(kept[len(left) :]), _shared(kept, n)
-    raise AssertionError("every row has a model")
-
-
-def _shared(rows: Sequence[Row], n: int) -> NDArray[np.int64]:
-    models = [model for row in rows for model in row.models]
-    ids: NDArray[np.int64] = reduce(np.intersect1d, (model.ids for model in models))
-    if len(ids) < n:
-        a, b = models[0], next((m for m in models if not np.isin(models[0].ids, m.ids).all()), models[-1])
-        raise RecordError(f"{b.record.path}: its samples are not the images of {a.record.path}, of the same split")
-    return ids
 
 
 def _accuracy(side: Sequence[Row], ids: NDArray[np.int64]) -> float:

@@ -1,8 +1,9 @@
-"""Rows of a verdict: models of one recipe that differ by their seed alone, attacked alike, and what each withstood."""
+"""Rows of a comparison: models that differ by their seed alone, attacked alike, and what each withstood."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import CARRIED, Record, read_samples, worst_case
+from ensemble_bench.records.contrasts import MIN_SEEDS
 from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import Group, group_of, grouped, headline_models, place
@@ -104,15 +106,46 @@ def families(records: Iterable[Record], *, suites: Iterable[str], recipes: Itera
     samples beside a record are missing or contradict it.
     """
     suites, recipes = frozenset(suites), frozenset(recipes)
-    chosen = [record for record in headline_models(records) if record.suite in suites and record.recipe in recipes]
-    return [_family(alike) for alike in grouped(chosen, _attacked).values()]
+    return attacked_alike(r for r in headline_models(records) if r.suite in suites and r.recipe in recipes)
+
+
+def attacked_alike(records: Iterable[Record]) -> list[Family]:
+    """As `families`, of all `records`; a model of no recipe is a row of its own, under its name."""
+    return [_family(alike) for alike in grouped(records, _attacked).values()]
+
+
+def most_images(
+    left: Sequence[Row], right: Sequence[Row]
+) -> tuple[tuple[Row, ...], tuple[Row, ...], NDArray[np.int64]]:
+    """Keep the models with the most images on which a test is possible, or else each row has one; and their images.
+
+    One more run that was tried on ten images must not bring a comparison down to these ten.
+    """
+    rows = (*left, *right)
+    counts = sorted({model.images for row in rows for model in row.models}, reverse=True)
+    for seeds in (MIN_SEEDS, 1):
+        for n in counts:
+            kept = [row.with_images(n) for row in rows]
+            if all(len(row.models) >= seeds for row in kept):
+                return tuple(kept[: len(left)]), tuple(kept[len(left) :]), shared_images(kept, n)
+    raise AssertionError("every row has a model")
+
+
+def shared_images(rows: Sequence[Row], n: int) -> NDArray[np.int64]:
+    """Return the ids that all models of the rows have; raises RecordError where these are fewer than `n`."""
+    models = [model for row in rows for model in row.models]
+    ids: NDArray[np.int64] = reduce(np.intersect1d, (model.ids for model in models))
+    if len(ids) < n:
+        a, b = models[0], next((m for m in models if not np.isin(models[0].ids, m.ids).all()), models[-1])
+        raise RecordError(f"{b.record.path}: its samples are not the images of {a.record.path}, of the same split")
+    return ids
 
 
 def _family(alike: Sequence[Record]) -> Family:
     first = alike[0]
     rows = {
         recipe: _labelled(recipe, [_row(recipe, same) for same in grouped(ours, _made).values()])
-        for recipe, ours in grouped(alike, lambda record: record.recipe or "").items()
+        for recipe, ours in grouped(alike, lambda record: record.recipe or record.run).items()
     }
     return Family(
         group=group_of(first),
@@ -132,9 +165,10 @@ def _attacked(record: Record) -> tuple[Any, ...]:
     return (group_of(record), record.suite, *images)
 
 
-def _made(record: Record) -> tuple[str, int, int]:
-    """Return what the models of one row share: how they were trained, and what they cost."""
-    return _json(_training(record)), record.parameters, record.flops or 0
+def _made(record: Record) -> tuple[str, int, int, str]:
+    """Return what the models of one row share: how they were trained, what they cost, without a recipe the weights."""
+    own = "" if record.recipe else record.weights_hash
+    return _json(_training(record)), record.parameters, record.flops or 0, own
 
 
 def _training(record: Record) -> Mapping[str, Any] | None:

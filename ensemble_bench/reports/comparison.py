@@ -1,0 +1,182 @@
+"""Models compared on the same images: every difference with its interval, p-values corrected for their number."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.records import Record, find_records, read_record
+from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, holm, paired, seed_variance
+from ensemble_bench.records.store import RECORD_FILE
+from ensemble_bench.records.table import Table, Value
+from ensemble_bench.reports.groups import headline_models
+from ensemble_bench.reports.worst_cases import Family, Row, attacked_alike, most_images, shared_images
+
+COLUMNS = {
+    "suite": "suite",
+    "left": "left",
+    "left_accuracy": "left %",
+    "right": "right",
+    "right_accuracy": "right %",
+    "images": "images",
+    "difference": "difference",
+    "only_left": "only left",
+    "only_right": "only right",
+    "about": "about",
+    "p_value": "p",
+    "p_holm": "p, corrected",
+}
+RECIPES, WEIGHTS = "recipes", "weights"
+"""What a p-value speaks of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two rows on the same images: the difference of robust accuracies, left less right, as fractions.
+
+    With `MIN_SEEDS` seeds or more on both sides the `contrast` is over seeds and images, and speaks of the recipes;
+    with one model each it is over images, and speaks of these weights alone; otherwise there is none. `only` counts the
+    images that only the left and only the right model withstood, where there is one model each. `p_holm` is corrected
+    over all comparisons that were made together.
+    """
+
+    family: Family
+    left: Row
+    right: Row
+    images: int
+    accuracies: tuple[float, float]
+    contrast: Contrast | None
+    only: tuple[int, int] | None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All pairs of rows that were attacked alike, and notes on what had no partner."""
+
+    table: Table
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+
+def records_at(paths: Iterable[Path]) -> list[Record]:
+    """Read the records that `paths` name: a record, a run, or a folder of either; each once.
+
+    Of a run counts its headline checkpoint, unless a path names the record itself. Raises RecordError for a path
+    without a record, or with a broken one; InvalidValueError where there are none under a path.
+    """
+    found: dict[Path, Record] = {}
+    for path in paths:
+        named = path.is_file() or (path / RECORD_FILE).is_file()
+        records = [read_record(path)] if named else headline_models(find_records(path))
+        if not records:
+            raise InvalidValueError(f"{path} holds no record: `ensemble-bench evaluate` makes them")
+        found |= {record.path.resolve(): record for record in records if record.path is not None}
+    return list(found.values())
+
+
+def compare(records: Iterable[Record], *, suite: str | None = None) -> Comparison:
+    """Compare every two rows of models that were attacked alike, under `suite` or each that there is.
+
+    Models that differ by their seed alone are one row. Raises InvalidValueError where no two were attacked alike, and
+    RecordError when the samples beside a record are missing or contradict it.
+    """
+    records = list(records)
+    suites = sorted({record.suite for record in records})
+    if suite is not None and suite not in suites:
+        raise InvalidValueError(f"suite is {suite!r}: these records are of {', '.join(suites)}")
+    families = attacked_alike(record for record in records if suite in (None, record.suite))
+    pairs = [pair for family in families for pair in _pairs(family)]
+    if not pairs:
+        kinds = "; ".join(f"{_name(row)} ({family.where})" for family in families for row in _rows(family))
+        raise InvalidValueError(f"no two of these were attacked alike, on the same data and threat: {kinds}")
+    pairs = _corrected(pairs)
+    return Comparison(table=_table(pairs), pairs=tuple(pairs), notes=tuple(_notes(families)))
+
+
+def _rows(family: Family) -> list[Row]:
+    return [row for rows in family.rows.values() for row in rows]
+
+
+def _pairs(family: Family) -> list[Pair]:
+    """All pairs of a family, the more robust row on the left."""
+    rows = _rows(family)
+    arrays = [row.on(shared_images([row], row.least)) for row in rows]
+    pooled = seed_variance(arrays)
+    found = []
+    for a, b in combinations(rows, 2):
+        (left,), (right,), ids = most_images([a], [b])
+        sides = sorted((left, right), key=lambda row: -row.on(ids).mean())
+        robust = [row.on(ids) for row in sides]
+        only, test = None, None
+        if all(len(side) == 1 for side in robust):
+            one, other = robust[0][0], robust[1][0]
+            only, test = (int((one & ~other).sum()), int((other & ~one).sum())), paired(one, other)
+        elif all(len(side) >= MIN_SEEDS for side in robust):
+            test = contrast([robust[0]], [robust[1]], pooled=pooled)
+        found.append(
+            Pair(
+                family=family,
+                left=sides[0],
+                right=sides[1],
+                images=len(ids),
+                accuracies=(float(robust[0].mean()), float(robust[1].mean())),
+                contrast=test,
+                only=only,
+            )
+        )
+    return found
+
+
+def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
+    """Correct the p-values over all pairs that have one."""
+    corrected = iter(holm([pair.contrast.p_value for pair in pairs if pair.contrast is not None]))
+    return [pair if pair.contrast is None else replace(pair, p_holm=next(corrected)) for pair in pairs]
+
+
+def _table(pairs: Sequence[Pair]) -> Table:
+    tested = sum(pair.contrast is not None for pair in pairs)
+    caption = (
+        "Robust accuracies in %, worst case over the attacks of the suite, on the same images; differences in points, "
+        f"with 95 % intervals; p-values corrected (Holm) over {tested} comparison{'s' if tested != 1 else ''}. "
+        f"{RECIPES.capitalize()} are compared over seeds and images, which takes {MIN_SEEDS} seeds on both sides; "
+        f"{WEIGHTS}, one model against one, over images alone (McNemar's exact test), which says nothing of recipes."
+    )
+    groups = "; ".join(dict.fromkeys(f"{pair.family.group}, {pair.family.split} split" for pair in pairs))
+    return Table(
+        name="comparison",
+        title=f"Robust accuracy compared: {groups}",
+        caption=caption,
+        columns=tuple(COLUMNS.values()),
+        keys=tuple(COLUMNS),
+        rows=tuple(map(_cells, pairs)),
+    )
+
+
+def _cells(pair: Pair) -> tuple[str | int | Value | None, ...]:
+    test = pair.contrast
+    left, right = (Value(accuracy=accuracy) for accuracy in pair.accuracies)
+    low, high = (None, None) if test is None else (test.ci_low, test.ci_high)
+    gap = Value(accuracy=pair.accuracies[0] - pair.accuracies[1], ci_low=low, ci_high=high)
+    only = pair.only or (None, None)
+    about = None if test is None else WEIGHTS if pair.only else RECIPES
+    p_values = (None if p is None else f"{p:.4g}" for p in (test.p_value if test else None, pair.p_holm))
+    sides = (_name(pair.left), left, _name(pair.right), right)
+    return (pair.family.suite, *sides, pair.images, gap, *only, about, *p_values)
+
+
+def _name(row: Row) -> str:
+    """Name a row by its label and its seeds, where its models have any."""
+    seeds = "" if not row.seeds else f" (seed{'s' if len(row.models) > 1 else ''} {row.seeds})"
+    return f"{row.label}{seeds}"
+
+
+def _notes(families: Iterable[Family]) -> Iterator[str]:
+    for family in families:
+        rows = _rows(family)
+        if len(rows) == 1:
+            yield f"Not compared: {_name(rows[0])}, as nothing else was attacked alike: {family.where}."
+        for row in rows:
+            for run in row.left_out:
+                yield f"Not counted: {run}, as another run of its row has its seed: {family.where}."
