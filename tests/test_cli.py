@@ -153,6 +153,8 @@ def test_eps_that_is_not_positive_is_named(text: str) -> None:
         (["list", "recipies"], ["'recipies'", "did you mean recipes"]),
         (["evaluate", "--suite", "papr"], ["unknown suite 'papr'", "did you mean paper"]),
         (["evaluate", "--dataset", "cifar"], ["unknown data set 'cifar'", "did you mean cifar10"]),
+        (["evaluate", "--suite", "blackbox", "--no-blackbox"], ["'blackbox'", "nothing is left"]),
+        (["evaluate", "--blackbox", "set.safetensors", "--no-blackbox"], ["set.safetensors", "give one"]),
         (["evaluate", "--n", "0"], ["--n", "1"]),
         (["evaluate", "--n", "many"], ["--n", "integer"]),
         (["evaluate", "missing"], ["missing", "does not exist"]),
@@ -307,7 +309,7 @@ def test_an_interrupt_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "train", interrupted)
-    monkeypatch.setattr(runner, "evaluate_checkpoints", interrupted)
+    monkeypatch.setattr(runner, "evaluate_request", interrupted)
     assert run(["train", "baseline"] if command == "train" else ["evaluate"]) == 130
     assert capsys.readouterr().err.splitlines() == [
         f"interrupted: what was written stays; run the same command {way.split(' (')[0]} to go on"

@@ -61,6 +61,9 @@ class Bars:
     def __call__(self, label: str, done: int, total: int, **fields: float | str) -> None:
         """Move the bar of `label` to `done` of `total`, with `fields` beside it."""
         shown = described(fields)
+        if label not in self._tasks and done >= total and shown:  # nothing was timed, as of what was done before
+            self._console.print(f"{label}: {shown}", markup=False)
+            return
         if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(label, total=total, shown=shown)
             self._started[label] = time.monotonic()

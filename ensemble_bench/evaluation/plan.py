@@ -94,6 +94,8 @@ class EvaluationPlan:
                 raise InvalidValueError(
                     f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
                 )
+            missing = "there is none yet, and the suite attacks with it: it is made first (--no-blackbox goes without)"
+            self.progress(f"black-box set {path.stem}", 1, 1, status=missing)
             path = blackbox_sets.build(
                 self.source.dataset,
                 preset=preset,

@@ -174,6 +174,11 @@ def evaluate_checkpoints(
         threads=threads,
         precision=precision,
     )
+    return evaluate_request(request, progress)
+
+
+def evaluate_request(request: "Request", progress: Progress = silent) -> list[Record]:
+    """As `evaluate_checkpoints`, of arguments that are together already."""
     return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
 
 
