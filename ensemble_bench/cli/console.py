@@ -56,6 +56,12 @@ def show_records(records: Sequence[Record]) -> None:
         for warning in record.warnings:
             print(f"warning: {record.model}: {warning.name}: {warning.message}")
     for record in records:
+        if (images := record.images) is not None:
+            print(
+                f"images of {record.model}: {images.broken} broken; asked again, the model gets {images.confirmed} of "
+                f"them wrong, and {images.rounded} as images of 8 bits"
+            )
+    for record in records:
         if record.path is not None:
             print(record.path)
 

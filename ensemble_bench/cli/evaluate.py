@@ -73,6 +73,14 @@ def evaluate(
     precision: Annotated[
         str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
     ] = "float32",
+    save_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Save the adversarial images: a .safetensors file for float32, or a folder for PNG files, rounded to "
+            "8 bits inside the ball and shown to the model again. For several models put {model} in it.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     runs: Runs = Path("runs"),
@@ -97,6 +105,7 @@ def evaluate(
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.console import show_records
+    from ensemble_bench.evaluation.images import target_of
     from ensemble_bench.evaluation.runner import Request, evaluate_request
     from ensemble_bench.leaderboard.board import write_leaderboard
     from ensemble_bench.training.hardware import computing_on, default_threads
@@ -120,6 +129,7 @@ def evaluate(
         precision=precision,
         device=device,
         threads=threads,
+        save_images=save_images,
     )
     if estimate:
         _show_estimate(request)
@@ -129,6 +139,9 @@ def evaluate(
     with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_request(request, progress)
     show_records(records)
+    if save_images is not None:
+        for record in records:
+            typer.echo(target_of(save_images, record.model))
     # Models that were named need not lie under --runs, whose leaderboard holds what does.
     if any(runs.resolve() in record.path.resolve().parents for record in records if record.path):
         typer.echo(write_leaderboard(runs))

@@ -29,7 +29,8 @@ class EvaluationPlan:
     """One evaluation, everything resolved but the black-box set.
 
     Images that fell at a smaller eps are `carried` over and not attacked again. `threads` are those of a processor;
-    None: as many as PyTorch is set to use, or as an evaluation that goes on began with.
+    None: as many as PyTorch is set to use, or as an evaluation that goes on began with. Adversarial images go to
+    `save_images`, where that is given.
     """
 
     subject: Subject
@@ -43,6 +44,7 @@ class EvaluationPlan:
     data_dir: str | Path | None
     carried: Carried | None = None
     threads: int | None = None
+    save_images: Path | None = None
     progress: Progress
 
     def attacks(self) -> tuple[Attack, ...]:

@@ -15,7 +15,7 @@ from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
-from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.journal import Entry, Images, Journal
 from ensemble_bench.models import calling
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
@@ -30,11 +30,15 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Carried:
-    """Images (mask `fallen`) that fell at a smaller `eps` according to `record`: they fall here without an attack."""
+    """Images (mask `fallen`) that fell at a smaller `eps` according to `record`: they fall here without an attack.
+
+    `predictions` are the classes that they were taken for, -1 for those that stand.
+    """
 
     eps: float
     record: str
     fallen: Bools
+    predictions: Array | None = None
     name: str = CARRIED
 
     def settings(self) -> dict[str, Any]:
@@ -90,6 +94,8 @@ class Scores:
     """Images whose clean prediction changed when the model was asked again."""
     classes: int = 0
     """Classes of the model."""
+    fell_at: Array = field(default_factory=lambda: np.empty(0, dtype=object))
+    """Name of the stage that broke every image, None for those that none did."""
 
 
 def score(job: Job, journal: Journal) -> Scores:
@@ -109,19 +115,23 @@ def score(job: Job, journal: Journal) -> Scores:
     )
     scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean), classes=clean[0]["classes"])
     standing = correct.copy()
-    broken_by = np.full(len(correct), None, dtype=object)
+    broken_by, scores.fell_at = (np.full(len(correct), None, dtype=object) for _ in range(2))
+    predictions = np.full(len(correct), -1, dtype=np.int64)
     if job.carried is not None:
         name, fallen = job.carried.name, correct & job.carried.fallen
         standing, correct = correct & ~fallen, correct & ~fallen
         samples[name], samples[f"{name}_steps"], samples[f"{name}_margin"] = standing, 0, np.nan
         broken_by[fallen] = name
+        if job.carried.predictions is not None:
+            predictions[fallen] = job.carried.predictions[fallen]
         broke = int(fallen.sum())
         scores.stages[name] = (StageScore(name=name, attacked=broke, broken=broke),)
     for attack in job.attacks:
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
-        scores.stages[attack.name] = tuple(_stages(job, journal, attack, robust, steps, margin))
+        fall = _Fall(standing=standing.copy(), predictions=predictions, stages=scores.fell_at)
+        scores.stages[attack.name] = tuple(_stages(job, journal, attack, robust, steps, margin, fall))
         covered = attack.covers(job.images.ids).numpy()
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = steps
@@ -130,11 +140,21 @@ def score(job: Job, journal: Journal) -> Scores:
         broken_by[fallen] = attack.name
         standing &= ~fallen
     samples["broken_by"] = broken_by
+    samples["adversarial_prediction"] = pd.arrays.IntegerArray(predictions, mask=predictions < 0)
     return scores
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fall:
+    """Images that stood before an attack; of those that it breaks, `predictions` and `stages` are filled in."""
+
+    standing: Bools
+    predictions: Array
+    stages: Array
+
+
 def _stages(
-    job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array
+    job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array, fall: _Fall
 ) -> Iterator[StageScore]:
     """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place."""
     broke: list[int] = []
@@ -143,12 +163,16 @@ def _stages(
         targets = robust & stage.covers(job.images.ids).numpy()
         left = int(targets.sum())
         for index, block in enumerate(job.blocks):
-            entries.append(_attack_block(job, journal, stage, index, block, targets[block], standing=left))
+            fresh = fall.standing[block]
+            entries.append(_attack_block(job, journal, stage, index, block, targets[block], fresh, standing=left))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         steps += _column(entries, "steps").astype(np.int32)
         np.fmax(margin, _column(entries, "margin").astype(np.float32), out=margin)
         robust &= ~broken
+        predicted = np.concatenate([e.get("predicted", [-1] * len(e["broken"])) for e in entries]).astype(np.int64)
+        fell = broken & fall.standing
+        fall.predictions[fell], fall.stages[fell] = predicted[fell], stage.name
         broke.append(int(broken.sum()))
         yield StageScore(
             name=stage.name,
@@ -185,9 +209,12 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
 
 
 def _attack_block(
-    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, *, standing: int
+    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, fresh: Bools, *, standing: int
 ) -> Entry:
-    """One attack on the images of a block that are its targets; `standing` images have withstood it so far."""
+    """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
+
+    Those that no attack broke before, `fresh`, are looked at again once they fall: what are they taken for?
+    """
     if (known := journal.get(attack.name, index)) is not None:
         return known
     start = time.perf_counter()
@@ -202,6 +229,8 @@ def _attack_block(
 
     job.progress(label, block.start, len(job.images), standing=standing)
     outcome = attempt(job, attack, x, y, ids, rows, on_done)
+    seconds = time.perf_counter() - start
+    predicted, x_adv = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
 
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)
@@ -217,12 +246,29 @@ def _attack_block(
             "margin": spread(outcome.margin.float(), float("nan")),
             "zero_gradients": outcome.zero_gradients,
             "passes": outcome.passes,
-            "seconds": time.perf_counter() - start,
+            "seconds": seconds,
+            "predicted": spread(predicted, -1),
         },
+        x_adv if journal.keeps_images else None,
     )
     broken = int(outcome.broken.sum())
     job.progress(label, block.stop, len(job.images), broken=broken, standing=standing - broken)
     return entry
+
+
+def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tuple[Tensor, Images]:
+    """What the model takes the `fresh` images that were broken for, -1 for all others, and these images.
+
+    The model is asked again, which no attack's passes count; the right class is no answer of a broken image.
+    """
+    predicted = torch.full_like(y, -1)
+    fell = outcome.broken & fresh.to(y.device)
+    x_adv = outcome.x_adv[fell]
+    if fell.any():
+        with calling.frozen(job.model):
+            logits = engine.Worker(job.model, job.budget.batch_size).logits(x_adv, y[fell])
+        predicted[fell] = logits.scatter(1, y[fell][:, None], -torch.inf).argmax(dim=1)
+    return predicted, x_adv.float().cpu().numpy()
 
 
 def attempt(

@@ -38,5 +38,6 @@ def _models(request: Request) -> dict[str, int]:
 def _plain(request: Request) -> dict[str, Any]:
     """The request as arguments, with folders that do not depend on where a process stands."""
     values = vars(request)
-    folders = {name: values[name] for name in ("runs", "data_dir", "blackbox", "model_dir") if values[name] is not None}
+    places = ("runs", "data_dir", "blackbox", "model_dir", "save_images")
+    folders = {name: values[name] for name in places if values[name] is not None}
     return values | {name: str(Path(folder).resolve()) for name, folder in folders.items()}
