@@ -84,6 +84,9 @@ def evaluate(
     device: Device = None,
     threads: Threads = None,
     runs: Runs = Path("runs"),
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Print accuracies by class too, and what images are taken for.")
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what it would cost: passes, FLOPs and time, at most.")
     ] = False,
@@ -104,10 +107,11 @@ def evaluate(
         registry.check("data set", dataset)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import show_records
+    from ensemble_bench.cli.console import show_records, show_tables
     from ensemble_bench.evaluation.images import target_of
     from ensemble_bench.evaluation.runner import Request, evaluate_request
     from ensemble_bench.leaderboard.board import write_leaderboard
+    from ensemble_bench.reports.tables.classes import class_tables, confusion_tables
     from ensemble_bench.training.hardware import computing_on, default_threads
 
     request = Request(
@@ -139,6 +143,8 @@ def evaluate(
     with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_request(request, progress)
     show_records(records)
+    if classes:
+        show_tables([*class_tables(records), *confusion_tables(records)])
     if save_images is not None:
         for record in records:
             typer.echo(target_of(save_images, record.model))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
+from ensemble_bench.evaluation.estimate import passes_an_image
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import make_record
+from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, threat_of
 from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
+from ensemble_bench.evaluation.suite_progress import Forecast
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import checkpoint, sources
@@ -366,15 +370,20 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
 
 
 def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
+    model, classes = plan.subject.load().to(plan.budget.device), len(plan.source.classes)
+    pace = partial(
+        seconds_a_pass, model, plan.source.image_shape, plan.budget, classes=classes, images=len(plan.images)
+    )
     return Job(
         label=plan.subject.name,
-        model=plan.subject.load().to(plan.budget.device),
+        model=model,
         images=plan.images,
         threat=plan.threat,
         attacks=made,
         cascade=plan.suite.cascade,
         carried=plan.carried,
         budget=plan.budget,
+        forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),
         progress=plan.progress,
     )
 

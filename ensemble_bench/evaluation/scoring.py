@@ -15,7 +15,8 @@ from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
-from ensemble_bench.evaluation.journal import Entry, Images, Journal
+from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
 from ensemble_bench.models import calling
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
@@ -58,6 +59,7 @@ class Job:
     cascade: bool
     carried: Carried | None = None
     budget: Budget
+    forecast: Forecast | None = None
     progress: Progress = silent
 
     @property
@@ -126,12 +128,29 @@ def score(job: Job, journal: Journal) -> Scores:
             predictions[fallen] = job.carried.predictions[fallen]
         broke = int(fallen.sum())
         scores.stages[name] = (StageScore(name=name, attacked=broke, broken=broke),)
-    for attack in job.attacks:
+    parts = [attack.parts(job.model) for attack in job.attacks]
+    told = SuiteProgress(
+        job.progress, job.label, parts, cascade=job.cascade, correct=int(correct.sum()), forecast=job.forecast
+    )
+    idle = []
+    for number, attack in enumerate(job.attacks):
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
         fall = _Fall(standing=standing.copy(), predictions=predictions, stages=scores.fell_at)
-        scores.stages[attack.name] = tuple(_stages(job, journal, attack, robust, steps, margin, fall))
+        each = _stages(job, journal, attack, robust, steps, margin, fall, number, told)
+        scores.stages[attack.name] = ran = tuple(each)
+        if ran[0].attacked:
+            told.attack_ended(
+                attack.name,
+                met=ran[0].attacked,
+                broken=sum(stage.broken for stage in ran),
+                stages=len(ran),
+                passes=sum(stage.passes for stage in ran),
+                seconds=sum(stage.seconds for stage in ran),
+            )
+        else:
+            idle.append(attack.name)
         covered = attack.covers(job.images.ids).numpy()
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = steps
@@ -139,6 +158,7 @@ def score(job: Job, journal: Journal) -> Scores:
         fallen = standing & covered & ~robust
         broken_by[fallen] = attack.name
         standing &= ~fallen
+    told.close(standing=int(standing.sum()), idle=idle)
     samples["broken_by"] = broken_by
     samples["adversarial_prediction"] = pd.arrays.IntegerArray(predictions, mask=predictions < 0)
     return scores
@@ -154,17 +174,33 @@ class _Fall:
 
 
 def _stages(
-    job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array, fall: _Fall
+    job: Job,
+    journal: Journal,
+    attack: Attack,
+    robust: Bools,
+    steps: Array,
+    margin: Array,
+    fall: _Fall,
+    number: int,
+    told: SuiteProgress,
 ) -> Iterator[StageScore]:
-    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place."""
+    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place.
+
+    Where nothing is left to attack, nothing is run, and no further stage begins.
+    """
     broke: list[int] = []
-    for stage in attack.parts(job.model):
+    for at, stage in enumerate(attack.parts(job.model)):
         entries: list[Entry] = []
         targets = robust & stage.covers(job.images.ids).numpy()
-        left = int(targets.sum())
+        if not targets.any():
+            if at == 0:
+                yield StageScore(name=stage.name, attacked=0, broken=0)
+            return
+        told.enter(number, at, stage.name, targets=int(targets.sum()))
+        left = int(robust.sum())
         for index, block in enumerate(job.blocks):
             fresh = fall.standing[block]
-            entries.append(_attack_block(job, journal, stage, index, block, targets[block], fresh, standing=left))
+            entries.append(_attack_block(job, journal, stage, index, block, targets[block], fresh, left, told))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         steps += _column(entries, "steps").astype(np.int32)
@@ -209,28 +245,36 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
 
 
 def _attack_block(
-    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, fresh: Bools, *, standing: int
+    job: Job,
+    journal: Journal,
+    attack: Attack,
+    index: int,
+    block: slice,
+    targets: Bools,
+    fresh: Bools,
+    standing: int,
+    told: SuiteProgress,
 ) -> Entry:
     """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
 
     Those that no attack broke before, `fresh`, are looked at again once they fall: what are they taken for?
     """
+    count = int(targets.sum())
     if (known := journal.get(attack.name, index)) is not None:
+        told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
     x, y, ids = job.load(block)
     rows = torch.from_numpy(np.flatnonzero(targets))
-    missed = len(y) - len(rows)
-    label = f"{job.label} {attack.name}"
 
     def on_done(done: int, broken: int) -> None:
-        at = block.start + min(missed + done, len(y) - 1)
-        job.progress(label, at, len(job.images), standing=standing - broken)
+        told.at(count, done=done, broken=broken, standing=standing - broken)
 
-    job.progress(label, block.start, len(job.images), standing=standing)
+    if count:
+        told.begin(count, standing=standing)
     outcome = attempt(job, attack, x, y, ids, rows, on_done)
     seconds = time.perf_counter() - start
-    predicted, x_adv = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
+    predicted, fell = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
 
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)
@@ -249,26 +293,24 @@ def _attack_block(
             "seconds": seconds,
             "predicted": spread(predicted, -1),
         },
-        x_adv if journal.keeps_images else None,
+        outcome.x_adv[fell].float().cpu().numpy() if journal.keeps_images else None,
     )
-    broken = int(outcome.broken.sum())
-    job.progress(label, block.stop, len(job.images), broken=broken, standing=standing - broken)
+    told.end(count, outcome.passes, standing=standing - int(outcome.broken.sum()), shown=True)
     return entry
 
 
-def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tuple[Tensor, Images]:
-    """What the model takes the `fresh` images that were broken for, -1 for all others, and these images.
+def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model takes the `fresh` images that were broken for, -1 for all others, and the mask of these images.
 
     The model is asked again, which no attack's passes count; the right class is no answer of a broken image.
     """
     predicted = torch.full_like(y, -1)
     fell = outcome.broken & fresh.to(y.device)
-    x_adv = outcome.x_adv[fell]
     if fell.any():
         with calling.frozen(job.model):
-            logits = engine.Worker(job.model, job.budget.batch_size).logits(x_adv, y[fell])
+            logits = engine.Worker(job.model, job.budget.batch_size).logits(outcome.x_adv[fell], y[fell])
         predicted[fell] = logits.scatter(1, y[fell][:, None], -torch.inf).argmax(dim=1)
-    return predicted, x_adv.float().cpu().numpy()
+    return predicted, fell
 
 
 def attempt(
