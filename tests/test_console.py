@@ -76,9 +76,9 @@ def test_attacks_on_the_same_images_are_a_row_a_model(tmp_path: Path, capsys: py
         records = [record for record in find_records(tmp_path) if record.suite == suite]
         show_records(records)
         lines = lines_of(capsys)
-        lines = lines[: next(i for i, line in enumerate(lines) if "passes" in line)]  # what they took stands below
+        above = lines[: next(i for i, line in enumerate(lines) if "passes" in line)]  # what they took stands below
         for record in records:
-            (row,) = [line for line in lines if line[0] == record.model]
+            (row,) = [line for line in above if line[0] == record.model]
             known = [f"{100 * (attack.accuracy or 0):.1f}" for attack in record.attacks]
             if record.suite == "paper":
                 known[-1:] = [f"{known[-1]},", "n", "=", "20"]
