@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, make_record
 
-from ensemble_bench.cli.console import show_records, show_report
+from ensemble_bench.cli.console import show_records, show_report, show_tables
 from ensemble_bench.records import SavedImages, Threat, find_records
 from ensemble_bench.records.table import Table
 from ensemble_bench.reports import Report
@@ -112,6 +112,14 @@ def test_verdicts_stand_under_what_they_were_measured_on(tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     assert all(f"{verdict.where}:\n  {verdict}\n" in shown for verdict in found)
     assert shown.endswith(f"a note\n{tmp_path}\n")
+
+
+def test_a_table_of_many_narrow_columns_is_not_turned(capsys: pytest.CaptureFixture[str]) -> None:
+    names = tuple(map(str, range(10)))
+    rows = tuple((name, *range(10)) for name in names)
+    show_tables([Table(name="t", title="T", caption="C", columns=("class", *names), keys=("class", *names), rows=rows)])
+    lines = lines_of(capsys)
+    assert lines[1:-1] == [["class", *names], *([name, *names] for name in names)]
 
 
 def test_wide_tables_are_turned(capsys: pytest.CaptureFixture[str]) -> None:

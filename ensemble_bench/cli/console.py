@@ -24,6 +24,8 @@ WIDE = 160
 ROWS_BESIDE = 4
 # Columns of a report's table that fit beside each other.
 COLUMNS_BESIDE = 10
+# Columns of a terminal; a table of more columns that fits into these is not turned.
+NARROW = 80
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -140,11 +142,17 @@ def _accuracy(record: Record, attack: AttackResult | None) -> str:
 def show_tables(tables: "Iterable[ReportTable]") -> None:
     """Print tables of a report, each with its caption."""
     for shown in tables:
-        if len(shown.columns) <= COLUMNS_BESIDE:
+        if len(shown.columns) <= COLUMNS_BESIDE or _width(shown) <= NARROW:
             table(shown.title, shown.columns, shown.text_rows())
         else:
             _show_turned(shown.title, shown.columns, shown.text_rows())
         print(f"{shown.caption}\n")
+
+
+def _width(shown: "ReportTable") -> int:
+    """Columns of the terminal that a table takes."""
+    columns = zip(shown.columns, *shown.text_rows(), strict=True)
+    return sum(2 + max(map(len, cells)) for cells in columns)
 
 
 def show_report(report: "Report") -> None:

@@ -7,7 +7,7 @@ from ensemble_bench.attacks import Attack
 from ensemble_bench.progress import Progress, duration, silent
 
 # Passes that take long enough for someone to ask how long; fewer are over before a pace is measured.
-WORTH_TELLING = 50_000
+WORTH_TELLING = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,7 +59,7 @@ def test_the_time_is_told_once_and_before_the_first_block_that_runs() -> None:
     suite.begin(100, standing=100)
     assert [label for label, *_ in heard] == ["m estimate", "m attacks", "m attacks"]
     passes = 10 * 100 * WORTH_TELLING // 1000
-    assert heard[0][3] == {"status": f"100 images to attack, at most {passes:,} passes: 50 s or less"}
+    assert heard[0][3] == {"status": f"100 images to attack, at most {passes:,} passes: 20 s or less"}
     suite, heard = told(correct=99, bound=WORTH_TELLING // 1000)
     suite.enter(0, 0, "ifgsm5", targets=99)
     suite.begin(99, standing=99)
