@@ -76,17 +76,18 @@ def are_there(path: Path, record: Record) -> bool:
     return _hash(path) == record.images.hash
 
 
-def check_target(path: Path, evaluation: str, *, channels: int) -> None:
+def check_target(path: Path, evaluation: str | None, *, channels: int) -> None:
     """Raise InvalidValueError unless the images of an evaluation, of so many channels, can be written to `path`.
 
-    What lies there of another evaluation, or is something else, is never overwritten.
+    What lies there of another evaluation, or is something else, is never overwritten. None: of some evaluation, whose
+    id is not known yet.
     """
     if _format(path) == "png" and channels not in (1, 3):
         raise InvalidValueError(
             f"save_images is {str(path)!r}: PNG files have 1 or 3 channels, the images {channels}: name a {SUFFIX} file"
         )
     there = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if there and _evaluation(path) != evaluation:
+    if there and ((found := _evaluation(path)) is None or evaluation not in (None, found)):
         raise InvalidValueError(f"{path} exists and does not hold images of this evaluation: name another place")
 
 

@@ -340,12 +340,14 @@ def _find(runs: Path, progress: Progress) -> list[Path]:
 
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     """Evaluate, or read a finished evaluation, in `out` or beside the checkpoint of a trained model."""
+    images = plan.save_images
+    if images is not None:  # before a black-box set is made
+        adversarial.check_target(images, None, channels=plan.source.image_shape[0])
     made = plan.attacks()
     key = plan.key(made)
     out = plan.folder(key) if out is None else out
     if out is not None and (known := _finished(plan, out, key)) is not None:
         return Result(record=known, samples=read_samples(out))
-    images = plan.save_images
     if images is not None:
         adversarial.check_target(images, key, channels=plan.source.image_shape[0])
         if out is not None and (out / RECORD_FILE).exists():

@@ -218,6 +218,16 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, name: str) -> None:
     assert files_in(tmp_path) == before
 
 
+def test_a_place_that_is_taken_is_refused_before_a_black_box_set_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adv.safetensors").write_text("mine")
+    with pytest.raises(InvalidValueError, match="exists and does not hold images"):
+        scored(None, tmp_path / "adv.safetensors", suite="blackbox")
+    assert [path.name for path in tmp_path.iterdir()] == ["adv.safetensors"]
+
+
 def test_several_models_have_a_file_each(tmp_path: Path) -> None:
     runs = [a_run(tmp_path / "runs" / name) for name in ("a-s0", "b-s0")]
     with pytest.raises(
