@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -14,13 +15,20 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
     Makes the parent directories. Raises OSError as the file system does; the old file then still stands.
     """
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write part by part, which becomes `path` when the block ends, as `write_atomic` says."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same directory, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -14,5 +14,12 @@ class Progress(Protocol):
         """
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, for readers: "40 s", "12 min", "3.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def silent(label: str, done: int, total: int, **fields: float | str) -> None:
     """Report nothing: the default of every job that takes a `progress`."""

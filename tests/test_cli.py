@@ -153,6 +153,8 @@ def test_eps_that_is_not_positive_is_named(text: str) -> None:
         (["list", "recipies"], ["'recipies'", "did you mean recipes"]),
         (["evaluate", "--suite", "papr"], ["unknown suite 'papr'", "did you mean paper"]),
         (["evaluate", "--dataset", "cifar"], ["unknown data set 'cifar'", "did you mean cifar10"]),
+        (["evaluate", "--suite", "blackbox", "--no-blackbox"], ["'blackbox'", "nothing is left"]),
+        (["evaluate", "--blackbox", "set.safetensors", "--no-blackbox"], ["set.safetensors", "give one"]),
         (["evaluate", "--n", "0"], ["--n", "1"]),
         (["evaluate", "--n", "many"], ["--n", "integer"]),
         (["evaluate", "missing"], ["missing", "does not exist"]),
@@ -191,6 +193,7 @@ def test_unknown_attack_offers_the_nearest() -> None:
         ({"--eps": "0"}, ["eps is '0'"]),
         ({"--norm": "l1"}, ["'l1'", "linf"]),
         ({"--split": "tset"}, ["tset", "test"]),
+        ({"--save-images": "adv.npz"}, ["'adv.npz'", "expected a .safetensors file"]),
         ({"--device": "gpu"}, ["device is 'gpu'"]),
         ({"--dataset": "cifar10", "--data-dir": "nowhere"}, ["nowhere"]),
     ],
@@ -296,6 +299,24 @@ def test_evaluate_and_report_of_all_runs(runs: Path, capsys: pytest.CaptureFixtu
     assert {path.suffix for path in printed_files(capsys.readouterr().out)} >= {".md", ".csv", ".tex"}
 
 
+def test_evaluate_with_images_classes_and_no_black_box_attack(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models, where = [str(runs / TRAINED / f"{name}.safetensors") for name in ("averaged", "last")], str(tmp_path)
+    common = ["evaluate", *models, "--runs", where, "--suite", "blackbox+ifgsm5", "--no-blackbox", "--n", "12"]
+    line = fails(capsys, *common, "--save-images", tmp_path / "adv")
+    assert "put {model} where each one's name goes" in line
+    assert run([*common, "--classes", "--save-images", str(tmp_path / "adv" / "{model}")]) == 0
+    shown = capsys.readouterr().out
+    for name in ("averaged", "last"):
+        folder = tmp_path / "adv" / f"{TRAINED}-{name}"
+        assert str(folder) in shown
+        assert len(list(folder.glob("*.png"))) == 12
+        assert f"Classes: {TRAINED}/{name} under ifgsm5" in shown
+        assert f"Confusion, attacked: {TRAINED}/{name} under ifgsm5" in shown
+        assert f"images of {TRAINED}/{name}: " in shown
+
+
 @pytest.mark.parametrize(("command", "way"), [("train", "with --resume (train)"), ("evaluate", "again (evaluate)")])
 def test_an_interrupt_says_how_to_go_on(
     command: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -307,7 +328,7 @@ def test_an_interrupt_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "train", interrupted)
-    monkeypatch.setattr(runner, "evaluate_checkpoints", interrupted)
+    monkeypatch.setattr(runner, "evaluate_request", interrupted)
     assert run(["train", "baseline"] if command == "train" else ["evaluate"]) == 130
     assert capsys.readouterr().err.splitlines() == [
         f"interrupted: what was written stays; run the same command {way.split(' (')[0]} to go on"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, make_record
 
-from ensemble_bench.cli.console import show_records, show_report
-from ensemble_bench.records import Threat, find_records
+from ensemble_bench.cli.console import show_records, show_report, show_tables
+from ensemble_bench.records import SavedImages, Threat, find_records
 from ensemble_bench.records.table import Table
 from ensemble_bench.reports import Report
 from ensemble_bench.reports.verdicts import verdicts
@@ -37,7 +37,7 @@ def test_a_cascade_says_what_each_attack_broke(capsys: pytest.CaptureFixture[str
     start = lines.index(["ensemble2adv-digits-tiny-s0/best"])
     title = " ".join(word for line in lines[:start] for word in line)
     assert title.startswith("suite strongest, linf 8/255: % left standing after each attack in turn")
-    assert lines[start + 1 :] == [
+    assert lines[start + 1 : start + 7] == [
         ["n", "5"],
         ["clean", "80.0"],
         ["blackbox", "0.0,", "n", "=", "2", "(2)"],
@@ -45,6 +45,20 @@ def test_a_cascade_says_what_each_attack_broke(capsys: pytest.CaptureFixture[str
         ["mora100", "20.0", "(1)"],
         ["worst", "case", "20.0", "[3.6,", "62.4]"],
     ]
+    costs = lines[start + 7 :]
+    assert " ".join(costs[0]).startswith("suite strongest, linf 8/255: passes (images through the model")
+    # These attacks did not count their passes; half a second each.
+    assert costs[-4:] == [["blackbox", "0", "s"], ["pgd20", "0", "s"], ["mora100", "0", "s"], ["in", "all", "1", "s"]]
+
+
+def test_what_each_attack_took_and_what_the_saved_images_are(capsys: pytest.CaptureFixture[str]) -> None:
+    record, _ = make_record([True] * 4, {"pgd20": [True, True, False, False]}, suite="quick")
+    (attack,) = record.attacks
+    saved = SavedImages(format="png", hash="sha256:0", broken=2, confirmed=2, rounded=1)
+    show_records([replace(record, attacks=(replace(attack, passes=12345, seconds=130.0),), images=saved)])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pgd20 12,345 in 2 min" in text
+    assert "2 broken; asked again, the model gets 2 of them wrong, and 1 as images of 8 bits" in text
 
 
 def test_cascades_of_many_models_stand_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +66,7 @@ def test_cascades_of_many_models_stand_below_each_other(capsys: pytest.CaptureFi
     models = [f"model{i}/best" for i in range(6)]
     show_records([make_record([True, True], attacks, suite="quick", model=model)[0] for model in models])
     headers = [line for line in lines_of(capsys) if line[0].startswith("model")]
-    assert headers == [models[:4], models[4:]]
+    assert headers == 2 * [models[:4], models[4:]]
 
 
 def test_attacks_on_the_same_images_are_a_row_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,8 +76,9 @@ def test_attacks_on_the_same_images_are_a_row_a_model(tmp_path: Path, capsys: py
         records = [record for record in find_records(tmp_path) if record.suite == suite]
         show_records(records)
         lines = lines_of(capsys)
+        above = lines[: next(i for i, line in enumerate(lines) if "passes" in line)]  # what they took stands below
         for record in records:
-            (row,) = [line for line in lines if line[0] == record.model]
+            (row,) = [line for line in above if line[0] == record.model]
             known = [f"{100 * (attack.accuracy or 0):.1f}" for attack in record.attacks]
             if record.suite == "paper":
                 known[-1:] = [f"{known[-1]},", "n", "=", "20"]
@@ -97,6 +112,14 @@ def test_verdicts_stand_under_what_they_were_measured_on(tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     assert all(f"{verdict.where}:\n  {verdict}\n" in shown for verdict in found)
     assert shown.endswith(f"a note\n{tmp_path}\n")
+
+
+def test_a_table_of_many_narrow_columns_is_not_turned(capsys: pytest.CaptureFixture[str]) -> None:
+    names = tuple(map(str, range(10)))
+    rows = tuple((name, *range(10)) for name in names)
+    show_tables([Table(name="t", title="T", caption="C", columns=("class", *names), keys=("class", *names), rows=rows)])
+    lines = lines_of(capsys)
+    assert lines[1:-1] == [["class", *names], *([name, *names] for name in names)]
 
 
 def test_wide_tables_are_turned(capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,10 +61,15 @@ class Bars:
     def __call__(self, label: str, done: int, total: int, **fields: float | str) -> None:
         """Move the bar of `label` to `done` of `total`, with `fields` beside it."""
         shown = described(fields)
+        if label not in self._tasks and done >= total and shown:  # nothing was timed, as of what was done before
+            self._console.print(f"{label}: {shown}", markup=False)
+            return
         if label not in self._tasks:
-            self._tasks[label] = self._bars.add_task(label, total=total, shown=shown)
+            self._tasks[label] = self._bars.add_task(label, total=total, completed=done, shown=shown)
             self._started[label] = time.monotonic()
-        self._bars.update(self._tasks[label], completed=done, total=total, shown=shown)
+        # A total that shrinks on the way is set by itself: with `update`, the time left would start from nothing.
+        next(task for task in self._bars.tasks if task.id == self._tasks[label]).total = total
+        self._bars.update(self._tasks[label], completed=done, shown=shown)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(label))
             seconds = time.monotonic() - self._started.pop(label)

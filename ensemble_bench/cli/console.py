@@ -10,7 +10,8 @@ from rich.table import Table
 
 from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.records import AttackResult, CleanScore, Record, RobustScore
+from ensemble_bench.progress import duration
+from ensemble_bench.records import CARRIED, AttackResult, CleanScore, Record, RobustScore
 from ensemble_bench.registry import plugins
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ WIDE = 160
 ROWS_BESIDE = 4
 # Columns of a report's table that fit beside each other.
 COLUMNS_BESIDE = 10
+# Columns of a terminal; a table of more columns that fits into these is not turned.
+NARROW = 80
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -45,16 +48,23 @@ def _percent(fraction: float | None) -> str:
 
 
 def show_records(records: Sequence[Record]) -> None:
-    """Print a table for each suite and threat, the most robust model first, then the warnings and the paths."""
+    """Print tables for each suite and threat, the most robust model first, then the warnings and the paths."""
     from ensemble_bench.reports.tables.credits import is_cascade
 
     for suite, threat in dict.fromkeys((record.suite, record.threat) for record in records):
         same = [record for record in records if (record.suite, record.threat) == (suite, threat)]
         chosen = sorted(same, key=lambda r: (-r.robust.accuracy, r.model))
         (_show_cascade if is_cascade(chosen) else _show_apart)(f"suite {suite}, {threat}", chosen)
+        _show_costs(f"suite {suite}, {threat}", chosen)
     for record in records:
         for warning in record.warnings:
             print(f"warning: {record.model}: {warning.name}: {warning.message}")
+    for record in records:
+        if (images := record.images) is not None:
+            print(
+                f"images of {record.model}: {images.broken} broken; asked again, the model gets {images.confirmed} of "
+                f"them wrong, and {images.rounded} as images of 8 bits"
+            )
     for record in records:
         if record.path is not None:
             print(record.path)
@@ -86,6 +96,24 @@ def _show_cascade(title: str, records: Sequence[Record]) -> None:
         table(title, ["", *(record.model for record in shown)], rows)
 
 
+def _show_costs(title: str, records: Sequence[Record]) -> None:
+    """What each attack took: a row an attack, a column a model."""
+    title = f"{title}: passes (images through the model, forward or backward) and time of each attack"
+    for start in range(0, len(records), ROWS_BESIDE):
+        shown = records[start : start + ROWS_BESIDE]
+        attacks = [name for name in _attacks(shown) if name != CARRIED]
+        columns = [[*(_cost(record.attack(name)) for name in attacks), duration(record.seconds)] for record in shown]
+        table(title, ["", *(record.model for record in shown)], zip([*attacks, "in all"], *columns, strict=True))
+
+
+def _cost(attack: AttackResult | None) -> str:
+    """Passes and seconds of an attack: "12,345 in 12 s"."""
+    if attack is None:
+        return "–"
+    told = [f"{attack.passes:,}"] if attack.passes is not None else []
+    return " in ".join([*told, duration(attack.seconds)])
+
+
 def _attacks(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(attack.name for record in records for attack in record.attacks))
 
@@ -114,11 +142,17 @@ def _accuracy(record: Record, attack: AttackResult | None) -> str:
 def show_tables(tables: "Iterable[ReportTable]") -> None:
     """Print tables of a report, each with its caption."""
     for shown in tables:
-        if len(shown.columns) <= COLUMNS_BESIDE:
+        if len(shown.columns) <= COLUMNS_BESIDE or _width(shown) <= NARROW:
             table(shown.title, shown.columns, shown.text_rows())
         else:
             _show_turned(shown.title, shown.columns, shown.text_rows())
         print(f"{shown.caption}\n")
+
+
+def _width(shown: "ReportTable") -> int:
+    """Columns of the terminal that a table takes."""
+    columns = zip(shown.columns, *shown.text_rows(), strict=True)
+    return sum(2 + max(map(len, cells)) for cells in columns)
 
 
 def show_report(report: "Report") -> None:

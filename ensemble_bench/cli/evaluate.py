@@ -7,6 +7,7 @@ import typer
 
 from ensemble_bench import registry
 from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Runs, Seed, Threads, Workers, names, parse_sizes
+from ensemble_bench.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from ensemble_bench.evaluation.runner import Request
@@ -62,15 +63,30 @@ def evaluate(
     blackbox: Annotated[
         Path | None, typer.Option(help="Black-box set to use; by default found under --runs, or built.")
     ] = None,
+    no_blackbox: Annotated[
+        bool,
+        typer.Option("--no-blackbox", help="Leave the black-box attack out: the suite is then called NAME-blackbox."),
+    ] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images at once; changes no result of our own attacks. By default chosen.")
     ] = None,
     precision: Annotated[
         str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
     ] = "float32",
+    save_images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Save the adversarial images: a .safetensors file for float32, or a folder for PNG files, rounded to "
+            "8 bits inside the ball and shown to the model again. For several models put {model} in it.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     runs: Runs = Path("runs"),
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Print accuracies by class too, and what images are taken for.")
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Only say what it would cost: passes, FLOPs and time, at most.")
     ] = False,
@@ -83,13 +99,19 @@ def evaluate(
     Without a terminal a plain line tells the progress every 30 seconds. Whatever stops it, the same command goes on.
     """
     registry.split_suite(suite)
+    if no_blackbox:
+        if blackbox is not None:
+            raise InvalidValueError(f"--no-blackbox leaves out the attack that --blackbox {blackbox} is for: give one")
+        suite = registry.without_blackbox(suite)
     if dataset is not None:
         registry.check("data set", dataset)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import show_records
-    from ensemble_bench.evaluation.runner import Request, evaluate_checkpoints
+    from ensemble_bench.cli.console import show_records, show_tables
+    from ensemble_bench.evaluation.images import target_of
+    from ensemble_bench.evaluation.runner import Request, evaluate_request
     from ensemble_bench.leaderboard.board import write_leaderboard
+    from ensemble_bench.reports.tables.classes import class_tables, confusion_tables
     from ensemble_bench.training.hardware import computing_on, default_threads
 
     request = Request(
@@ -111,6 +133,7 @@ def evaluate(
         precision=precision,
         device=device,
         threads=threads,
+        save_images=save_images,
     )
     if estimate:
         _show_estimate(request)
@@ -118,8 +141,13 @@ def evaluate(
     if ray is not None:
         _on_ray(request, ray, gpus=gpus, workers=workers)
     with computing_on(threads or default_threads()), shown_progress() as progress:
-        records = evaluate_checkpoints(**vars(request), progress=progress)
+        records = evaluate_request(request, progress)
     show_records(records)
+    if classes:
+        show_tables([*class_tables(records), *confusion_tables(records)])
+    if save_images is not None:
+        for record in records:
+            typer.echo(target_of(save_images, record.model))
     # Models that were named need not lie under --runs, whose leaderboard holds what does.
     if any(runs.resolve() in record.path.resolve().parents for record in records if record.path):
         typer.echo(write_leaderboard(runs))
@@ -130,7 +158,7 @@ def _show_estimate(request: "Request") -> None:
     from ensemble_bench.cli.console import table
     from ensemble_bench.evaluation.estimate import ASSUMPTION, estimate
     from ensemble_bench.evaluation.runner import plans_of
-    from ensemble_bench.experiment.duration import duration
+    from ensemble_bench.progress import duration
 
     total = guesses = 0.0
     for plan in plans_of(request):

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ensemble_bench.experiment.board import DONE, FAILED, RUNNING, SKIPPED, WAITING, Board, Status
-from ensemble_bench.experiment.duration import duration
 from ensemble_bench.experiment.plan import Job
+from ensemble_bench.progress import duration
 
 # Seconds between two lines where there is no terminal.
 EVERY = 30.0

@@ -16,7 +16,7 @@ def report(
     as_paper: Annotated[bool, typer.Option("--as-paper", help="Smooth and average as the paper does.")] = False,
     tables: Annotated[
         list[str] | None,
-        typer.Option("--table", help="Only this table: 1, 2, suites, credits or paper; may be given again."),
+        typer.Option("--table", help="Only this table: 1, 2, suites, credits, paper or classes; may be given again."),
     ] = None,
     figures: Annotated[
         list[str] | None, typer.Option("--figure", help="Only this figure: 2, 3 or eps; may be given again.")

@@ -116,7 +116,7 @@ def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[st
     from ensemble_bench.cli.console import table
     from ensemble_bench.evaluation.estimate import ASSUMPTION
     from ensemble_bench.experiment.cost import costs_of, rows_of
-    from ensemble_bench.experiment.duration import duration
+    from ensemble_bench.progress import duration
 
     with shown_progress() as progress:
         costs = costs_of(experiment, jobs, there, progress=progress)

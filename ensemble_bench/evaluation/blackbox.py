@@ -1,7 +1,7 @@
 """Build a black-box set: attack two networks of standard training, keep what fools both (the paper's section 4.3)."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ensemble_bench import attacks, data, registry
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info, save_blackbox
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build as build_model
 from ensemble_bench.models.ensemble import Ensemble
-from ensemble_bench.progress import Progress, silent
+from ensemble_bench.progress import Progress, duration, silent
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.batches import batches_of
@@ -23,7 +25,7 @@ from ensemble_bench.training.hardware import resolve_device, resolve_precision
 from ensemble_bench.training.objectives import objective_of
 from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import architecture_of, differences
-from ensemble_bench.training.presets import PRESETS, TrainingSettings
+from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import cyclic
 from ensemble_bench.training.state import TrainingState
@@ -38,6 +40,25 @@ FIRST_SEED = 1_000_000
 LEARNING_RATE = 0.1
 # Images attacked between two reports of progress.
 CHUNK = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What building a set will take: training steps of every surrogate, passes of the attack, and seconds in all."""
+
+    surrogates: tuple[Network, ...]
+    steps: tuple[int, ...]
+    images: int
+    passes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        trained = " and ".join(
+            f"{_called(network)} ({f'{steps:,} steps' if steps else 'trained before'})"
+            for network, steps in zip(self.surrogates, self.steps, strict=True)
+        )
+        attacked = f"{self.images:,} test images attacked with {ATTACK}"
+        return f"surrogates {trained}, then {attacked}: about {duration(self.seconds)}"
 
 
 def default_out(
@@ -98,9 +119,53 @@ def build(
     if _exists(path, wanted):
         progress(f"black-box images {path.stem}", len(test), len(test), status="built before")
         return path
-    surrogates = _surrogates(path, settings.on(source.trains_like or source.dataset), source, wanted, target, progress)
+    chosen = settings.on(source.trains_like or source.dataset)
+    if progress is not silent:  # measuring takes a second, which nobody would see the use of
+        there = [file.with_suffix(".json").exists() for file in _files(path, chosen)]
+        cost = expected(source, chosen, images=len(test), device=target, trained=there)
+        progress(f"black-box set {path.stem}", 1, 1, status=str(cost))
+    surrogates = _surrogates(path, chosen, source, wanted, target, progress)
     _attack_and_save(path, surrogates, test, threat, wanted, device=target, progress=progress)
     return path
+
+
+def expected(
+    source: DataSource,
+    settings: TrainingSettings,
+    *,
+    images: int,
+    device: torch.device,
+    trained: Sequence[bool] = (False, False),
+) -> Expected:
+    """What a set of so many test images will take on this machine, from a few passes of each surrogate's network.
+
+    Surrogates that are `trained` take no step.
+    """
+    budget = Budget.on(device, seed=0, batch_size=None)
+    batch = settings.batch_size
+    whole = round(settings.surrogate_epochs * (len(source.split("train")) // batch))
+    steps = tuple(0 if there else whole for there in trained)
+    paces = []
+    for network in settings.surrogates:
+        architecture = architecture_of(network, source)
+        model = build_model(architecture, seed=0).to(device).eval()
+        shape, classes = architecture.image_shape, architecture.classes
+        paces.append(seconds_a_pass(model, shape, budget, classes=classes, images=images))
+    # A training step goes forward, and backward to weights and activations; pgd20 takes 20 times forward and backward.
+    passes = 42 * images
+    seconds = sum((3 * n * batch + passes) * pace for n, pace in zip(steps, paces, strict=True))
+    return Expected(surrogates=settings.surrogates, steps=steps, images=images, passes=passes, seconds=seconds)
+
+
+def _called(network: Network) -> str:
+    """Such as wrn-28-10."""
+    parts = (network.backbone, network.depth, f"{network.width:g}")
+    return "-".join(str(part) for part in parts if part is not None)
+
+
+def _files(path: Path, settings: TrainingSettings) -> list[Path]:
+    """The surrogates' checkpoints of the set at `path`."""
+    return [surrogate_folder(path) / f"{i}-{n.backbone}{SUFFIX}" for i, n in enumerate(settings.surrogates)]
 
 
 def _exists(path: Path, wanted: Mapping[str, Any]) -> bool:
@@ -122,8 +187,7 @@ def _surrogates(
 ) -> list[Ensemble]:
     """Both surrogates, read where they exist and trained where they do not."""
     found = []
-    for index, network in enumerate(settings.surrogates):
-        file = surrogate_folder(path) / f"{index}-{network.backbone}{SUFFIX}"
+    for index, (network, file) in enumerate(zip(settings.surrogates, _files(path, settings), strict=True)):
         identity = {key: wanted[key] for key in ("data_hash", "preset", "seed")} | {"network": asdict(network)}
         try:
             info = checkpoint.read_info(file)

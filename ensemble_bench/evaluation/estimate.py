@@ -1,20 +1,18 @@
 """What an evaluation costs beforehand: passes, FLOPs and time, as upper bounds from the attacks' settings."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from ensemble_bench.attacks import Attack, get
 from ensemble_bench.attacks.arc import ARC
 from ensemble_bench.attacks.blackbox.transfer import Transfer
-from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack, Worker
+from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.attacks.foreign.external import External
+from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
-from ensemble_bench.models import calling, cost
+from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
@@ -26,7 +24,6 @@ GUESS = "two passes a step"
 PROBE = (128, 240)
 # Passes of a step, of a target and besides, of what other libraries run.
 LIBRARY: Mapping[str, tuple[int, int, int]] = {"FABAttack_PT": (3, 3, 3), "SquareAttack": (1, 2, 3)}
-SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,34 +129,3 @@ def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) ->
         # Every member on its own is together one pass of the ensemble; then the logit average.
         passes += 2 * (2 + total(chosen.views, model))
     return passes
-
-
-def seconds_a_pass(
-    model: nn.Module, image_shape: tuple[int, ...], budget: Budget, *, classes: int, images: int = 10**9
-) -> float:
-    """Wall time of one image through the model, forward or backward to the image: a median of a few full batches.
-
-    A batch holds the budget's number of images, or `images` where these are fewer. One batch warms up; then at least
-    one, and no more than half a second of them.
-    """
-    rows = min(budget.batch_size, images)
-    x = torch.rand(rows, *image_shape, generator=torch.Generator().manual_seed(0)).to(budget.device)
-    y = torch.zeros(rows, dtype=torch.int64, device=budget.device)
-
-    def cross_entropy(ensemble: Ensemble, x_adv: Tensor, _: object) -> tuple[Tensor, Tensor]:
-        logits = calling.logits_of(ensemble, x_adv)
-        return logits, F.cross_entropy(logits, y, reduction="none")
-
-    state = {"x_adv": x, "x": x, "y": y, "row": y, "i": y}
-    times: list[float] = []
-    with calling.frozen(model):
-        worker = Worker(model, rows)
-        while not times or (sum(times) < SECONDS and len(times) < 20):
-            start = time.perf_counter()
-            worker.propose(cross_entropy, state, budget.precision)
-            if budget.device.type == "cuda":
-                torch.cuda.synchronize(budget.device)
-            took = time.perf_counter() - start
-            if worker.passes > 2 * rows or took > 10 * SECONDS:
-                times.append(took)
-    return sorted(times)[len(times) // 2] / (2 * rows)

@@ -4,12 +4,21 @@ Several processes may share an evaluation: each writes the journal of one block,
 what they all wrote.
 """
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save
+
+from ensemble_bench.files import write_atomic
+
 Entry = dict[str, Any]
+Images = NDArray[np.float32]
 
 
 class Journal:
@@ -19,13 +28,24 @@ class Journal:
     cut off, so that its block is done again. `threads` are those that the evaluation began with, if that is known:
     another number could round otherwise in the blocks to come. With `only`, it is the journal of that block: it lies
     beside `path`, and calls the block 0, as a job of these images alone does. Without, it takes over the journals of
-    blocks that lie beside it.
+    blocks that lie beside it. With `images` the adversarial images of an entry are kept too, as files in a folder
+    beside it, and an entry whose images are missing is none.
     """
 
     def __init__(
-        self, path: Path | None, evaluation: str, *, threads: int | None = None, only: int | None = None
+        self,
+        path: Path | None,
+        evaluation: str,
+        *,
+        threads: int | None = None,
+        only: int | None = None,
+        images: bool = False,
     ) -> None:
         self._path = path
+        self._evaluation = evaluation
+        self.keeps_images = images
+        self._images: dict[tuple[str, int], Images] = {}
+        self._folder = None if path is None else path.with_name(f"{path.stem}-images")
         self._first = only or 0
         self.threads = threads
         self._entries: dict[tuple[str, int], Entry] = {}
@@ -65,18 +85,48 @@ class Journal:
 
     def get(self, attack: str, block: int) -> Entry | None:
         """Finished work on a block, or None."""
-        return self._entries.get((attack, self._first + block))
+        entry = self._entries.get((attack, self._first + block))
+        if entry is None or not self.keeps_images or not any(entry.get("broken", ())):
+            return entry
+        known = "predicted" in entry and (not fallen_in(entry) or self._has_images(attack, block))
+        return entry if known else None
 
-    def put(self, attack: str, block: int, values: Entry) -> Entry:
-        """Keep the work on a block; when this returns it is on disk."""
+    def put(self, attack: str, block: int, values: Entry, images: Images | None = None) -> Entry:
+        """Keep the work on a block, with images of those of its rows that `fallen_in` names; it is then on disk."""
         entry = {"attack": attack, "block": self._first + block, **values}
+        if images is not None and len(images):
+            if (file := self._file(attack, block)) is None:
+                self._images[attack, self._first + block] = images
+            else:
+                write_atomic(file, save({"x_adv": np.ascontiguousarray(images)}))
         self._entries[attack, self._first + block] = entry
         if self._path is not None:
             self._append(entry)
         return entry
 
+    def images(self, attack: str, block: int) -> Images:
+        """The adversarial images that were kept with an entry, a row for each that `fallen_in` names."""
+        file = self._file(attack, block)
+        if file is None:
+            return self._images[attack, self._first + block]
+        found: Images = load_file(file)["x_adv"]
+        return found
+
+    def _has_images(self, attack: str, block: int) -> bool:
+        file = self._file(attack, block)
+        return (attack, self._first + block) in self._images if file is None else file.exists()
+
+    def _file(self, attack: str, block: int) -> Path | None:
+        """Where the images of an entry lie: no name of an attack is too odd for it, and no other evaluation has it."""
+        if self._folder is None:
+            return None
+        name = hashlib.sha256(f"{self._evaluation} {attack}".encode()).hexdigest()[:16]
+        return self._folder / f"{name}-block{self._first + block}.safetensors"
+
     def remove(self) -> None:
-        """Delete the file and those that it took over, once the record stands."""
+        """Delete the file, those that it took over, and the images, once the record stands."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
         for path in (self._path, *self._others):
             if path is not None:
                 path.unlink(missing_ok=True)
@@ -87,3 +137,8 @@ class Journal:
             file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def fallen_in(entry: Entry) -> list[int]:
+    """Rows of a block that the attack of this entry broke and none before it: those whose new class it names."""
+    return [row for row, prediction in enumerate(entry["predicted"]) if prediction >= 0]

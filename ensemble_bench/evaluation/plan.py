@@ -29,7 +29,8 @@ class EvaluationPlan:
     """One evaluation, everything resolved but the black-box set.
 
     Images that fell at a smaller eps are `carried` over and not attacked again. `threads` are those of a processor;
-    None: as many as PyTorch is set to use, or as an evaluation that goes on began with.
+    None: as many as PyTorch is set to use, or as an evaluation that goes on began with. Adversarial images go to
+    `save_images`, where that is given.
     """
 
     subject: Subject
@@ -43,6 +44,7 @@ class EvaluationPlan:
     data_dir: str | Path | None
     carried: Carried | None = None
     threads: int | None = None
+    save_images: Path | None = None
     progress: Progress
 
     def attacks(self) -> tuple[Attack, ...]:
@@ -94,6 +96,8 @@ class EvaluationPlan:
                 raise InvalidValueError(
                     f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
                 )
+            missing = "there is none yet, and the suite attacks with it: it is made first (--no-blackbox goes without)"
+            self.progress(f"black-box set {path.stem}", 1, 1, status=missing)
             path = blackbox_sets.build(
                 self.source.dataset,
                 preset=preset,

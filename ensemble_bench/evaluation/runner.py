@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,15 @@ from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
+from ensemble_bench.evaluation.estimate import passes_an_image
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import make_record
+from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, threat_of
 from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
+from ensemble_bench.evaluation.suite_progress import Forecast
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import checkpoint, sources
@@ -91,6 +96,7 @@ def evaluate(
     out: str | Path | None = None,
     device: str | torch.device | None = None,
     precision: str = "float32",
+    save_images: str | Path | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
@@ -98,8 +104,9 @@ def evaluate(
     `threat` defaults to the data set's (linf, 8/255 for CIFAR-10). `blackbox` is the set for suites that hold that
     attack; by default runs/blackbox is searched for one, and one is built where there is none. With `out` the record
     and samples.parquet are written there, and an evaluation that was killed goes on where it stopped. `device`
-    defaults to the model's own. Raises EnsembleBenchError for bad values, an attack that breaks the rules, or a
-    model whose logits are not finite.
+    defaults to the model's own. `save_images` is a .safetensors file for the adversarial images in float32, or a folder
+    for PNG files of them rounded to 8 bits. Raises EnsembleBenchError for bad values, an attack that breaks the rules,
+    or a model whose logits are not finite.
     """
     chosen = suite_of(suite)
     if not isinstance(model, nn.Module):
@@ -118,6 +125,7 @@ def evaluate(
         ),
         blackbox=None if blackbox is None else Path(blackbox),
         data_dir=data_dir,
+        save_images=adversarial.place_of(save_images, "model"),
         progress=progress,
     )
     return _run(plan, None if out is None else Path(out))
@@ -143,6 +151,7 @@ def evaluate_checkpoints(
     device: str | torch.device | None = None,
     threads: int | None = None,
     precision: str = "float32",
+    save_images: str | Path | None = None,
     progress: Progress = silent,
 ) -> list[Record]:
     """Score models (default: every checkpoint below `runs`, one of those of a run that are equal); returns records.
@@ -151,8 +160,9 @@ def evaluate_checkpoints(
     those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
     record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
     checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
-    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. Raises as
-    `evaluate` and `load`, and CheckpointError when there is nothing to score.
+    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. `save_images`
+    is as in `evaluate`; for several models "{model}" in it stands for their names, and a record without images is made
+    again. Raises as `evaluate` and `load`, and CheckpointError when there is nothing to score.
     """
     request = Request(
         models=None if models is None else tuple(models),
@@ -173,7 +183,13 @@ def evaluate_checkpoints(
         device=device,
         threads=threads,
         precision=precision,
+        save_images=save_images,
     )
+    return evaluate_request(request, progress)
+
+
+def evaluate_request(request: "Request", progress: Progress = silent) -> list[Record]:
+    """As `evaluate_checkpoints`, of arguments that are together already."""
     return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
 
 
@@ -199,6 +215,7 @@ class Request:
     device: str | torch.device | None = None
     threads: int | None = None
     precision: str = "float32"
+    save_images: str | Path | None = None
 
     @property
     def sizes(self) -> list[float]:
@@ -214,6 +231,9 @@ def plans_of(request: Request, progress: Progress = silent) -> Iterator[Evaluati
         sources.describe(model, arch=request.arch, normalise=request.normalise, model_dir=request.model_dir)
         for model in models
     ]
+    if request.save_images is not None:
+        several = len(wanted) * (2 if chosen.views else 1)
+        adversarial.check_choice(request.save_images, evaluations=several, sizes=len(sizes))
     opened: dict[str, DataSource] = {}
     for model in wanted:
         source = source_of(model, request.dataset, request.data_dir, known=opened)
@@ -236,7 +256,7 @@ def plans_of(request: Request, progress: Progress = silent) -> Iterator[Evaluati
             progress=progress,
         )
         for part in (plan.subject, *(plan.subject.views() if chosen.views else [])):
-            yield replace(plan, subject=part)
+            yield replace(plan, subject=part, save_images=adversarial.place_of(request.save_images, part.name))
 
 
 def evaluate_block(request: Request, block: int, *, progress: Progress = silent) -> None:
@@ -262,12 +282,13 @@ def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, blo
     if not 0 <= block < len(job.blocks):
         raise InvalidValueError(f"block is {block}: the evaluation has {len(job.blocks)}, counted from 0")
     rows = job.blocks[block]
-    if out is not None and (out / RECORD_FILE).exists() and read_record(out).id == key:
+    if out is not None and _finished(plan, out, key) is not None:
         samples = read_samples(out).iloc[rows]
     else:
-        carried = job.carried and replace(job.carried, fallen=job.carried.fallen[rows])
+        carried = job.carried and replace(job.carried, fallen=job.carried.fallen[rows], predictions=None)
         path = None if out is None else out / JOURNAL
-        journal = Journal(path, key, threads=torch.get_num_threads(), only=block)
+        images = plan.save_images is not None
+        journal = Journal(path, key, threads=torch.get_num_threads(), only=block, images=images)
         with computing_on(plan.threads or journal.threads):
             samples = score(replace(job, images=job.images.part(rows), carried=carried), journal).samples
     fallen = np.zeros(len(job.images), dtype=bool)
@@ -282,9 +303,20 @@ def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
     for threat in threats:
         result = _run(replace(plan, threat=threat), None)
         records.append(result.record)
-        carried = Carried(eps=threat.eps, record=result.record.id, fallen=_fallen(result.samples))
+        fallen, samples = _fallen(result.samples), result.samples
+        known = samples["adversarial_prediction"].fillna(-1).to_numpy() if "adversarial_prediction" in samples else None
+        carried = Carried(eps=threat.eps, record=result.record.id, fallen=fallen, predictions=known)
         plan = replace(plan, carried=carried)
     return records
+
+
+def _finished(plan: EvaluationPlan, out: Path, key: str) -> Record | None:
+    """The record in `out`, if it is of this evaluation and the images, where any are wanted, lie there too."""
+    if not (out / RECORD_FILE).exists() or (known := read_record(out)).id != key:
+        return None
+    if plan.save_images is None or adversarial.are_there(plan.save_images, known):
+        return known
+    return None
 
 
 def _fallen(samples: pd.DataFrame) -> Bools:
@@ -308,19 +340,30 @@ def _find(runs: Path, progress: Progress) -> list[Path]:
 
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     """Evaluate, or read a finished evaluation, in `out` or beside the checkpoint of a trained model."""
+    images = plan.save_images
+    if images is not None:  # before a black-box set is made
+        adversarial.check_target(images, None, channels=plan.source.image_shape[0])
     made = plan.attacks()
     key = plan.key(made)
     out = plan.folder(key) if out is None else out
-    if out is not None and (out / RECORD_FILE).exists() and (known := read_record(out)).id == key:
+    if out is not None and (known := _finished(plan, out, key)) is not None:
         return Result(record=known, samples=read_samples(out))
+    if images is not None:
+        adversarial.check_target(images, key, channels=plan.source.image_shape[0])
+        if out is not None and (out / RECORD_FILE).exists():
+            told = "there is a record, but not these images: it is made again"
+            plan.progress(f"{plan.subject.name} images", 1, 1, status=told)
     job = _job(plan, made)
-    journal = Journal(None if out is None else out / JOURNAL, key, threads=torch.get_num_threads())
+    path = None if out is None else out / JOURNAL
+    journal = Journal(path, key, threads=torch.get_num_threads(), images=images is not None)
     start = time.perf_counter()
     with computing_on(plan.threads or journal.threads):
         scores = score(job, journal)
         probed = probe(job, scores, journal) if plan.suite.probe else None
-    seconds = time.perf_counter() - start
-    record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
+        seconds = time.perf_counter() - start
+        record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
+        if images is not None:
+            record = replace(record, images=adversarial.save(images, job, scores, journal, record))
     if out is not None:
         write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
         record = replace(record, path=write_record(record, out))
@@ -329,15 +372,20 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
 
 
 def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
+    model, classes = plan.subject.load().to(plan.budget.device), len(plan.source.classes)
+    pace = partial(
+        seconds_a_pass, model, plan.source.image_shape, plan.budget, classes=classes, images=len(plan.images)
+    )
     return Job(
         label=plan.subject.name,
-        model=plan.subject.load().to(plan.budget.device),
+        model=model,
         images=plan.images,
         threat=plan.threat,
         attacks=made,
         cascade=plan.suite.cascade,
         carried=plan.carried,
         budget=plan.budget,
+        forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),
         progress=plan.progress,
     )
 

@@ -16,6 +16,7 @@ from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
 from ensemble_bench.models import calling
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
@@ -30,11 +31,15 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Carried:
-    """Images (mask `fallen`) that fell at a smaller `eps` according to `record`: they fall here without an attack."""
+    """Images (mask `fallen`) that fell at a smaller `eps` according to `record`: they fall here without an attack.
+
+    `predictions` are the classes that they were taken for, -1 for those that stand.
+    """
 
     eps: float
     record: str
     fallen: Bools
+    predictions: Array | None = None
     name: str = CARRIED
 
     def settings(self) -> dict[str, Any]:
@@ -54,6 +59,7 @@ class Job:
     cascade: bool
     carried: Carried | None = None
     budget: Budget
+    forecast: Forecast | None = None
     progress: Progress = silent
 
     @property
@@ -90,6 +96,8 @@ class Scores:
     """Images whose clean prediction changed when the model was asked again."""
     classes: int = 0
     """Classes of the model."""
+    fell_at: Array = field(default_factory=lambda: np.empty(0, dtype=object))
+    """Name of the stage that broke every image, None for those that none did."""
 
 
 def score(job: Job, journal: Journal) -> Scores:
@@ -109,19 +117,40 @@ def score(job: Job, journal: Journal) -> Scores:
     )
     scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean), classes=clean[0]["classes"])
     standing = correct.copy()
-    broken_by = np.full(len(correct), None, dtype=object)
+    broken_by, scores.fell_at = (np.full(len(correct), None, dtype=object) for _ in range(2))
+    predictions = np.full(len(correct), -1, dtype=np.int64)
     if job.carried is not None:
         name, fallen = job.carried.name, correct & job.carried.fallen
         standing, correct = correct & ~fallen, correct & ~fallen
         samples[name], samples[f"{name}_steps"], samples[f"{name}_margin"] = standing, 0, np.nan
         broken_by[fallen] = name
+        if job.carried.predictions is not None:
+            predictions[fallen] = job.carried.predictions[fallen]
         broke = int(fallen.sum())
         scores.stages[name] = (StageScore(name=name, attacked=broke, broken=broke),)
-    for attack in job.attacks:
+    parts = [attack.parts(job.model) for attack in job.attacks]
+    told = SuiteProgress(
+        job.progress, job.label, parts, cascade=job.cascade, correct=int(correct.sum()), forecast=job.forecast
+    )
+    idle = []
+    for number, attack in enumerate(job.attacks):
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
-        scores.stages[attack.name] = tuple(_stages(job, journal, attack, robust, steps, margin))
+        fall = _Fall(standing=standing.copy(), predictions=predictions, stages=scores.fell_at)
+        each = _stages(job, journal, attack, robust, steps, margin, fall, number, told)
+        scores.stages[attack.name] = ran = tuple(each)
+        if ran[0].attacked:
+            told.attack_ended(
+                attack.name,
+                met=ran[0].attacked,
+                broken=sum(stage.broken for stage in ran),
+                stages=len(ran),
+                passes=sum(stage.passes for stage in ran),
+                seconds=sum(stage.seconds for stage in ran),
+            )
+        else:
+            idle.append(attack.name)
         covered = attack.covers(job.images.ids).numpy()
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = steps
@@ -129,26 +158,57 @@ def score(job: Job, journal: Journal) -> Scores:
         fallen = standing & covered & ~robust
         broken_by[fallen] = attack.name
         standing &= ~fallen
+    told.close(standing=int(standing.sum()), idle=idle)
     samples["broken_by"] = broken_by
+    samples["adversarial_prediction"] = pd.arrays.IntegerArray(predictions, mask=predictions < 0)
     return scores
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Fall:
+    """Images that stood before an attack; of those that it breaks, `predictions` and `stages` are filled in."""
+
+    standing: Bools
+    predictions: Array
+    stages: Array
+
+
 def _stages(
-    job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array
+    job: Job,
+    journal: Journal,
+    attack: Attack,
+    robust: Bools,
+    steps: Array,
+    margin: Array,
+    fall: _Fall,
+    number: int,
+    told: SuiteProgress,
 ) -> Iterator[StageScore]:
-    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place."""
+    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place.
+
+    Where nothing is left to attack, nothing is run, and no further stage begins.
+    """
     broke: list[int] = []
-    for stage in attack.parts(job.model):
+    for at, stage in enumerate(attack.parts(job.model)):
         entries: list[Entry] = []
         targets = robust & stage.covers(job.images.ids).numpy()
-        left = int(targets.sum())
+        if not targets.any():
+            if at == 0:
+                yield StageScore(name=stage.name, attacked=0, broken=0)
+            return
+        told.enter(number, at, stage.name, targets=int(targets.sum()))
+        left = int(robust.sum())
         for index, block in enumerate(job.blocks):
-            entries.append(_attack_block(job, journal, stage, index, block, targets[block], standing=left))
+            fresh = fall.standing[block]
+            entries.append(_attack_block(job, journal, stage, index, block, targets[block], fresh, left, told))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         steps += _column(entries, "steps").astype(np.int32)
         np.fmax(margin, _column(entries, "margin").astype(np.float32), out=margin)
         robust &= ~broken
+        predicted = np.concatenate([e.get("predicted", [-1] * len(e["broken"])) for e in entries]).astype(np.int64)
+        fell = broken & fall.standing
+        fall.predictions[fell], fall.stages[fell] = predicted[fell], stage.name
         broke.append(int(broken.sum()))
         yield StageScore(
             name=stage.name,
@@ -185,23 +245,36 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
 
 
 def _attack_block(
-    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, *, standing: int
+    job: Job,
+    journal: Journal,
+    attack: Attack,
+    index: int,
+    block: slice,
+    targets: Bools,
+    fresh: Bools,
+    standing: int,
+    told: SuiteProgress,
 ) -> Entry:
-    """One attack on the images of a block that are its targets; `standing` images have withstood it so far."""
+    """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
+
+    Those that no attack broke before, `fresh`, are looked at again once they fall: what are they taken for?
+    """
+    count = int(targets.sum())
     if (known := journal.get(attack.name, index)) is not None:
+        told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
     x, y, ids = job.load(block)
     rows = torch.from_numpy(np.flatnonzero(targets))
-    missed = len(y) - len(rows)
-    label = f"{job.label} {attack.name}"
 
     def on_done(done: int, broken: int) -> None:
-        at = block.start + min(missed + done, len(y) - 1)
-        job.progress(label, at, len(job.images), standing=standing - broken)
+        told.at(count, done=done, broken=broken, standing=standing - broken)
 
-    job.progress(label, block.start, len(job.images), standing=standing)
+    if count:
+        told.begin(count, standing=standing)
     outcome = attempt(job, attack, x, y, ids, rows, on_done)
+    seconds = time.perf_counter() - start
+    predicted, fell = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
 
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)
@@ -217,12 +290,27 @@ def _attack_block(
             "margin": spread(outcome.margin.float(), float("nan")),
             "zero_gradients": outcome.zero_gradients,
             "passes": outcome.passes,
-            "seconds": time.perf_counter() - start,
+            "seconds": seconds,
+            "predicted": spread(predicted, -1),
         },
+        outcome.x_adv[fell].float().cpu().numpy() if journal.keeps_images else None,
     )
-    broken = int(outcome.broken.sum())
-    job.progress(label, block.stop, len(job.images), broken=broken, standing=standing - broken)
+    told.end(count, outcome.passes, standing=standing - int(outcome.broken.sum()), shown=True)
     return entry
+
+
+def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+    """What the model takes the `fresh` images that were broken for, -1 for all others, and the mask of these images.
+
+    The model is asked again, which no attack's passes count; the right class is no answer of a broken image.
+    """
+    predicted = torch.full_like(y, -1)
+    fell = outcome.broken & fresh.to(y.device)
+    if fell.any():
+        with calling.frozen(job.model):
+            logits = engine.Worker(job.model, job.budget.batch_size).logits(outcome.x_adv[fell], y[fell])
+        predicted[fell] = logits.scatter(1, y[fell][:, None], -torch.inf).argmax(dim=1)
+    return predicted, fell
 
 
 def attempt(

@@ -10,12 +10,13 @@ from pathlib import Path
 from ensemble_bench import data, registry
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource
-from ensemble_bench.evaluation.estimate import bound_of_suite, seconds_a_pass
-from ensemble_bench.experiment.duration import duration
+from ensemble_bench.evaluation.blackbox import expected
+from ensemble_bench.evaluation.estimate import bound_of_suite
+from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.experiment.plan import Experiment, Job
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
-from ensemble_bench.progress import Progress, silent
+from ensemble_bench.progress import Progress, duration, silent
 from ensemble_bench.registry import Recipe
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.changes import slug
@@ -171,12 +172,8 @@ def _cost_of_blackbox(experiment: Experiment) -> JobCost:
     """Steps of both surrogates and passes of the attack on the test images, timed on the surrogates' networks."""
     source = data.open_source(experiment.dataset, experiment.data_dir)
     settings = PRESETS[experiment.preset].on(source.trains_like or source.dataset)
-    steps = round(settings.surrogate_epochs * (len(source.split("train")) // settings.batch_size))
-    paces = [_time_pass(plans.architecture_of(network, source), experiment) for network in settings.surrogates]
-    # A step goes forward, and backward to weights and activations; pgd20 takes 20 times forward and backward.
-    attack = 42 * experiment.test_images
-    seconds = (3 * steps * settings.batch_size + attack) * sum(paces)
-    return JobCost(steps=len(paces) * steps, passes=attack, seconds=seconds)
+    cost = expected(source, settings, images=experiment.test_images, device=resolve_device(experiment.device))
+    return JobCost(steps=sum(cost.steps), passes=cost.passes, seconds=cost.seconds)
 
 
 def rows_of(jobs: Sequence[Job], costs: Mapping[str, JobCost], kept: frozenset[str]) -> Iterator[tuple[str, ...]]:

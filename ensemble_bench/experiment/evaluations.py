@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ensemble_bench.evaluation.images import check_choice
 from ensemble_bench.evaluation.runner import Request, plans_of
 from ensemble_bench.evaluation.scoring import BLOCK
 from ensemble_bench.experiment.plan import Job, in_blocks
@@ -15,7 +16,10 @@ def jobs_of(request: Request) -> list[Job]:
     Raises as `evaluate_checkpoints` for what is wrong with the request.
     """
     jobs: list[Job] = []
-    for model, images in _models(request).items():
+    models = _models(request)
+    if request.save_images is not None:
+        check_choice(request.save_images, evaluations=len(models), sizes=len(request.sizes))
+    for model, images in models.items():
         arguments = _plain(replace(request, models=(model,)))
         evaluation = Job(name=model, call="evaluate", arguments=arguments, row=model, column=request.suite)
         jobs += in_blocks(evaluation, images=images, block=BLOCK)
@@ -38,5 +42,6 @@ def _models(request: Request) -> dict[str, int]:
 def _plain(request: Request) -> dict[str, Any]:
     """The request as arguments, with folders that do not depend on where a process stands."""
     values = vars(request)
-    folders = {name: values[name] for name in ("runs", "data_dir", "blackbox", "model_dir") if values[name] is not None}
+    places = ("runs", "data_dir", "blackbox", "model_dir", "save_images")
+    folders = {name: values[name] for name in places if values[name] is not None}
     return values | {name: str(Path(folder).resolve()) for name, folder in folders.items()}

@@ -15,6 +15,7 @@ from ensemble_bench.records.threat import NORMS, Threat
 SCHEMA = 1
 CARRIED = "smaller-eps"
 """Name, among a record's attacks, of the images that fell at a smaller eps and were not attacked again."""
+IMAGE_FORMATS = ("float32", "png")
 TRAINING: Mapping[str, tuple[type, ...]] = {
     "changes": (dict,),
     "steps": (int,),
@@ -107,6 +108,22 @@ class Blackbox:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SavedImages:
+    """Adversarial images that were saved in a `format`, and how many of the `broken` ones the model still gets wrong.
+
+    `format` is "float32" or "png"; `hash` is that of the file, or of all PNG files one after the other. Of the images
+    that an attack broke, `confirmed` were misclassified when the model was asked once more, and `rounded` are as images
+    of 8 bits a pixel, rounded within the threat model's ball.
+    """
+
+    format: str
+    hash: str
+    broken: int
+    confirmed: int
+    rounded: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class NamedWarning:
     """Something that makes a number doubtful, such as a sign of masked gradients."""
 
@@ -123,7 +140,7 @@ class Record:
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, and the eps (in units of the pixel range); None for a
-    model from elsewhere, and in records from before.
+    model from elsewhere, and in records from before. `images` tells of the adversarial images, where they were saved.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -159,6 +176,7 @@ class Record:
     view: str | None = None
     cascade: bool | None = None
     training: Mapping[str, Any] | None = None
+    images: SavedImages | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -180,8 +198,9 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        if self.training is None:
-            del values["training"]  # a record from before is written as it was
+        for name in ("training", "images"):
+            if getattr(self, name) is None:
+                del values[name]  # a record from before is written as it was
         return values
 
     @classmethod
@@ -229,8 +248,20 @@ def _check(record: Record) -> None:
         for surrogate in record.blackbox.surrogates:
             _check_fraction("blackbox.surrogates.accuracy", surrogate.accuracy)
         _check_fraction("blackbox.keep_rate", record.blackbox.keep_rate)
+    if record.images is not None:
+        _check_images(record.images, sum(attack.credit for attack in record.attacks))
     if record.training is not None:
         _check_training(record.training)
+
+
+def _check_images(images: SavedImages, credits: int) -> None:
+    if images.format not in IMAGE_FORMATS:
+        raise ValueError(f"images.format: expected {' or '.join(IMAGE_FORMATS)}, got {images.format!r}")
+    if images.broken != credits:
+        raise ValueError(f"images.broken: the attacks' credits are {credits}, got {images.broken}")
+    for name in ("confirmed", "rounded"):
+        if not 0 <= (count := getattr(images, name)) <= images.broken:
+            raise ValueError(f"images.{name}: expected 0 to broken {images.broken}, got {count}")
 
 
 def _check_training(training: Mapping[str, Any]) -> None:

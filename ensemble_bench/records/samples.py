@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 SAMPLES_FILE = "samples.parquet"
 SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # attacks add their own
+OPTIONAL_COLUMNS = ("adversarial_prediction",)  # samples from before lack them
 
 
 def samples_to_parquet(samples: "pd.DataFrame") -> bytes:
     """Return `samples` (a row an image) as Parquet; equal frames give equal bytes.
 
-    Columns are typed by name: `<attack>_steps` int32, `<attack>_margin` float32, `<attack>` bool (null: not attacked).
+    Columns are typed by name: `adversarial_prediction` int64 (the class predicted at the image that broke it; null:
+    nothing did), `<attack>_steps` int32, `<attack>_margin` float32, `<attack>` bool (null: not attacked).
     Raises RecordError when a column that every evaluation has is missing or a value does not fit its column.
     """
     import pyarrow as pa
@@ -51,7 +53,7 @@ def read_samples(directory: Path) -> "pd.DataFrame":
         raise RecordError(f"{file}: not a Parquet file ({str(error).splitlines()[0]})") from None
     import pandas as pd
 
-    nullable = {pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype()}
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype()}
     frame = pd.DataFrame(
         {
             name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
@@ -74,7 +76,8 @@ def worst_case(samples: "pd.DataFrame") -> "NDArray[np.bool_]":
 
 def attack_columns(samples: "pd.DataFrame") -> list[str]:
     """Return the names of the attacks in `samples`, in the order in which they ran."""
-    return [name for name in samples.columns if name not in SAMPLE_COLUMNS and not name.endswith(("_steps", "_margin"))]
+    others = (*SAMPLE_COLUMNS, *OPTIONAL_COLUMNS)
+    return [name for name in samples.columns if name not in others and not name.endswith(("_steps", "_margin"))]
 
 
 def _check_columns(samples: "pd.DataFrame", where: str) -> None:
@@ -86,6 +89,7 @@ def _check_columns(samples: "pd.DataFrame", where: str) -> None:
 def _arrow_type(name: str) -> Any:
     import pyarrow as pa
 
-    fixed = {"id": pa.int64(), "label": pa.int64(), "clean_prediction": pa.int64(), "broken_by": pa.string()}
+    integers = ("id", "label", "clean_prediction", *OPTIONAL_COLUMNS)
+    fixed = {"broken_by": pa.string()} | dict.fromkeys(integers, pa.int64())
     suffixed = pa.int32() if name.endswith("_steps") else pa.float32() if name.endswith("_margin") else pa.bool_()
     return fixed.get(name, suffixed)

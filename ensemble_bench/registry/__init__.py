@@ -22,6 +22,7 @@ from ensemble_bench.registry.names import (
     split_steps,
     split_suite,
     suite_of,
+    without_blackbox,
 )
 from ensemble_bench.registry.recipes import RECIPES, Recipe
 from ensemble_bench.registry.suites import SUITES, Suite
@@ -50,4 +51,5 @@ __all__ = [
     "split_steps",
     "split_suite",
     "suite_of",
+    "without_blackbox",
 ]

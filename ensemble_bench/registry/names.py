@@ -6,6 +6,7 @@ This package's own names are those of the cards, recipes and suites; `plugins` a
 import importlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
@@ -20,6 +21,9 @@ MODEL_SOURCES: Mapping[str, str] = {
     "timm": "ensemble_bench.adapters.timm",
     "zoo": "ensemble_bench.submissions.zoo",
 }
+BLACKBOX = "blackbox"
+WITHOUT_BLACKBOX = f"-{BLACKBOX}"
+"""Ending of a suite's name, as in "strongest-blackbox", that leaves its black-box attack out."""
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "recipe": RECIPES,
     "preset": PRESETS,
@@ -94,13 +98,19 @@ def split_implementation(name: str) -> tuple[str, str | None]:
 def split_suite(text: str) -> list[str]:
     """Split what `--suite` takes into suites and attacks: "quick+pgd50+torchattacks:DIFGSM(steps=20)".
 
-    A plus sign inside parentheses belongs to an argument. Raises UnknownNameError for a part that is no suite and no
-    attack, and InvalidValueError for one that is both or that clashes; what stands behind a toolkit's colon is checked
-    where the attack is made.
+    A plus sign inside parentheses belongs to an argument; "strongest-blackbox" is that suite without its black-box
+    attack. Raises UnknownNameError for a part that is no suite and no attack, and InvalidValueError for one that is
+    both or that clashes, or a suite that has no black-box attack to leave out; what stands behind a toolkit's colon is
+    checked where the attack is made.
     """
     parts = re.split(r"\+(?![^(]*\))", text)
     for part in parts:
         if part.partition(":")[0] in TOOLKITS:
+            continue
+        if _lacks_blackbox(part):
+            whole = part.removesuffix(WITHOUT_BLACKBOX)
+            if BLACKBOX not in resolve("suite", whole).attacks:
+                raise InvalidValueError(f"suite is {part!r}: {whole} has no black-box attack to leave out")
             continue
         is_suite, is_attack = part in names("suite"), _is_attack(part)
         if is_suite and is_attack:
@@ -115,11 +125,7 @@ def suite_of(text: str) -> Suite:
 
     A sum is a cascade where one of its suites is. Raises UnknownNameError for a name that is neither.
     """
-    known = names("suite")
-    parts: list[Suite] = [
-        resolve("suite", part) if part in known else Suite(name=part, attacks=(part,), description="")
-        for part in split_suite(text)
-    ]
+    parts = [_part(part) for part in split_suite(text)]
     if len(parts) == 1:
         return parts[0]
 
@@ -135,6 +141,41 @@ def suite_of(text: str) -> Suite:
         probe=any(part.probe for part in parts),
         description=" and ".join(part.name for part in parts),
     )
+
+
+def without_blackbox(text: str) -> str:
+    """The suite `text` without its black-box attack, as `--suite` takes it: "strongest-blackbox" for "strongest".
+
+    One that has none stays as it is. Raises what suite_of raises, and InvalidValueError where nothing is left.
+    """
+    left = []
+    for part in split_suite(text):
+        if part != BLACKBOX:
+            lacks = _lacks_blackbox(part) or BLACKBOX not in _part(part).attacks
+            left.append(part if lacks else f"{part}{WITHOUT_BLACKBOX}")
+    if not left:
+        raise InvalidValueError(f"suite is {text!r}: without the black-box attack nothing is left of it")
+    return "+".join(left)
+
+
+def _lacks_blackbox(part: str) -> bool:
+    """Whether this is a suite's name with the ending that leaves out the black-box attack."""
+    known = names("suite")
+    return part.endswith(WITHOUT_BLACKBOX) and part not in known and part.removesuffix(WITHOUT_BLACKBOX) in known
+
+
+def _part(name: str) -> Suite:
+    """One part of a sum: a suite, one without its black-box attack, or a single attack."""
+    if _lacks_blackbox(name):
+        whole: Suite = resolve("suite", name.removesuffix(WITHOUT_BLACKBOX))
+        left = tuple(attack for attack in whole.attacks if attack != BLACKBOX)
+        # Another name and no rank: its worst case is no figure of the whole suite.
+        about = f"{whole.description}, without black-box transfer"
+        return replace(whole, name=name, attacks=left, rank=0, description=about)
+    found: Suite = (
+        resolve("suite", name) if name in names("suite") else Suite(name=name, attacks=(name,), description="")
+    )
+    return found
 
 
 def _is_attack(name: str) -> bool:

@@ -10,6 +10,7 @@ TABLES = {
     "suites": ("suites",),
     "credits": ("credits",),
     "paper": ("beside_paper",),
+    "classes": ("classes", "confusion"),
 }
 FIGURES = {"2": ("figure2a", "figure2b", "figure2c"), "3": ("figure3",), "eps": ("robustness_curve",)}
 CAPTIONS = {
@@ -44,6 +45,7 @@ MISSING = {  # notes on parts without inputs
         "`ensemble-bench evaluate --suite strongest` makes it."
     ),
     ("beside_paper",): "No table stands beside the paper's: no run or record of one of its recipes.",
+    ("classes", "confusion"): "Tables of classes are left out: no record; `ensemble-bench evaluate` makes one.",
     ("robustness_curve",): (
         "The robustness curve is left out: no model has records of one suite at two eps; "
         "`ensemble-bench evaluate --eps 4/255,8/255` makes them."
@@ -51,9 +53,12 @@ MISSING = {  # notes on parts without inputs
 }
 ALL = frozenset(name for choices in (TABLES, FIGURES) for names in choices.values() for name in names)
 
+WHOLE = ALL - set(TABLES["classes"])
+"""What a report holds unless parts are chosen: tables of classes, three a model, are made when asked for."""
+
 
 def parts_of(tables: Iterable[str] = (), figures: Iterable[str] = ()) -> frozenset[str] | None:
-    """Return the parts that a choice of tables ("1", "2", "suites", "credits") and figures ("2", "3", "eps") means.
+    """Return the parts that a choice of tables ("1", "suites", "classes", …) and figures ("2", "3", "eps") means.
 
     None, which stands for everything, where nothing is chosen. Raises UnknownNameError for any other.
     """

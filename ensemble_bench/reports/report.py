@@ -13,8 +13,9 @@ from ensemble_bench.reports.doubled import notes_on_doubled
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.figures.lines import Panel, write_figure
-from ensemble_bench.reports.parts import ALL, CAPTIONS, notes_on_missing_parts
+from ensemble_bench.reports.parts import ALL, CAPTIONS, WHOLE, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
+from ensemble_bench.reports.tables.classes import class_tables, confusion_tables, strongest
 from ensemble_bench.reports.tables.credits import credit_tables
 from ensemble_bench.reports.tables.paper import beside_paper
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
@@ -50,7 +51,7 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
     for name in parts or ():
         if name not in ALL:
             raise UnknownNameError("part of a report", name, ALL)
-    chosen = ALL if parts is None else frozenset(parts)
+    chosen = WHOLE if parts is None else frozenset(parts)
     records, curves = [described(record) for record in find_records(root)], read_curves(root)
     if not records and not curves:
         raise RecordError(
@@ -84,6 +85,8 @@ def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> 
         "table2": partial(table_2, records),
         "suites": partial(suite_tables, records),
         "credits": partial(credit_tables, records),
+        "classes": lambda: class_tables(strongest(records)),
+        "confusion": lambda: confusion_tables(strongest(records)),
         "beside_paper": partial(_beside_paper, records, curves, paper),
     }
 

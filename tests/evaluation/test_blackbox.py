@@ -13,7 +13,8 @@ import ensemble_bench as eb
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import DataError, InvalidValueError
-from ensemble_bench.evaluation.blackbox import FIRST_SEED, build, default_out, surrogate_folder
+from ensemble_bench.evaluation import blackbox
+from ensemble_bench.evaluation.blackbox import FIRST_SEED, build, default_out, expected, surrogate_folder
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build as build_model
 from ensemble_bench.training import presets
@@ -48,7 +49,17 @@ def test_it_is_the_set_that_was_built_elsewhere(made: Path) -> None:
 def test_surrogates_are_those_of_the_preset_and_learn(tmp_path: Path) -> None:
     tiny = presets.PRESETS["tiny"]
     settings = replace(tiny.on("digits"), surrogate_epochs=0.5)
-    path = _build(tmp_path / "new", tiny=replace(tiny, settings={"digits": settings}), n=8)
+    heard: list[tuple[str, object]] = []
+
+    def progress(label: str, done: int, total: int, **fields: float | str) -> None:
+        heard.append((label, fields.get("status")))
+
+    path = _build(tmp_path / "new", tiny=replace(tiny, settings={"digits": settings}), n=8, progress=progress)
+    # Said before anything is trained: what will be, and how long it may take.
+    label, cost = heard[0]
+    assert label == "black-box set new"
+    assert str(cost).startswith("surrogates small_cnn-1 (5 steps) and vgg16_bn-0.125 (5 steps), then 8 test images")
+    assert [what.split()[0] for what, _ in heard[1:]] == ["train"] * 10 + ["black-box"]
     for file, network in zip(sorted(surrogate_folder(path).glob("*.safetensors")), settings.surrogates, strict=True):
         info = checkpoint.read_info(file)
         assert (info.architecture.backbone, info.architecture.width) == (network.backbone, network.width)
@@ -114,6 +125,21 @@ def test_a_set_that_exists_is_kept_and_another_is_refused(made: Path) -> None:
         with pytest.raises(InvalidValueError, match=message):
             _build(made, **other)
     assert {path: path.stat().st_mtime_ns for path in made.parent.rglob("*")} == before
+
+
+def test_what_it_will_take_counts_no_surrogate_that_is_trained(
+    digits: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blackbox, "seconds_a_pass", lambda *_, **__: 0.5)
+    settings = replace(presets.PRESETS["tiny"].on("digits"), surrogate_epochs=2)
+    steps = 2 * (len(digits.split("train")) // settings.batch_size)
+    whole = expected(digits, settings, images=10, device=torch.device("cpu"))
+    half = expected(digits, settings, images=10, device=torch.device("cpu"), trained=(True, False))
+    assert (whole.steps, half.steps) == ((steps, steps), (0, steps))
+    assert whole.passes == half.passes == 10 * 42
+    assert half.seconds == 0.5 * (2 * 420 + 3 * steps * settings.batch_size)
+    assert whole.seconds - half.seconds == 0.5 * 3 * steps * settings.batch_size
+    assert "(trained before)" in str(half)
 
 
 def test_surrogates_that_exist_are_not_trained_again(made: Path, tmp_path: Path) -> None:

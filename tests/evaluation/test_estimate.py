@@ -8,7 +8,6 @@ from small_models import ARCHITECTURE, Wrapped, blackbox_set, trained
 from torch import Tensor, nn
 
 from ensemble_bench import attacks
-from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.evaluation import estimate as estimates
 from ensemble_bench.evaluation.estimate import estimate, passes_an_image
 from ensemble_bench.evaluation.runner import Request, evaluate_checkpoints, plans_of
@@ -73,17 +72,6 @@ def test_time_is_passes_times_the_pace_that_was_measured(tmp_path: Path, monkeyp
     costs = estimate(plan)
     assert [cost.attack for cost in costs] == ["clean", *SUITES["autoattack"].attacks, "probe"]
     assert all(cost.seconds == cost.passes / 4 for cost in costs)
-
-
-def test_the_pace_is_positive_and_leaves_the_model_as_it_was() -> None:
-    model = trained(members=2).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    pace = estimates.seconds_a_pass(
-        model, (1, 8, 8), Budget(batch_size=4, device=torch.device("cpu")), classes=10, images=3
-    )
-    assert pace > 0
-    assert model.training
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_attacks_of_toolkits_are_marked_as_a_guess() -> None:

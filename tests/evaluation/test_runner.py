@@ -319,7 +319,7 @@ from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 scoring.BLOCK = 20
 def progress(label, done, total, **fields):
-    print(label, done, flush=True)
+    print(label, done, fields.get("stage"), fields.get("standing"), flush=True)
     time.sleep(0.01)
 evaluate_checkpoints([sys.argv[1]], n=int(sys.argv[2]), blackbox=sys.argv[3], progress=progress)
 """
@@ -337,8 +337,10 @@ def test_a_process_killed_with_sigkill_loses_nothing(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     ) as p:
         assert p.stdout is not None
+        steps = 0
         for line in p.stdout:
-            if "pgd5 2" in line:  # within its second block
+            steps += "3 of 5: pgd5" in line
+            if steps == 9:  # within its second block, after the five steps of the first, its start and its end
                 p.send_signal(signal.SIGKILL)
                 break
     assert p.returncode == -signal.SIGKILL

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_models import Wrapped, blackbox_set, odd_and_even, trained
+from small_models import Wrapped, blackbox_set, odd_and_even, recorded, trained
 
 from ensemble_bench import ThreatModel, attacks, data
 from ensemble_bench.attacks.engine import Budget
@@ -16,6 +16,7 @@ from ensemble_bench.data import ImageSet
 from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.scoring import Job, score
+from ensemble_bench.progress import Progress
 from ensemble_bench.records import worst_case
 
 THREAT = ThreatModel(eps=0.1)
@@ -132,19 +133,73 @@ def test_what_the_journal_holds_is_not_run_again(tmp_path: Path, monkeypatch: py
     assert again.stages == expected.stages
 
 
-def test_progress_is_told_per_attack_and_ends_at_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 25)
-    heard: dict[str, list[tuple[int, int]]] = {}
+Heard = dict[str, list[tuple[int, int, dict[str, float | str]]]]
+
+
+def hearing() -> tuple[Heard, Progress]:
+    heard: Heard = {}
 
     def progress(label: str, done: int, total: int, **fields: float | str) -> None:
-        heard.setdefault(label, []).append((done, total))
+        heard.setdefault(label, []).append((done, total, fields))
 
-    score(job(progress=progress), in_memory())
-    assert list(heard) == ["model clean", "model ifgsm5", "model apgd10"]
-    for calls in heard.values():
-        assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-        assert {total for _, total in calls} == {60}
-        assert calls[-1][0] == 60
+    return heard, progress
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_a_suite_has_one_line_of_progress_and_one_an_attack(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
+    monkeypatch.setattr(scoring, "BLOCK", 25)
+    heard, progress = hearing()
+    names = ("ifgsm5", "apgd-t4", "apgd10")
+    scores = score(j := job(names=names, cascade=cascade, progress=progress), in_memory())
+    assert set(heard) == {"model clean", "model attacks", *(f"model {name}" for name in names)}
+    whole = heard["model attacks"]
+    assert [done for done, *_ in whole] == sorted(done for done, *_ in whole)
+    assert all(done < total for done, total, _ in whole[:-1])
+    passes = sum(stage.passes for stages in scores.stages.values() for stage in stages)
+    standing = int(worst_case(scores.samples).sum())
+    assert whole[-1] == (passes, passes, {"standing": standing})
+    stages = list(dict.fromkeys(str(fields["stage"]) for *_, fields in whole[:-1]))
+    ran = [stage.name for name in names for stage in scores.stages[name]]
+    assert stages == [f"{i} of 11: {name}" for i, name in enumerate(ran, start=1)]
+    if cascade:
+        assert whole[0][2]["standing"] == scores.samples["clean"].sum()
+        left = [int(fields["standing"]) for *_, fields in whole]
+        assert left == sorted(left, reverse=True)
+    for attack in j.attacks:
+        ((done, total, fields),) = heard[f"model {attack.name}"]
+        broken = sum(stage.broken for stage in scores.stages[attack.name])
+        assert done == total == scores.stages[attack.name][0].attacked
+        assert str(fields["status"]).startswith(f"broke {broken} of {total}")
+
+
+def test_nothing_runs_on_when_nothing_stands() -> None:
+    heard, progress = hearing()
+    model = Wrapped(trained(), lambda logits, x: logits)
+    names = ("margin20", "apgd-t5", "ifgsm5")
+    j = job(model=model, names=names, cascade=True, progress=progress, threat=ThreatModel(eps=0.9))
+    with recorded(model) as calls:
+        scores = score(j, in_memory())
+    assert not worst_case(scores.samples).any()
+    # Predictions on clean images, twice; the attack; and one look at what it broke.
+    broken = int(scores.samples["clean"].sum())
+    assert sum(n for n, _ in calls) <= 120 + broken * (1 + 20 + 2) + broken
+    assert [(stage.name, stage.attacked) for stage in scores.stages["apgd-t5"]] == [("apgd-t5/target1", 0)]
+    assert [(stage.name, stage.attacked, stage.passes) for stage in scores.stages["ifgsm5"]] == [("ifgsm5", 0, 0)]
+    assert heard["model attacks"][-1][2] == {"standing": 0, "status": "nothing stood for apgd-t5, ifgsm5"}
+    assert "model ifgsm5" not in heard
+
+
+def test_every_broken_image_says_what_it_is_taken_for() -> None:
+    samples = score(j := job(names=("ifgsm5", "margin10"), cascade=True), in_memory()).samples
+    broken = samples["broken_by"].notna()
+    assert broken.any()
+    assert samples["adversarial_prediction"].notna().equals(broken)
+    assert (samples["adversarial_prediction"] != samples["label"])[broken].all()
+    x, y = j.images.batch(slice(None))
+    first = (samples["broken_by"] == "ifgsm5").to_numpy(copy=True)
+    x_adv = j.attacks[0].run(j.model, x, y, THREAT, ids=j.images.ids).x_adv[first]
+    with torch.no_grad():
+        assert samples["adversarial_prediction"][first].tolist() == j.model(x_adv).argmax(dim=1).tolist()
 
 
 def test_a_model_that_changes_its_mind_is_noticed() -> None:

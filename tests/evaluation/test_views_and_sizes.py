@@ -119,6 +119,9 @@ def test_what_fell_is_not_attacked_again(run: Path) -> None:
     fallen = samples["broken_by"] == "smaller-eps"
     assert fallen.sum() == small.clean.correct - small.robust.robust > 0
     assert np.isnan(samples.loc[fallen, "margin10_margin"].to_numpy()).all()
+    before = read_samples(small.path.parent)  # type: ignore[union-attr]
+    assert samples["adversarial_prediction"][fallen].tolist() == before["adversarial_prediction"][fallen].tolist()
+    assert samples["adversarial_prediction"].notna().equals(samples["broken_by"].notna())
     assert large.attacks[1].passes < alone.attacks[0].passes  # type: ignore[operator]
     assert large.robust.robust <= alone.robust.robust
     assert large.id != alone.id

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from ensemble_bench import registry
-from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.registry import SUITES, suite_of, without_blackbox
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in registry.KINDS for name in registry.names(kind)])
@@ -66,6 +67,34 @@ def test_wrong_names_meet_the_nearest(kind: str, name: str, near: str) -> None:
 def test_wrong_attack_meets_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="did you mean ifgsm20"):
         registry.split_steps("igfsm20")
+
+
+@pytest.mark.parametrize(
+    ("suite", "expected"),
+    [
+        ("strongest", "strongest-blackbox"),
+        ("strongest-blackbox", "strongest-blackbox"),
+        ("quick", "quick"),
+        ("quick+paper+blackbox+art:SquareAttack(max_iter=2)", "quick+paper-blackbox+art:SquareAttack(max_iter=2)"),
+    ],
+)
+def test_a_suite_without_its_black_box_attack(suite: str, expected: str) -> None:
+    assert without_blackbox(suite) == expected
+    whole, left = suite_of(suite), suite_of(expected)
+    assert left.name == expected
+    assert left.attacks == tuple(name for name in whole.attacks if name != "blackbox")
+    assert (left.cascade, left.probe, left.weighted) == (whole.cascade, whole.probe, whole.weighted)
+    if expected not in SUITES:
+        assert left.rank == 0  # its worst case does not rank a model
+
+
+def test_nothing_can_be_left_out_of_what_has_no_black_box_attack() -> None:
+    with pytest.raises(InvalidValueError, match="quick has no black-box attack to leave out"):
+        suite_of("quick-blackbox")
+    with pytest.raises(InvalidValueError, match="nothing is left"):
+        without_blackbox("blackbox")
+    with pytest.raises(UnknownNameError, match="papr-blackbox"):
+        suite_of("papr-blackbox")
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -218,7 +218,7 @@ def test_tables_and_figures_are_chosen_by_number(
 
 
 def test_unknown_parts_are_named() -> None:
-    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, credits, paper, suites"):
+    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, classes, credits, paper, suites"):
         parts_of(tables=["3"])
     with pytest.raises(UnknownNameError, match="unknown figure '1': choose from 2, 3, eps"):
         parts_of(figures=["1"])
