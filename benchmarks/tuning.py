@@ -6,8 +6,8 @@
 A recipe is trained once a rate and seed, into a folder of its own under --runs; what exists is kept. `--set steps=700`
 shortens every training alike. Beside the grid stands what an ensemble of k members gets out of k times the loss: with
 SGD that is k times the rate at a k-th of the weight decay. Accuracies are those of the running average of the weights
-on validation images, as the trainer writes them. The tables are kept as docs/tuning/*.csv; docs/tuning.md is rendered
-from them, and a test holds the presets to what it says.
+on validation images, as the trainer writes them. Rows are added to docs/tuning/*.csv, so that one table can be made on
+several machines; docs/tuning.md is rendered from these, and a test holds the presets to what it says.
 """
 
 import argparse
@@ -21,8 +21,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
 SEEDS = (1000, 1001)
+RATES = (0.2, 0.4, 0.8, 1.6)
 COLUMNS = ("recipe", "learning_rate", "weight_decay", "width", "steps", "seed", "n", "clean", "fgsm", "ifgsm7", "pgd20")
-GRID, TIMES_K = "grid", "k times the loss"
+TIMES_K = "k times the loss"
 Row = Mapping[str, Any]
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--recipes", nargs="+", help="by default all that train something")
-    parser.add_argument("--rates", nargs="+", type=float, default=[0.2, 0.4, 0.8, 1.6])
+    parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/tuning")
@@ -84,17 +85,19 @@ def run(options: argparse.Namespace) -> None:
 
 
 def collect(runs: Path) -> None:
-    """Writes docs/tuning/<data>-<preset>.csv of the finished runs, in the order of recipe, rate and seed."""
+    """Adds the finished runs to docs/tuning/<data>-<preset>.csv, rows in the order of recipe, rate and seed."""
     for folder in sorted(path for path in runs.glob("*") if path.is_dir()):
         metas = [json.loads(path.read_text(encoding="utf-8"))["meta"] for path in folder.glob("*/averaged.json")]
         if not metas:
             continue
-        rows = sorted((_row(meta) for meta in metas), key=lambda row: [row[name] for name in COLUMNS[:6]])
+        path = TABLES / f"{folder.name}.csv"
+        known = read(path) if path.exists() else []
+        rows = {tuple(row[name] for name in COLUMNS[:6]): row for row in (*known, *map(_row, metas))}
         TABLES.mkdir(exist_ok=True)
-        with (TABLES / f"{folder.name}.csv").open("w", encoding="utf-8", newline="") as file:
+        with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(rows[key] for key in sorted(rows))
 
 
 def _row(meta: Mapping[str, Any]) -> Row:
@@ -107,17 +110,27 @@ def _row(meta: Mapping[str, Any]) -> Row:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Rows of a table, numbers as numbers."""
+    kinds: dict[str, Any] = {"recipe": str, "steps": int, "seed": int, "n": int}
     with path.open(encoding="utf-8", newline="") as file:
-        return [{k: v if k == "recipe" else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [{name: kinds.get(name, float)(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def tuned(rows: Sequence[Row], weight_decay: float) -> dict[str, float]:
-    """The rate of every recipe, of those tried at `weight_decay`: the highest mean over seeds under pgd20."""
-    best: dict[str, tuple[float, float]] = {}
-    for (recipe, rate, decay), (_, robust) in means(rows).items():
-        if decay == weight_decay and robust > best.get(recipe, (-1.0, 0.0))[0]:
-            best[recipe] = (robust, rate)
-    return {recipe: rate for recipe, (_, rate) in best.items()}
+    """The rate of every recipe that has met all `RATES`, of those tried at `weight_decay`.
+
+    It is that of the highest mean over seeds: under pgd20, or on clean images where these are all that is learned.
+    """
+    from ensemble_bench.registry import RECIPES
+
+    tried: dict[str, dict[float, float]] = {}
+    for (recipe, rate, decay), (clean, robust) in means(rows).items():
+        if decay == weight_decay:
+            tried.setdefault(recipe, {})[rate] = robust if RECIPES[recipe].adversarial else clean
+    return {
+        recipe: max(sorted(found), key=found.__getitem__)
+        for recipe, found in tried.items()
+        if found.keys() >= set(RATES)
+    }
 
 
 def means(rows: Sequence[Row]) -> dict[tuple[str, float, float], tuple[float, float]]:
@@ -139,7 +152,8 @@ def page() -> str:
         "at one rate for all, a member of an ensemble learns with a k-th of a single network's gradient. So every "
         "recipe gets its own rate: one grid, one budget, seeds that no result uses, validation images only. Cells are "
         "accuracies in percent of the running average of the weights, clean / under pgd20, means over the seeds. Taken "
-        "(bold) is the rate with the highest accuracy under pgd20. `benchmarks/tuning.py` made these tables.\n",
+        "(bold) is the rate with the highest accuracy under pgd20, or on clean images where a recipe learns from these "
+        "alone. `benchmarks/tuning.py` made these tables.\n",
     ]
     for path in sorted(TABLES.glob("*.csv")):
         rows = read(path)
@@ -158,8 +172,9 @@ def page() -> str:
             f"at the preset's rate ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
         )
         lines = [["recipe", *(f"{rate:g}" for rate in rates), TIMES_K], ["---"] * (len(rates) + 2)]
-        for recipe in (name for name in RECIPES if name in chosen):
-            found = [_cell(cells.get((recipe, rate, base.weight_decay)), bold=rate == chosen[recipe]) for rate in rates]
+        for recipe in (name for name in RECIPES if any(tried == name for tried, _, _ in cells)):
+            tries = [cells.get((recipe, rate, base.weight_decay)) for rate in rates]
+            found = [_cell(value, bold=rate == chosen.get(recipe)) for value, rate in zip(tries, rates, strict=True)]
             k = RECIPES[recipe].members
             scaled = cells.get((recipe, k * base.learning_rate, base.weight_decay / k)) if k > 1 else None
             lines.append([recipe, *found, _cell(scaled)])

@@ -1,5 +1,6 @@
 """docs/tuning.md: rendered from its tables, and the presets hold the rates that it says were taken."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,8 +14,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import tuning  # noqa: E402
 
+SEEDS = tuning.SEEDS
 
-def _row(recipe: str, rate: float, seed: int, pgd20: float, decay: float = 5e-4) -> dict[str, object]:
+
+def _row(
+    recipe: str, rate: float, seed: int, pgd20: float, decay: float = 5e-4, clean: float = 0.9
+) -> dict[str, object]:
     about = {
         "recipe": recipe,
         "learning_rate": rate,
@@ -24,7 +29,7 @@ def _row(recipe: str, rate: float, seed: int, pgd20: float, decay: float = 5e-4)
         "seed": seed,
         "n": 100.0,
     }
-    return {**about, "clean": 0.9, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
+    return {**about, "clean": clean, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
 
 
 def test_the_page_is_that_of_its_tables() -> None:
@@ -44,8 +49,41 @@ def test_presets_hold_what_was_taken(path: Path) -> None:
 
 def test_the_highest_mean_over_seeds_is_taken() -> None:
     rows = [
-        *(_row("singleadv", 0.2, seed, accuracy) for seed, accuracy in ((1000, 0.3), (1001, 0.5))),
-        *(_row("singleadv", 0.4, seed, accuracy) for seed, accuracy in ((1000, 0.45), (1001, 0.4))),
-        _row("singleadv", 0.8, 1000, 0.9, decay=1e-4),  # not of the grid
+        *(
+            _row(recipe, rate, seed, 0.2)
+            for recipe in ("singleadv", "baseline")
+            for rate in (0.8, 1.6)
+            for seed in SEEDS
+        ),
+        *(_row("singleadv", 0.2, seed, accuracy) for seed, accuracy in zip(SEEDS, (0.3, 0.5), strict=True)),
+        *(_row("singleadv", 0.4, seed, accuracy) for seed, accuracy in zip(SEEDS, (0.45, 0.4), strict=True)),
+        _row("singleadv", 0.8, SEEDS[0], 0.9, decay=1e-4),  # not of the grid
+        # Learns from clean images alone, and is judged by these.
+        *(_row("baseline", 0.2, seed, 0.9) for seed in SEEDS),
+        *(_row("baseline", 0.4, seed, 0.1, clean=0.95) for seed in SEEDS),
     ]
-    assert tuning.tuned(rows, 5e-4) == {"singleadv": 0.4}
+    assert tuning.tuned(rows, 5e-4) == {"singleadv": 0.4, "baseline": 0.4}
+
+
+def test_no_rate_is_taken_before_all_were_tried() -> None:
+    rows = [_row("singleadv", rate, SEEDS[0], 0.4) for rate in tuning.RATES]
+    assert tuning.tuned(rows, 5e-4) == {"singleadv": min(tuning.RATES)}
+    for missing in range(len(rows)):
+        assert tuning.tuned([*rows[:missing], *rows[missing + 1 :]], 5e-4) == {}
+
+
+def test_finished_runs_are_added_to_what_the_tables_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "TABLES", tmp_path / "tables")
+    for seed, pgd20 in ((1000, 0.3), (1001, 0.4)):
+        run = tmp_path / f"runs-{seed}" / "digits-tiny" / "one"
+        run.mkdir(parents=True)
+        settings = {"evaluate_n": 9, "learning_rate": 0.2, "weight_decay": 5e-4, "network": {"width": 1.0}}
+        validation = {"clean": 0.9, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
+        meta = {"recipe": "singleadv", "step": 5, "seed": seed, "settings": settings, "validation": validation}
+        (run / "averaged.json").write_text(json.dumps({"meta": meta}))
+        tuning.collect(tmp_path / f"runs-{seed}")
+    tuning.collect(tmp_path / "runs-1000")
+    assert [(r["seed"], r["pgd20"]) for r in tuning.read(tmp_path / "tables/digits-tiny.csv")] == [
+        (1000, 0.3),
+        (1001, 0.4),
+    ]
