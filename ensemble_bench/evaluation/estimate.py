@@ -13,6 +13,7 @@ from ensemble_bench.attacks.arc import ARC
 from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack, Worker
 from ensemble_bench.attacks.foreign.external import External
+from ensemble_bench.attacks.malt import MALT
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
 from ensemble_bench.models import calling, cost
 from ensemble_bench.models.architecture import Architecture
@@ -48,6 +49,9 @@ class Cost:
 
 def passes_an_image(attack: Attack, model: nn.Module, *, classes: int) -> int:
     """Most passes that an attack spends on one image of a model with so many classes."""
+    if isinstance(attack, MALT):  # besides, a forward pass and a backward pass a class to rank them
+        ranked = 1 + min(attack.candidates, classes - 1)
+        return ranked + passes_an_image(Chain(name="", stages=attack.stages), model, classes=classes)
     if isinstance(attack, Chain):
         stages = [s for s in attack.parts(model) if (getattr(s, "target", None) or 0) < classes]
         return sum(passes_an_image(stage, model, classes=classes) for stage in stages)

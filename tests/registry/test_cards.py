@@ -23,6 +23,7 @@ LOSSES = {
     "cross_entropy": "cross-entropy",
     "margin": "margin",
     "dlr": "margin",
+    "probability_margin": "margin",
     "margin_targeted": "targeted margin",
     "dlr_targeted": "targeted margin",
 }
