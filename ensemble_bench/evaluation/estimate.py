@@ -15,6 +15,7 @@ from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack, Worker
 from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.attacks.malt import MALT
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
+from ensemble_bench.evaluation.scoring import blocks_of
 from ensemble_bench.models import calling, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
@@ -105,7 +106,8 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
     costs = [priced("clean", n, 2)]
     for name, attack in _attacks(plan):
         each = 2 if attack is None else passes_an_image(attack, model, classes=classes)
-        costs.append(priced(name, n, each, GUESS if attack is not None and is_guess(attack) else ""))
+        met = sum(-(-(block.stop - block.start) // plan.one_in.get(name, 1)) for block in blocks_of(n))
+        costs.append(priced(name, met, each, GUESS if attack is not None and is_guess(attack) else ""))
     if plan.suite.probe:
         images, each = PROBE
         costs.append(priced("probe", min(images, n), each))
@@ -127,10 +129,12 @@ def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) ->
     chosen, model = suite_of(suite), skeleton(architecture, device="meta")
     classes, members = architecture.classes, architecture.members
 
-    def total(names: Sequence[str], of: nn.Module) -> int:
-        return sum(2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names)
+    def total(names: Sequence[str], of: nn.Module) -> float:
+        each = {name: 2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names}
+        return sum(passes / chosen.one_in.get(name, 1) for name, passes in each.items())
 
-    names = (*chosen.attacks, *chosen.weighted) if weighted else chosen.attacks
+    names = tuple(name for name in chosen.attacks if members > 1 or name not in chosen.ensembles)
+    names = (*names, *chosen.weighted) if weighted else names
     passes: float = 2 + total(names, model) + (PROBE[1] if chosen.probe else 0)
     if chosen.views and members > 1:
         # Every member on its own is together one pass of the ensemble; then the logit average.

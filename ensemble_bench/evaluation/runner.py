@@ -336,6 +336,7 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         threat=plan.threat,
         attacks=made,
         cascade=plan.suite.cascade,
+        one_in=plan.one_in,
         carried=plan.carried,
         budget=plan.budget,
         progress=plan.progress,

@@ -1,7 +1,7 @@
 """Scoring: run a suite over images block by block, and gather a row an image."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,10 @@ class Carried:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One evaluation to do: the model on its device, the images, and the attacks to score it with."""
+    """One evaluation to do: the model on its device, the images, and the attacks to score it with.
+
+    An attack with a number k in `one_in` meets the nearest of the images that still stand, one in k of every block.
+    """
 
     label: str
     model: nn.Module
@@ -52,6 +55,7 @@ class Job:
     threat: ThreatModel
     attacks: Sequence[Attack]
     cascade: bool
+    one_in: Mapping[str, int] = field(default_factory=dict)
     carried: Carried | None = None
     budget: Budget
     progress: Progress = silent
@@ -59,7 +63,7 @@ class Job:
     @property
     def blocks(self) -> list[slice]:
         """The images in blocks, in order."""
-        return [slice(a, min(a + BLOCK, len(self.images))) for a in range(0, len(self.images), BLOCK)]
+        return blocks_of(len(self.images))
 
     def load(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and ids of a block, on the device (ids on the CPU)."""
@@ -92,6 +96,11 @@ class Scores:
     """Classes of the model."""
 
 
+def blocks_of(images: int) -> list[slice]:
+    """So many images in blocks, in order."""
+    return [slice(a, min(a + BLOCK, images)) for a in range(0, images, BLOCK)]
+
+
 def score(job: Job, journal: Journal) -> Scores:
     """Run every attack of `job`; blocks of images that the journal holds are not run again.
 
@@ -117,12 +126,15 @@ def score(job: Job, journal: Journal) -> Scores:
         broken_by[fallen] = name
         broke = int(fallen.sum())
         scores.stages[name] = (StageScore(name=name, attacked=broke, broken=broke),)
+    nearest = np.full(len(correct), np.nan, dtype=np.float32)
     for attack in job.attacks:
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
-        scores.stages[attack.name] = tuple(_stages(job, journal, attack, robust, steps, margin))
         covered = attack.covers(job.images.ids).numpy()
+        met = triage(job, robust & covered, nearest, one_in=job.one_in.get(attack.name, 1))
+        scores.stages[attack.name] = tuple(_stages(job, journal, attack, met, robust, steps, margin))
+        np.fmax(nearest, margin, out=nearest)
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = steps
         samples[f"{attack.name}_margin"] = margin
@@ -133,15 +145,32 @@ def score(job: Job, journal: Journal) -> Scores:
     return scores
 
 
+def triage(job: Job, standing: Bools, margin: Array, *, one_in: int) -> Bools:
+    """The images of `standing` that an attack meets: of every block one in so many, rounded up, the nearest first.
+
+    The nearest are those of the largest `margin` of all attacks before, and of equal ones the first. Blocks are ranked
+    apart, because each may be attacked by a process of its own.
+    """
+    if one_in == 1:
+        return standing
+    met = np.zeros_like(standing)
+    for block in job.blocks:
+        rows = block.start + np.flatnonzero(standing[block])
+        # Not a number: no attack met the image.
+        order = np.argsort(-np.nan_to_num(margin[rows], nan=-np.inf), kind="stable")
+        met[rows[order[: -(-len(rows) // one_in)]]] = True
+    return met
+
+
 def _stages(
-    job: Job, journal: Journal, attack: Attack, robust: Bools, steps: Array, margin: Array
+    job: Job, journal: Journal, attack: Attack, met: Bools, robust: Bools, steps: Array, margin: Array
 ) -> Iterator[StageScore]:
-    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place."""
+    """Run the stages of an attack on the images `met`, and update `robust`, `steps` and `margin` in place."""
     broke: list[int] = []
     for stage in attack.parts(job.model):
         entries: list[Entry] = []
-        targets = robust & stage.covers(job.images.ids).numpy()
-        left = int(targets.sum())
+        covered = robust & stage.covers(job.images.ids).numpy()
+        targets, left = covered & met, int(covered.sum())
         for index, block in enumerate(job.blocks):
             entries.append(_attack_block(job, journal, stage, index, block, targets[block], standing=left))
             left -= sum(entries[-1]["broken"])

@@ -1,8 +1,9 @@
 """Suites: which attacks score a model, in order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.registry.cards import IMPLEMENTATIONS
 
 
@@ -10,20 +11,31 @@ from ensemble_bench.registry.cards import IMPLEMENTATIONS
 class Suite:
     """Attacks by name. In a `cascade` each runs only on the images that all before it left standing.
 
-    Without it every attack meets every correctly classified image, so that their accuracies compare. `weighted` names
-    further attacks for gated and randomised ensembles. With `views`, every member of a checkpoint and its logit average
-    are scored on their own too, with these attacks. A `probe` adds the tests for masked gradients that need attacks of
-    their own. The worst case of the suite with the highest `rank` ranks a model on the leaderboard's page.
+    Without it every attack meets every correctly classified image, so that their accuracies compare. An attack with a
+    number k in `one_in` meets one in k of the images that a cascade left standing so far, of every block of images (see
+    evaluation/scoring.py) those nearest to being broken. Attacks in `ensembles` are left out for a single network;
+    `weighted` names further ones for gated and randomised ensembles. With `views`, every member of a checkpoint and its
+    logit average are scored on their own too, with these attacks. A `probe` adds the tests for masked gradients that
+    need attacks of their own. The worst case of the suite with the highest `rank` ranks a model on the leaderboard's
+    page. Raises InvalidValueError for a number below 1 in `one_in`, or one for an attack that is not in the cascade.
     """
 
     name: str
     attacks: tuple[str, ...]
     cascade: bool = False
+    one_in: Mapping[str, int] = field(default_factory=dict, hash=False)
+    ensembles: tuple[str, ...] = ()
     weighted: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     probe: bool = False
     rank: int = 0
     description: str
+
+    def __post_init__(self) -> None:
+        for name, k in self.one_in.items():
+            if k < 1 or name not in self.attacks or not self.cascade:
+                where = f"in a cascade of {', '.join(self.attacks)}"
+                raise InvalidValueError(f"suite {self.name}: one_in is {k} for {name!r}: expected at least 1, {where}")
 
 
 SUITES: Mapping[str, Suite] = {
@@ -90,6 +102,28 @@ SUITES: Mapping[str, Suite] = {
             cascade=True,
             probe=True,
             description="worst case of all that is known, ensembles' own attacks included, cheapest first",
+        ),
+        Suite(
+            name="exhaustive",
+            rank=7,
+            attacks=(
+                "blackbox",
+                "pgd20",
+                "apgd100",
+                "bypass100",
+                "mean-member100",
+                "member-transfer100",
+                "mora100",
+                "apgd-t100",
+                "margin-t100",
+                "fab-t100",
+                "square5000",
+                "margin-plateau1600",
+            ),
+            weighted=("arc100", "eot50"),
+            cascade=True,
+            probe=True,
+            description="all that is known, ensembles' own attacks included, on all that stand: the referee of strongest",
         ),
         Suite(
             name="crosscheck",
