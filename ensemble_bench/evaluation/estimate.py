@@ -106,8 +106,11 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
     costs = [priced("clean", n, 2)]
     for name, attack in _attacks(plan):
         each = 2 if attack is None else passes_an_image(attack, model, classes=classes)
-        met = sum(-(-(block.stop - block.start) // plan.one_in.get(name, 1)) for block in blocks_of(n))
-        costs.append(priced(name, met, each, GUESS if attack is not None and is_guess(attack) else ""))
+        one_in = plan.one_in.get(name, 1)
+        met = sum(-(-(block.stop - block.start) // one_in) for block in blocks_of(n))
+        rests = [GUESS] if attack is not None and is_guess(attack) else []
+        rests += [f"the nearest one in {one_in}, more where some fall"] if one_in > 1 else []
+        costs.append(priced(name, met, each, "; ".join(rests)))
     if plan.suite.probe:
         images, each = PROBE
         costs.append(priced("probe", min(images, n), each))
@@ -124,6 +127,7 @@ def _attacks(plan: EvaluationPlan) -> Iterator[tuple[str, Attack | None]]:
 def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) -> float:
     """Most passes that a suite spends on one image of an ensemble, whose parts it scores too where it has `views`.
 
+    An attack on the nearest survivors counts as if it broke none of them, and so met no more.
     A pass of one member counts as its share of a pass of the ensemble. The probe counts as if every image met it.
     """
     chosen, model = suite_of(suite), skeleton(architecture, device="meta")

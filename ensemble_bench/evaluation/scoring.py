@@ -1,8 +1,9 @@
 """Scoring: run a suite over images block by block, and gather a row an image."""
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class Carried:
 class Job:
     """One evaluation to do: the model on its device, the images, and the attacks to score it with.
 
-    An attack with a number k in `one_in` meets the nearest of the images that still stand, one in k of every block.
+    An attack with a number k in `one_in` meets the nearest of the images that still stand, one in k of every block, and
+    the next as many while it breaks some.
     """
 
     label: str
@@ -81,6 +83,11 @@ class StageScore:
     seconds: float = 0.0
     passes: int = 0
     zero_gradients: int = 0
+
+    def __add__(self, more: "StageScore") -> "StageScore":
+        """This stage, and what it found on further images."""
+        counts = ("attacked", "broken", "seconds", "passes", "zero_gradients")
+        return replace(self, **{count: getattr(self, count) + getattr(more, count) for count in counts})
 
 
 @dataclass(kw_only=True)
@@ -131,9 +138,8 @@ def score(job: Job, journal: Journal) -> Scores:
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
+        scores.stages[attack.name] = _triaged(job, journal, attack, nearest, robust, steps, margin)
         covered = attack.covers(job.images.ids).numpy()
-        met = triage(job, robust & covered, nearest, one_in=job.one_in.get(attack.name, 1))
-        scores.stages[attack.name] = tuple(_stages(job, journal, attack, met, robust, steps, margin))
         np.fmax(nearest, margin, out=nearest)
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = steps
@@ -145,25 +151,53 @@ def score(job: Job, journal: Journal) -> Scores:
     return scores
 
 
-def triage(job: Job, standing: Bools, margin: Array, *, one_in: int) -> Bools:
-    """The images of `standing` that an attack meets: of every block one in so many, rounded up, the nearest first.
+def _triaged(
+    job: Job, journal: Journal, attack: Attack, nearest: Array, robust: Bools, steps: Array, margin: Array
+) -> tuple[StageScore, ...]:
+    """Run an attack on the `robust` images, or on the nearest of every block and on more while it breaks some.
 
-    The nearest are those of the largest `margin` of all attacks before, and of equal ones the first. Blocks are ranked
-    apart, because each may be attacked by a process of its own.
+    Updates `robust`, `steps` and `margin` in place. Blocks are ranked apart, because each may be attacked by a process
+    of its own.
     """
-    if one_in == 1:
-        return standing
-    met = np.zeros_like(standing)
-    for block in job.blocks:
-        rows = block.start + np.flatnonzero(standing[block])
-        # Not a number: no attack met the image.
-        order = np.argsort(-np.nan_to_num(margin[rows], nan=-np.inf), kind="stable")
-        met[rows[order[: -(-len(rows) // one_in)]]] = True
-    return met
+    one_in = job.one_in.get(attack.name, 1)
+    standing, scored = robust & attack.covers(job.images.ids).numpy(), dict[str, StageScore]()
+    queues = [rows_by_margin(block, standing, nearest) for block in job.blocks]
+    sizes = [-(-len(queue) // one_in) for queue in queues]
+    for turn in itertools.count(1):
+        met = np.zeros_like(robust)
+        for queue, size in zip(queues, sizes, strict=True):
+            met[queue[:size]] = True
+        for stage in _stages(job, journal, attack, met, robust, steps, margin, turn=turn):
+            scored[stage.name] = scored[stage.name] + stage if stage.name in scored else stage
+        # A block of which none fell has had its turn.
+        queues = [
+            queue[size:] if not robust[queue[:size]].all() else queue[:0]
+            for queue, size in zip(queues, sizes, strict=True)
+        ]
+        if not any(map(len, queues)):
+            break
+    return tuple(scored.values())
+
+
+def rows_by_margin(block: slice, standing: Bools, margin: Array) -> Array:
+    """The images of a block that are `standing`, those of the largest margin first, and of equal ones the first."""
+    rows = block.start + np.flatnonzero(standing[block])
+    # Not a number: no attack met the image.
+    order = np.argsort(-np.nan_to_num(margin[rows], nan=-np.inf), kind="stable")
+    ranked: Array = rows[order]
+    return ranked
 
 
 def _stages(
-    job: Job, journal: Journal, attack: Attack, met: Bools, robust: Bools, steps: Array, margin: Array
+    job: Job,
+    journal: Journal,
+    attack: Attack,
+    met: Bools,
+    robust: Bools,
+    steps: Array,
+    margin: Array,
+    *,
+    turn: int,
 ) -> Iterator[StageScore]:
     """Run the stages of an attack on the images `met`, and update `robust`, `steps` and `margin` in place."""
     broke: list[int] = []
@@ -172,7 +206,7 @@ def _stages(
         covered = robust & stage.covers(job.images.ids).numpy()
         targets, left = covered & met, int(covered.sum())
         for index, block in enumerate(job.blocks):
-            entries.append(_attack_block(job, journal, stage, index, block, targets[block], standing=left))
+            entries.append(_attack_block(job, journal, stage, index, block, targets[block], standing=left, turn=turn))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         steps += _column(entries, "steps").astype(np.int32)
@@ -214,10 +248,11 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
 
 
 def _attack_block(
-    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, *, standing: int
+    job: Job, journal: Journal, attack: Attack, index: int, block: slice, targets: Bools, *, standing: int, turn: int
 ) -> Entry:
     """One attack on the images of a block that are its targets; `standing` images have withstood it so far."""
-    if (known := journal.get(attack.name, index)) is not None:
+    name = attack.name if turn == 1 else f"{attack.name} turn {turn}"
+    if (known := journal.get(name, index)) is not None:
         return known
     start = time.perf_counter()
     x, y, ids = job.load(block)
@@ -238,7 +273,7 @@ def _attack_block(
         return full.tolist()
 
     entry = journal.put(
-        attack.name,
+        name,
         index,
         {
             "broken": spread(outcome.broken, False),

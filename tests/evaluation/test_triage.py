@@ -1,21 +1,25 @@
 """Triage: an attack on the nearest survivors alone, whatever the batch size and however often it is killed."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_models import odd_and_even, trained
+from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, attacks, evaluate
-from ensemble_bench.attacks.engine import Budget
+from ensemble_bench.attacks.engine import Attack, Budget, Outcome, Task
+from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.estimate import bound_of_suite
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.runner import Result
-from ensemble_bench.evaluation.scoring import Job, score, triage
+from ensemble_bench.evaluation.scoring import Job, rows_by_margin, score
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.records import Record, worst_case
 from ensemble_bench.registry import SUITES, Suite, suite_of
@@ -47,30 +51,71 @@ def a_job(n: int) -> Job:
     return Job(label="", model=model, images=digits, threat=THREAT, attacks=(), cascade=True, budget=Budget())
 
 
-def test_the_nearest_of_every_block_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 5)
-    standing = np.array([1, 1, 1, 0, 1, 1, 0, 1, 1, 0, 1], dtype=bool)
-    margin = np.array([-3, -1, -2, 0, -5, -1, 9, np.nan, -1, 0, -7], dtype=np.float32)
-    # Of four, three and one: one in two, rounded up; of equal margins the first, and what has none comes last.
-    assert np.flatnonzero(triage(a_job(11), standing, margin, one_in=2)).tolist() == [1, 2, 5, 8, 10]
-    assert np.flatnonzero(triage(a_job(11), standing, margin, one_in=4)).tolist() == [1, 5, 10]
-    assert np.array_equal(triage(a_job(11), standing, margin, one_in=1), standing)
-    assert not triage(a_job(11), np.zeros(11, dtype=bool), margin, one_in=3).any()
+def predictions(model: nn.Module, digits: ImageSet) -> Tensor:
+    with torch.no_grad():
+        return model(digits.batch(slice(None))[0]).argmax(dim=1)
 
 
-def test_an_attack_meets_its_share_of_those_that_stand() -> None:
+@dataclass(frozen=True, kw_only=True)
+class Breaks(Attack):
+    """Breaks the images whose ids it is told, and writes down which it met, call by call."""
+
+    ids: tuple[int, ...] = ()
+    met: list[list[int]] = field(default_factory=list)
+
+    def search(self, task: Task) -> Outcome:
+        self.met.append(task.ids.tolist())
+        broken = torch.isin(task.ids, torch.tensor(self.ids, dtype=torch.int64))
+        # The nearer, the larger the id.
+        return Outcome(x_adv=task.x, broken=broken, steps=torch.ones_like(task.y), margin=-1 / (1.0 + task.ids))
+
+
+def met_by(one_in: int, *, breaks: tuple[int, ...] = (), images: int = 24) -> list[list[int]]:
+    """Ids that an attack with `one_in` meets, call by call, after one that met all and ranked them by id."""
+    job = a_job(images)
+    ids = torch.arange(images)
+    first, later = Breaks(name="first"), Breaks(name="later", ids=breaks)
+    right = replace(job, images=replace(job.images, ids=ids, labels=predictions(job.model, job.images)))
+    score(replace(right, attacks=[first, later], one_in={"later": one_in}), Journal(None, ""))
+    assert list(chain(*first.met)) == ids.tolist()
+    return later.met
+
+
+def test_the_nearest_are_met_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "BLOCK", 10)
+    # Of ten, ten and four images, one in four and rounded up.
+    assert met_by(4) == [[7, 8, 9], [17, 18, 19], [23]]
+    assert met_by(1) == [list(range(10)), list(range(10, 20)), list(range(20, 24))]
+    assert met_by(100) == [[9], [19], [23]]
+
+
+def test_the_next_are_met_while_some_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "BLOCK", 10)
+    first = [[7, 8, 9], [17, 18, 19], [23]]
+    assert met_by(4, breaks=(8,)) == [*first, [4, 5, 6]]
+    assert met_by(4, breaks=(8, 4, 23)) == [*first, [4, 5, 6], [22], [1, 2, 3]]
+    assert met_by(4, breaks=(6,)) == first  # it is not nearest, and none of those that are breaks
+    everything = met_by(4, breaks=tuple(range(24)))
+    assert sorted(chain(*everything)) == list(range(24))
+
+
+def test_of_equal_margins_the_first_is_nearer_and_what_no_attack_met_comes_last() -> None:
+    standing, margin = np.array([0, 1, 1, 1, 1], dtype=bool), np.array([5, np.nan, -2, -1, -2], dtype=np.float32)
+    assert rows_by_margin(slice(0, 5), standing, margin).tolist() == [3, 2, 4, 1]
+    assert rows_by_margin(slice(2, 4), standing, margin).tolist() == [3, 2]
+
+
+def test_what_an_attack_meets_it_treats_as_ever_and_the_rest_withstands_it() -> None:
     found, whole = scored(), scored("whole")
     samples = found.samples
     standing = samples[FIRST].to_numpy(dtype=bool)
-    assert attacked(found, LATER[0]) == -(-int(standing.sum()) // 3)
     met = samples["margin20_steps"].to_numpy() > 0
-    first_margin = samples[f"{FIRST}_margin"].to_numpy()
-    assert met.any()
-    assert first_margin[standing & met].min() > first_margin[standing & ~met].max()
+    near = samples[f"{FIRST}_margin"].to_numpy()
+    assert 0 < met.sum() < standing.sum()
+    assert attacked(found, "margin20") >= met.sum()  # a random start may break without a step
+    assert near[standing & met].min() >= near[standing & ~met].max()
     assert not met[~standing].any()
-    # What an attack meets it treats as ever, and what it does not meet withstands it.
-    same = met == (whole.samples["margin20_steps"].to_numpy() > 0)
-    assert (samples["margin20"].to_numpy() == whole.samples["margin20"].to_numpy())[same].all()
+    assert (samples["margin20"].to_numpy() == whole.samples["margin20"].to_numpy())[met].all()
     assert samples["margin20"].to_numpy()[standing & ~met].all()
     assert not (worst_case(whole.samples) & ~worst_case(samples)).any()
 
