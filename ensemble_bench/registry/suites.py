@@ -70,8 +70,8 @@ SUITES: Mapping[str, Suite] = {
         Suite(
             name="quick",
             rank=4,
-            attacks=("sweep10", "pma100", "sweep20", "sweep50"),
-            one_in={"pma100": 8, "sweep20": 10, "sweep50": 16},
+            attacks=("sweep10", "pma100", "sweep20", "sweep50", "sweep100"),
+            one_in={"pma100": 8, "sweep20": 12, "sweep50": 24, "sweep100": 64},
             cascade=True,
             description="autoattack's figure at a twentieth of its cost",
         ),
