@@ -51,3 +51,20 @@ def dlr_targeted(
         return margin_targeted(logits, y, target)
     top = logits.topk(4, dim=1).values
     return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def probability_margin(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """log(1 + p_j − p_y), p_j being the largest probability of a wrong class: positive when y is not the prediction.
+
+    It ranks images as the margin of probabilities p_j − p_y does (Xie et al. 2025, arXiv 2411.15210), and its gradient
+    points the same way. That of p_j − p_y itself vanishes where the model is certain; this is computed from logs, as
+    p_j + Σ_{i≠y} p_i, and does not.
+    """
+    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    log_p_j, log_not_y = wrong.amax(dim=1), wrong.logsumexp(dim=1)
+    return torch.logaddexp(log_p_j, log_not_y) - logits.logsumexp(dim=1)
+
+
+def wrong_probability(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """log p_j, p_j being the largest probability of a wrong class: in (−∞, 0)."""
+    return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - logits.logsumexp(dim=1)

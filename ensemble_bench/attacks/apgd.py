@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from ensemble_bench.threat import ThreatModel
 class APGD(GradientAttack):
     """Auto-PGD with the published settings: first step 2·eps, ρ = 0.75, momentum 0.75, restarts from the best point."""
 
+    marks: ClassVar[tuple[int, int, int]] = (22, 3, 6)
+    """First checkpoint, by how much every gap is shorter than the one before, and the shortest gap: % of the steps."""
     rho: float = 0.75
     alpha: float = 0.75
     keep: str = "best"
@@ -32,9 +34,10 @@ class APGD(GradientAttack):
         The paper's formula. The authors' code rounds the gaps down instead: the same marks at 100 steps, earlier ones
         at 20 and later ones at 50.
         """
-        percent = [0, 22]
+        first, shorter, shortest = self.marks
+        percent = [0, first]
         while percent[-1] < 100:
-            percent.append(percent[-1] + max(percent[-1] - percent[-2] - 3, 6))
+            percent.append(percent[-1] + max(percent[-1] - percent[-2] - shorter, shortest))
         return sorted({-(-p * self.steps // 100) for p in percent if p < 100})
 
     def init(self, s: State, threat: ThreatModel, noise: Noise) -> None:
@@ -51,9 +54,8 @@ class APGD(GradientAttack):
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)); x ← Π(x + α(z − x) + (1−α)(x − x_prev)), after a check of the progress."""
         s["best_grad"] = where(s["better"], grad, s["best_grad"])
-        s["rises"] = s["rises"] + (value > s["previous_value"])
-        s["previous_value"] = value
-        x_adv, grad = self._halve_where_stalled(s, grad)
+        back = self.halve_where_stalled(s, value)
+        x_adv, grad = where(back, s["best_x"], s["x_adv"]), where(back, s["best_grad"], grad)
 
         step = per_image(s["eta"], x_adv) * threat.steepest(grad)
         z = threat.project(x_adv + step, s["x"])
@@ -63,11 +65,13 @@ class APGD(GradientAttack):
         s["x_prev"] = x_adv
         s["x_adv"] = threat.project(moved, s["x"])
 
-    def _halve_where_stalled(self, s: State, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Point and gradient to step from: at a checkpoint without progress the step halves and x_max is next."""
+    def halve_where_stalled(self, s: State, value: Tensor) -> Tensor:
+        """Halve the step at a checkpoint without progress, and say where (batch): there the best point is next."""
+        s["rises"] = s["rises"] + (value > s["previous_value"])
+        s["previous_value"] = value
         marks = self.checkpoints()
-        interval = torch.zeros(self.steps + 1, dtype=torch.int64, device=grad.device)
-        interval[marks[1:]] = torch.tensor([b - a for a, b in itertools.pairwise(marks)], device=grad.device)
+        interval = torch.zeros(self.steps + 1, dtype=torch.int64, device=value.device)
+        interval[marks[1:]] = torch.tensor([b - a for a, b in itertools.pairwise(marks)], device=value.device)
         length = interval[s["i"]]
         here = length > 0
         few_rises = s["rises"] < self.rho * length
@@ -78,7 +82,7 @@ class APGD(GradientAttack):
         s["halved_at_check"] = torch.where(here, halve, s["halved_at_check"])
         s["value_at_check"] = torch.where(here, s["best_loss"], s["value_at_check"])
         s["rises"] = torch.where(here, 0, s["rises"])
-        return where(halve, s["best_x"], s["x_adv"]), where(halve, s["best_grad"], grad)
+        return halve
 
 
 def apgd_ce(steps: int, **settings: Any) -> APGD:

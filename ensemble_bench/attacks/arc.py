@@ -171,14 +171,24 @@ def nearest_boundary(
     direction, normal = torch.zeros_like(x), torch.zeros_like(x)
     distance = x.new_full((len(x),), torch.inf)
     for gap in gaps.unbind(dim=1):
-        grad = gradient(gap.sum(), x, retain_graph=True)
-        steepest = threat.steepest(grad)
-        slope = (grad * steepest).flatten(1).sum(dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
-        nearer = -gap.detach() / slope < distance
-        distance = torch.where(nearer, -gap.detach() / slope, distance)
-        direction = where(nearer, steepest, direction)
-        normal = where(nearer, grad / per_image(slope, grad), normal)
+        steepest, its_normal, how_far = linearised(gap, x, threat)
+        nearer = how_far < distance
+        distance = torch.where(nearer, how_far, distance)
+        direction, normal = where(nearer, steepest, direction), where(nearer, its_normal, normal)
     return direction.detach(), normal.detach(), distance.detach()
+
+
+def linearised(
+    gap: Float[Tensor, "batch"], x: Float[Tensor, "batch *image"], threat: ThreatModel
+) -> tuple[Float[Tensor, "batch *image"], Float[Tensor, "batch *image"], Float[Tensor, "batch"]]:
+    """Direction to where `gap`, a function of `x`, would be 0 were it linear, the normal there, and how far it is.
+
+    As `nearest_boundary`, for one boundary. The distance is −gap/‖∇gap‖ in the dual norm: ‖·‖₁ under linf.
+    """
+    grad = gradient(gap.sum(), x, retain_graph=True)
+    steepest = threat.steepest(grad)
+    slope = (grad * steepest).flatten(1).sum(dim=1).clamp_min(torch.finfo(grad.dtype).tiny)
+    return steepest, grad / per_image(slope, grad), -gap.detach() / slope
 
 
 def arc(steps: int, **settings: Any) -> ARC:

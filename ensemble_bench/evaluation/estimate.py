@@ -10,8 +10,10 @@ from ensemble_bench.attacks.arc import ARC
 from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.attacks.foreign.external import External
+from ensemble_bench.attacks.malt import MALT
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
+from ensemble_bench.evaluation.scoring import blocks_of
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
@@ -45,6 +47,9 @@ class Cost:
 
 def passes_an_image(attack: Attack, model: nn.Module, *, classes: int) -> int:
     """Most passes that an attack spends on one image of a model with so many classes."""
+    if isinstance(attack, MALT):  # besides, a forward pass and a backward pass a class to rank them
+        ranked = 1 + min(attack.candidates, classes - 1)
+        return ranked + passes_an_image(Chain(name="", stages=attack.stages), model, classes=classes)
     if isinstance(attack, Chain):
         stages = [s for s in attack.parts(model) if (getattr(s, "target", None) or 0) < classes]
         return sum(passes_an_image(stage, model, classes=classes) for stage in stages)
@@ -98,7 +103,11 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
     costs = [priced("clean", n, 2)]
     for name, attack in _attacks(plan):
         each = 2 if attack is None else passes_an_image(attack, model, classes=classes)
-        costs.append(priced(name, n, each, GUESS if attack is not None and is_guess(attack) else ""))
+        one_in = plan.one_in.get(name, 1)
+        met = sum(-(-(block.stop - block.start) // one_in) for block in blocks_of(n))
+        rests = [GUESS] if attack is not None and is_guess(attack) else []
+        rests += [f"the nearest one in {one_in}, more where some fall"] if one_in > 1 else []
+        costs.append(priced(name, met, each, "; ".join(rests)))
     if plan.suite.probe:
         images, each = PROBE
         costs.append(priced("probe", min(images, n), each))
@@ -115,15 +124,18 @@ def _attacks(plan: EvaluationPlan) -> Iterator[tuple[str, Attack | None]]:
 def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) -> float:
     """Most passes that a suite spends on one image of an ensemble, whose parts it scores too where it has `views`.
 
+    An attack on the nearest survivors counts as if it broke none of them, and so met no more.
     A pass of one member counts as its share of a pass of the ensemble. The probe counts as if every image met it.
     """
     chosen, model = suite_of(suite), skeleton(architecture, device="meta")
     classes, members = architecture.classes, architecture.members
 
-    def total(names: Sequence[str], of: nn.Module) -> int:
-        return sum(2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names)
+    def total(names: Sequence[str], of: nn.Module) -> float:
+        each = {name: 2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names}
+        return sum(passes / chosen.one_in.get(name, 1) for name, passes in each.items())
 
-    names = (*chosen.attacks, *chosen.weighted) if weighted else chosen.attacks
+    names = tuple(name for name in chosen.attacks if members > 1 or name not in chosen.ensembles)
+    names = (*names, *chosen.weighted) if weighted else names
     passes: float = 2 + total(names, model) + (PROBE[1] if chosen.probe else 0)
     if chosen.views and members > 1:
         # Every member on its own is together one pass of the ensemble; then the logit average.

@@ -45,7 +45,7 @@ def make_record(
     samples = scores.samples
     tried: list[Attack | Carried] = [job.carried] if job.carried else []
     tried += job.attacks
-    results = tuple(_attack_result(a, scores, cascade=job.cascade) for a in tried)
+    results = tuple(_attack_result(a, scores, cascade=job.cascade, one_in=job.one_in.get(a.name, 1)) for a in tried)
     n, correct = len(samples), int(samples["clean"].sum())
     robust = correct - sum(r.credit for r in results)
     clean_low, clean_high = wilson(correct, n)
@@ -94,13 +94,13 @@ def make_record(
     )
 
 
-def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool) -> AttackResult:
+def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool, one_in: int) -> AttackResult:
     column, stages = scores.samples[attack.name], scores.stages[attack.name]
     n, robust = int(column.notna().sum()), int(column.fillna(False).sum())
     low, high = wilson(robust, n) if n else (None, None)
     return AttackResult(
         name=attack.name,
-        settings=attack.settings(),
+        settings={**attack.settings(), "one_in": one_in} if one_in > 1 else attack.settings(),
         n=n,
         robust=robust,
         accuracy=robust / n if n else None,
@@ -110,7 +110,7 @@ def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool) -
         seconds=sum(stage.seconds for stage in stages),
         curve=None if cascade else _curve(attack, scores.samples),
         passes=sum(stage.passes for stage in stages),
-        stages=_stage_results(stages) if len(stages) > 1 else None,
+        stages=_stage_results(stages) if len(stages) > 1 or one_in > 1 else None,
     )
 
 

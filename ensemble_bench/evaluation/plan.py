@@ -54,7 +54,14 @@ class EvaluationPlan:
     def names(self) -> tuple[str, ...]:
         """Names of the attacks, in order."""
         names = self.suite.attacks if self.subject.view is None else self.suite.views
+        if self.suite.ensembles and not self.subject.has_members:
+            names = tuple(name for name in names if name not in self.suite.ensembles)
         return (*names, *self.suite.weighted) if self.subject.is_weighted else names
+
+    @property
+    def one_in(self) -> dict[str, int]:
+        """Of the attacks that meet only the nearest survivors: one in how many."""
+        return {name: k for name, k in self.suite.one_in.items() if name in self.names() and k > 1}
 
     def key(self, made: Sequence[Attack]) -> str:
         """Id of the evaluation: a hash of all that decides its outcome."""
@@ -69,6 +76,8 @@ class EvaluationPlan:
             "seed": self.budget.seed,
             "precision": self.budget.precision,
         }
+        if self.one_in:
+            identity["one_in"] = self.one_in
         if self.subject.view is not None:
             identity["view"] = self.subject.view
         if self.carried is not None:

@@ -383,6 +383,7 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         threat=plan.threat,
         attacks=made,
         cascade=plan.suite.cascade,
+        one_in=plan.one_in,
         carried=plan.carried,
         budget=plan.budget,
         forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),

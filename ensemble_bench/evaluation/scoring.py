@@ -1,8 +1,9 @@
 """Scoring: run a suite over images block by block, and gather a row an image."""
 
+import itertools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
+from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models import calling
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
@@ -49,7 +51,11 @@ class Carried:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One evaluation to do: the model on its device, the images, and the attacks to score it with."""
+    """One evaluation to do: the model on its device, the images, and the attacks to score it with.
+
+    An attack with a number k in `one_in` meets the nearest of the images that still stand, one in k of every block, and
+    the next as many while it breaks some.
+    """
 
     label: str
     model: nn.Module
@@ -57,6 +63,7 @@ class Job:
     threat: ThreatModel
     attacks: Sequence[Attack]
     cascade: bool
+    one_in: Mapping[str, int] = field(default_factory=dict)
     carried: Carried | None = None
     budget: Budget
     forecast: Forecast | None = None
@@ -65,7 +72,7 @@ class Job:
     @property
     def blocks(self) -> list[slice]:
         """The images in blocks, in order."""
-        return [slice(a, min(a + BLOCK, len(self.images))) for a in range(0, len(self.images), BLOCK)]
+        return blocks_of(len(self.images))
 
     def load(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and ids of a block, on the device (ids on the CPU)."""
@@ -84,6 +91,11 @@ class StageScore:
     passes: int = 0
     zero_gradients: int = 0
 
+    def __add__(self, more: "StageScore") -> "StageScore":
+        """This stage, and what it found on further images."""
+        counts = ("attacked", "broken", "seconds", "passes", "zero_gradients")
+        return replace(self, **{count: getattr(self, count) + getattr(more, count) for count in counts})
+
 
 @dataclass(kw_only=True)
 class Scores:
@@ -98,6 +110,11 @@ class Scores:
     """Classes of the model."""
     fell_at: Array = field(default_factory=lambda: np.empty(0, dtype=object))
     """Name of the stage that broke every image, None for those that none did."""
+
+
+def blocks_of(images: int) -> list[slice]:
+    """So many images in blocks, in order."""
+    return [slice(a, min(a + BLOCK, images)) for a in range(0, images, BLOCK)]
 
 
 def score(job: Job, journal: Journal) -> Scores:
@@ -133,13 +150,22 @@ def score(job: Job, journal: Journal) -> Scores:
         job.progress, job.label, parts, cascade=job.cascade, correct=int(correct.sum()), forecast=job.forecast
     )
     idle = []
+    nearest = np.full(len(correct), np.nan, dtype=np.float32)
     for number, attack in enumerate(job.attacks):
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
-        fall = _Fall(standing=standing.copy(), predictions=predictions, stages=scores.fell_at)
-        each = _stages(job, journal, attack, robust, steps, margin, fall, number, told)
-        scores.stages[attack.name] = ran = tuple(each)
+        run = _Run(
+            attack=attack,
+            number=number,
+            robust=robust,
+            steps=steps,
+            margin=margin,
+            before=standing.copy(),
+            predictions=predictions,
+            fell_at=scores.fell_at,
+        )
+        scores.stages[attack.name] = ran = _triaged(job, journal, run, nearest, told)
         if ran[0].attacked:
             told.attack_ended(
                 attack.name,
@@ -152,6 +178,7 @@ def score(job: Job, journal: Journal) -> Scores:
         else:
             idle.append(attack.name)
         covered = attack.covers(job.images.ids).numpy()
+        np.fmax(nearest, margin, out=nearest)
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
         samples[f"{attack.name}_steps"] = steps
         samples[f"{attack.name}_margin"] = margin
@@ -165,50 +192,76 @@ def score(job: Job, journal: Journal) -> Scores:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Fall:
-    """Images that stood before an attack; of those that it breaks, `predictions` and `stages` are filled in."""
+class _Run:
+    """An attack of a job, the one of that `number`, and what it does to every image, written in place.
 
-    standing: Bools
+    `before` are the images that stood before it; of those that it breaks, `predictions` and `fell_at` are filled in.
+    """
+
+    attack: Attack
+    number: int
+    robust: Bools
+    steps: Array
+    margin: Array
+    before: Bools
     predictions: Array
-    stages: Array
+    fell_at: Array
+
+
+def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress) -> tuple[StageScore, ...]:
+    """Run an attack on the images that stand, or on the nearest of every block and on more while it breaks some.
+
+    Blocks are ranked apart, because each may be attacked by a process of its own.
+    """
+    one_in = job.one_in.get(run.attack.name, 1)
+    standing, scored = run.robust & run.attack.covers(job.images.ids).numpy(), dict[str, StageScore]()
+    queues = [nearest_first(block, standing, nearest) for block in job.blocks]
+    sizes = [-(-len(queue) // one_in) for queue in queues]
+    for turn in itertools.count(1):
+        met = np.zeros_like(run.robust)
+        for queue, size in zip(queues, sizes, strict=True):
+            met[queue[:size]] = True
+        for stage in _stages(job, journal, run, met, told, turn=turn):
+            scored[stage.name] = scored[stage.name] + stage if stage.name in scored else stage
+        # A block of which none fell has had its turn.
+        queues = [
+            queue[size:] if not run.robust[queue[:size]].all() else queue[:0]
+            for queue, size in zip(queues, sizes, strict=True)
+        ]
+        if not any(map(len, queues)):
+            break
+    return tuple(scored.values())
 
 
 def _stages(
-    job: Job,
-    journal: Journal,
-    attack: Attack,
-    robust: Bools,
-    steps: Array,
-    margin: Array,
-    fall: _Fall,
-    number: int,
-    told: SuiteProgress,
+    job: Job, journal: Journal, run: _Run, met: Bools, told: SuiteProgress, *, turn: int
 ) -> Iterator[StageScore]:
-    """Run the stages of an attack on the `robust` images, and update `robust`, `steps` and `margin` in place.
+    """Run the stages of an attack on the images `met`, and update its arrays.
 
     Where nothing is left to attack, nothing is run, and no further stage begins.
     """
     broke: list[int] = []
-    for at, stage in enumerate(attack.parts(job.model)):
+    for at, stage in enumerate(run.attack.parts(job.model)):
         entries: list[Entry] = []
-        targets = robust & stage.covers(job.images.ids).numpy()
+        targets = run.robust & met & stage.covers(job.images.ids).numpy()
         if not targets.any():
             if at == 0:
                 yield StageScore(name=stage.name, attacked=0, broken=0)
             return
-        told.enter(number, at, stage.name, targets=int(targets.sum()))
-        left = int(robust.sum())
+        told.enter(run.number, at, stage.name, targets=int(targets.sum()))
+        name = stage.name if turn == 1 else f"{stage.name} turn {turn}"
+        left = int(run.robust.sum())
         for index, block in enumerate(job.blocks):
-            fresh = fall.standing[block]
-            entries.append(_attack_block(job, journal, stage, index, block, targets[block], fresh, left, told))
+            fresh = run.before[block]
+            entries.append(_attack_block(job, journal, stage, name, index, block, targets[block], fresh, left, told))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
-        steps += _column(entries, "steps").astype(np.int32)
-        np.fmax(margin, _column(entries, "margin").astype(np.float32), out=margin)
-        robust &= ~broken
+        np.add(run.steps, _column(entries, "steps").astype(np.int32), out=run.steps)
+        np.fmax(run.margin, _column(entries, "margin").astype(np.float32), out=run.margin)
+        np.logical_and(run.robust, ~broken, out=run.robust)
         predicted = np.concatenate([e.get("predicted", [-1] * len(e["broken"])) for e in entries]).astype(np.int64)
-        fell = broken & fall.standing
-        fall.predictions[fell], fall.stages[fell] = predicted[fell], stage.name
+        fell = broken & run.before
+        run.predictions[fell], run.fell_at[fell] = predicted[fell], stage.name
         broke.append(int(broken.sum()))
         yield StageScore(
             name=stage.name,
@@ -216,7 +269,7 @@ def _stages(
             broken=broke[-1],
             **{key: sum(e[key] for e in entries) for key in ("seconds", "passes", "zero_gradients")},
         )
-        if isinstance(attack, Chain) and attack.is_over(broke):
+        if isinstance(run.attack, Chain) and run.attack.is_over(broke):
             return
 
 
@@ -248,6 +301,7 @@ def _attack_block(
     job: Job,
     journal: Journal,
     attack: Attack,
+    name: str,
     index: int,
     block: slice,
     targets: Bools,
@@ -257,10 +311,11 @@ def _attack_block(
 ) -> Entry:
     """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
 
-    Those that no attack broke before, `fresh`, are looked at again once they fall: what are they taken for?
+    The journal has it under `name`. Images that no attack broke before, `fresh`, are looked at again once they fall:
+    what are they taken for?
     """
     count = int(targets.sum())
-    if (known := journal.get(attack.name, index)) is not None:
+    if (known := journal.get(name, index)) is not None:
         told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
@@ -282,7 +337,7 @@ def _attack_block(
         return full.tolist()
 
     entry = journal.put(
-        attack.name,
+        name,
         index,
         {
             "broken": spread(outcome.broken, False),

@@ -67,6 +67,13 @@ class Subject:
         return [replace(self, name=f"{self.name}#{name}", view=name) for name in names]
 
     @property
+    def has_members(self) -> bool:
+        """Whether there is more than one network to attack."""
+        if self.model is not None:
+            return len(as_ensemble(self.load()).members) > 1
+        return self.info is not None and self.view in (None, LOGIT) and self.info.architecture.members > 1
+
+    @property
     def is_weighted(self) -> bool:
         """Whether a gate weights the members, or one of them is drawn at random, so that attacks for that apply."""
         if self.model is not None:

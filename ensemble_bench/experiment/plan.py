@@ -18,7 +18,7 @@ BLACKBOX = "black-box set"
 TRAIN = "train"
 HEADLINE, LAST = "headline", "last"
 # Suites with an attack from the black-box set; and the one that also scores the weights after the last step (Table 1a).
-NEED_BLACKBOX = ("paper", "strongest")
+NEED_BLACKBOX = ("paper", "strongest", "exhaustive")
 BOTH_CHECKPOINTS = ("paper",)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.leaderboard import model_info
-from ensemble_bench.leaderboard.model_info import architecture_text, data_note, holds, images_of
+from ensemble_bench.leaderboard.model_info import STRONGEST, architecture_text, data_note, holds, images_of
 from ensemble_bench.records import Record, Threat
 from ensemble_bench.records.table import Cell, Table, Value
 
@@ -114,7 +114,7 @@ def _ours(records: Iterable[Record]) -> Iterator[_Entry]:
     """A row for every model and set of images."""
     grouped: dict[object, list[Record]] = {}
     for record in records:
-        if record.view is None and (holds(record, "autoattack") or holds(record, "strongest")):
+        if record.view is None and holds(record, "autoattack", *STRONGEST):
             key = record.model, record.weights_hash, images_of(record)
             grouped.setdefault(key, []).append(record)
     for same in grouped.values():

@@ -20,6 +20,8 @@ LARGEST = 1_000_000
 NORMS = {"linf": "Linf", "l2": "L2"}
 """What RobustBench calls our norms, in its folders too."""
 OFFICIAL = ("cifar10", "test", 10_000)
+# Suites that leave nothing standing which AutoAttack is known to break.
+STRONGEST = ("strongest", "exhaustive")
 BACKBONES: Mapping[str, str] = {
     "preact_resnet18": "PreActResNet-18",
     "vgg16_bn": "VGG-16-BN",
@@ -201,9 +203,9 @@ def from_records(
     venue: str = "Unpublished",
     additional_data: bool = False,
 ) -> ModelInfo:
-    """Make the entry of a model from its records: one of suite autoattack, and one of strongest if there is one.
+    """Make the entry of a model from its records: one of suite autoattack, and of strongest or exhaustive if any.
 
-    Of several runs of autoattack it is the one on official images, then the one on the most. strongest counts on the
+    Of several runs of autoattack it is the one on official images, then the one on the most. The others count on the
     same images only, and becomes `external` unless it found less than AutoAttack. `dataset` is what the images are
     ("cifar10-jpeg"), and the footnote says which and how many, wherever they are not CIFAR-10's 10,000 test images.
     Signs of masked gradients make the entry unreliable and stand in the footnote. `name` is the paper's title, by
@@ -220,7 +222,7 @@ def from_records(
     if autoattack is None:
         suites = ", ".join(sorted({record.suite for record in whole})) or "none"
         raise RecordError(f"no record of suite autoattack, which the entry needs; there is {suites}")
-    same = [r for r in whole if holds(r, "strongest") and images_of(r) == images_of(autoattack)]
+    same = [r for r in whole if holds(r, *STRONGEST) and images_of(r) == images_of(autoattack)]
     strongest = min((r for r in same if r.robust.robust <= autoattack.robust.robust), key=_robust, default=None)
     warnings = sorted({warning.name for r in (autoattack, strongest) if r is not None for warning in r.warnings})
     notes = [data_note(autoattack)] if data_note(autoattack) else []
@@ -245,9 +247,9 @@ def from_records(
     )
 
 
-def holds(record: Record, suite: str) -> bool:
-    """Whether the record is of `suite`, or of a sum of suites with it: then it is at most as robust."""
-    return suite in record.suite.split("+")
+def holds(record: Record, *suites: str) -> bool:
+    """Whether the record is of one of `suites`, or of a sum of suites with one: then it is at most as robust."""
+    return any(suite in record.suite.split("+") for suite in suites)
 
 
 def images_of(record: Record) -> tuple[str, str, int]:

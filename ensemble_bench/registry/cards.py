@@ -101,6 +101,16 @@ ATTACKS: Mapping[str, AttackCard] = {
         ascends=(MARGIN,),
         plain=True,
     ),
+    "pma": AttackCard(
+        home="ensemble_bench.attacks.pma:pma",
+        description="N steps on the strongest wrong class's probability, then on its margin (Xie et al. 2025)",
+        ascends=(MARGIN,),
+    ),
+    "reacg": AttackCard(
+        home="ensemble_bench.attacks.reacg:reacg",
+        description="Auto-PGD's steps along rescaled conjugate gradients of the margin (Yamamura et al. 2024)",
+        ascends=(MARGIN,),
+    ),
     "apgd": AttackCard(
         home="ensemble_bench.attacks.apgd:apgd_ce",
         description="Auto-PGD on the cross-entropy (Croce & Hein 2020)",
@@ -120,6 +130,12 @@ ATTACKS: Mapping[str, AttackCard] = {
         description="Auto-PGD on the targeted ratio, 9 classes in turn (Croce & Hein 2020)",
         ascends=(MARGIN, TARGETED),
         autoattack=True,
+        classes=4,
+    ),
+    "malt": AttackCard(
+        home="ensemble_bench.attacks.malt:malt",
+        description="as apgd-tN, the classes in order of their linearised distance (Melamed et al. 2024)",
+        ascends=(MARGIN, TARGETED),
         classes=4,
     ),
     "bypass": AttackCard(

@@ -5,7 +5,7 @@ This package's own names are those of the cards, recipes and suites; `plugins` a
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +136,8 @@ def suite_of(text: str) -> Suite:
         name=text,
         attacks=joined("attacks"),
         cascade=any(part.cascade for part in parts),
+        one_in=_one_in(parts),
+        ensembles=tuple(name for name in joined("ensembles") if all(_leaves_out(part, name) for part in parts)),
         weighted=joined("weighted"),
         views=joined("views"),
         probe=any(part.probe for part in parts),
@@ -176,6 +178,20 @@ def _part(name: str) -> Suite:
         resolve("suite", name) if name in names("suite") else Suite(name=name, attacks=(name,), description="")
     )
     return found
+
+
+def _one_in(parts: Sequence[Suite]) -> dict[str, int]:
+    """Of the attacks that no part runs on more images: on one in how many."""
+    found: dict[str, int] = {}
+    for name in {name: None for part in parts for name in part.one_in}:
+        k = min(part.one_in.get(name, 1) for part in parts if name in part.attacks)
+        found |= {name: k} if k > 1 else {}
+    return found
+
+
+def _leaves_out(part: Suite, name: str) -> bool:
+    """Whether a part of a sum does not run the attack on a single network."""
+    return name in part.ensembles or name not in part.attacks
 
 
 def _is_attack(name: str) -> bool:

@@ -1,8 +1,9 @@
 """Suites: which attacks score a model, in order."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.registry.cards import IMPLEMENTATIONS
 
 
@@ -10,20 +11,32 @@ from ensemble_bench.registry.cards import IMPLEMENTATIONS
 class Suite:
     """Attacks by name. In a `cascade` each runs only on the images that all before it left standing.
 
-    Without it every attack meets every correctly classified image, so that their accuracies compare. `weighted` names
-    further attacks for gated and randomised ensembles. With `views`, every member of a checkpoint and its logit average
-    are scored on their own too, with these attacks. A `probe` adds the tests for masked gradients that need attacks of
-    their own. The worst case of the suite with the highest `rank` ranks a model on the leaderboard's page.
+    Without it every attack meets every correctly classified image, so that their accuracies compare. An attack with a
+    number k in `one_in` meets one in k of the images that a cascade left standing so far, of every block of images (see
+    evaluation/scoring.py) those nearest to being broken; where it breaks some, it meets the next as many. Attacks in
+    `ensembles` are left out for a single network; `weighted` names further ones for gated and randomised ensembles.
+    With `views`, every member of a checkpoint and its logit average are scored on their own too, with these attacks. A
+    `probe` adds the tests for masked gradients that need attacks of their own. The worst case of the suite with the
+    highest `rank` ranks a model on the leaderboard's page. Raises InvalidValueError for a number below 1 in `one_in`,
+    or one for an attack that is not in the cascade.
     """
 
     name: str
     attacks: tuple[str, ...]
     cascade: bool = False
+    one_in: Mapping[str, int] = field(default_factory=dict, hash=False)
+    ensembles: tuple[str, ...] = ()
     weighted: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     probe: bool = False
     rank: int = 0
     description: str
+
+    def __post_init__(self) -> None:
+        for name, k in self.one_in.items():
+            if k < 1 or name not in self.attacks or not self.cascade:
+                where = f"in a cascade of {', '.join(self.attacks)}"
+                raise InvalidValueError(f"suite {self.name}: one_in is {k} for {name!r}: expected at least 1, {where}")
 
 
 SUITES: Mapping[str, Suite] = {
@@ -57,9 +70,10 @@ SUITES: Mapping[str, Suite] = {
         Suite(
             name="quick",
             rank=4,
-            attacks=("sweep10",),
+            attacks=("sweep10", "pma100", "sweep20", "sweep50", "sweep100"),
+            one_in={"pma100": 8, "sweep20": 12, "sweep50": 24, "sweep100": 64},
             cascade=True,
-            description="close to autoattack at a small part of its cost",
+            description="autoattack's figure at a twentieth of its cost",
         ),
         Suite(
             name="autoattack",
@@ -72,6 +86,44 @@ SUITES: Mapping[str, Suite] = {
         Suite(
             name="strongest",
             rank=6,
+            attacks=(
+                "blackbox",
+                "sweep10",
+                "mora10",
+                "pma100",
+                "bypass100",
+                "apgd100",
+                "reacg100",
+                "mean-member100",
+                "member-transfer100",
+                "mora100",
+                "apgd-t100",
+                "margin-t100",
+                "fab-t100",
+                "square5000",
+                "margin-plateau1600",
+            ),
+            one_in={
+                "apgd100": 2,
+                "reacg100": 4,
+                "mean-member100": 4,
+                "member-transfer100": 4,
+                "mora100": 12,
+                "apgd-t100": 2,
+                "margin-t100": 8,
+                "fab-t100": 6,
+                "square5000": 6,
+                "margin-plateau1600": 8,
+            },
+            ensembles=("mora10", "bypass100", "mean-member100", "member-transfer100", "mora100"),
+            weighted=("arc100", "eot50"),
+            cascade=True,
+            probe=True,
+            description="a planned cascade, ensembles' own attacks included: what an image near the boundary may need",
+        ),
+        Suite(
+            name="exhaustive",
+            rank=7,
             attacks=(
                 "blackbox",
                 "pgd20",
@@ -89,7 +141,7 @@ SUITES: Mapping[str, Suite] = {
             weighted=("arc100", "eot50"),
             cascade=True,
             probe=True,
-            description="worst case of all that is known, ensembles' own attacks included, cheapest first",
+            description="all that is known, ensembles' own attacks included, on all that stands: referee of strongest",
         ),
         Suite(
             name="crosscheck",

@@ -20,13 +20,15 @@ GRADIENT = (
     "pgd8",
     "margin8",
     "margin-odi6",
+    "pma8",
+    "reacg10",
     "apgd10",
     "apgd-dlr10",
     "bypass8",
     "mean-member6",
     "random-member6",
 )
-CHAINS = ("member-transfer4", "mora1")
+CHAINS = ("member-transfer4", "mora1", "malt2")
 ATTACKS = (*GRADIENT, *CHAINS, "arc3")
 THREATS = (ThreatModel(eps=0.1), ThreatModel(norm="l2", eps=0.5))
 # On a linear model no rounding tips a verdict, as batches of other sizes would on one that is trained.

@@ -1,10 +1,17 @@
 """Suites and sums of suites and attacks."""
 
 import pytest
+from small_models import trained
 
-from ensemble_bench import attacks, registry
+from ensemble_bench import ThreatModel, attacks, evaluate, registry
 from ensemble_bench.errors import UnknownNameError
-from ensemble_bench.registry import SUITES, suite_of
+from ensemble_bench.registry import SUITES, Suite, suite_of
+
+
+@pytest.fixture(autouse=True)
+def _suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = Suite(name="members", attacks=("ifgsm1", "mora1"), ensembles=("mora1",), cascade=True, description="")
+    monkeypatch.setitem(SUITES, "members", suite)  # type: ignore[arg-type]
 
 
 def test_every_suite_is_registered_and_made_of_attacks_that_exist() -> None:
@@ -24,8 +31,21 @@ def test_autoattack_has_the_published_settings() -> None:
     assert (fab["name"], square["name"]) == ("fab-t100", "square5000")
 
 
-def test_strongest_holds_autoattack() -> None:
-    assert set(SUITES["autoattack"].attacks) <= set(SUITES["strongest"].attacks)
+@pytest.mark.parametrize("name", ["strongest", "exhaustive"])
+def test_the_strongest_suites_hold_autoattack(name: str) -> None:
+    assert set(SUITES["autoattack"].attacks) <= set(SUITES[name].attacks)
+
+
+def test_only_ensembles_meet_the_attacks_on_members() -> None:
+    suite, found = SUITES["strongest"], {}
+    for members in (1, 2):
+        run = evaluate(trained(members=members), suite="members", n=4, threat=ThreatModel(eps=0.01))
+        found[members] = [attack.name for attack in run.record.attacks]
+    assert found == {1: ["ifgsm1"], 2: ["ifgsm1", "mora1"]}
+    assert suite.ensembles
+    assert set(suite.ensembles) < set(suite.attacks)
+    assert suite_of("members+pgd3").ensembles == ("mora1",)
+    assert suite_of("members+mora1").ensembles == ()
 
 
 def test_a_sum_joins_suites_and_attacks() -> None:

@@ -90,7 +90,7 @@ CERTAIN = 300.0
         ("apgd", False),
         ("member-transfer", False),
         *((family, True) for family in ("bypass", "mean-member", "clipped-member", "max-member", "mora", "arc")),
-        *((family, True) for family in ("margin", "margin-odi", "apgd-t", "fab-t")),
+        *((family, True) for family in ("margin", "margin-odi", "apgd-t", "fab-t", "pma", "reacg", "malt")),
     ],
 )
 def test_a_saturated_softmax_hides_from_the_cross_entropy_alone(family: str, sees: bool) -> None:

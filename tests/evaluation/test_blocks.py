@@ -18,10 +18,12 @@ from ensemble_bench.registry import SUITES, Suite
 
 N, BLOCK = 34, 12
 BLOCKS = range(3)
-# Stages that end on what all blocks broke, parts of the ensemble, a cascade with a probe, several eps, a black-box set.
+# Stages that end on what all blocks broke, parts of the ensemble, a cascade with a probe, one with a triage, several
+# eps, a black-box set.
 CASES: dict[str, dict[str, Any]] = {
     "parts": {},
     "cascade": {},
+    "triaged": {},
     "quick": {"eps": (16 / 255, 28 / 255, 40 / 255)},
     "paper": {"blackbox": blackbox_set(), "eps": (32 / 255,)},
 }
@@ -33,6 +35,13 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     made = (
         Suite(name="parts", attacks=("margin-doubled40",), views=("margin-doubled20",), description=""),
         Suite(name="cascade", attacks=("apgd-t5", "margin-doubled40"), cascade=True, probe=True, description=""),
+        Suite(
+            name="triaged",
+            attacks=("ifgsm1", "margin-doubled20", "apgd-t5"),
+            cascade=True,
+            one_in={"margin-doubled20": 2, "apgd-t5": 4},
+            description="",
+        ),
     )
     for suite in made:
         monkeypatch.setitem(SUITES, suite.name, suite)  # type: ignore[arg-type]

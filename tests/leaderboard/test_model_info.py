@@ -257,7 +257,7 @@ def test_strongest_counts_on_the_same_images_and_where_it_found_more() -> None:
         scored("strongest", 400, view="logit"),
     ):
         assert from_records([autoattack, record]).external is None
-    for suite in ("strongest", "strongest+autoattack"):
+    for suite in ("strongest", "strongest+autoattack", "exhaustive"):
         assert from_records([scored(suite, 500), autoattack]).external == "50.00"
 
 

@@ -227,10 +227,10 @@ def test_names_cannot_leave_the_site(tmp_path: Path) -> None:
 
 
 def test_the_strongest_suite_ranks(tmp_path: Path) -> None:
-    order = ("strongest", "autoattack+pgd20", "autoattack", "quick", "paper500", "paper", "pgd20")
+    order = ("exhaustive", "strongest", "autoattack+pgd20", "autoattack", "quick", "paper500", "paper", "pgd20")
     places = [strength(suite) for suite in order]
     assert places == sorted(places)
-    assert strength("pgd20+strongest") == strength("strongest") == 0
+    assert strength("pgd20+exhaustive") == strength("exhaustive") == 0
     for suite, n in (("paper", 3), ("quick", 2), ("quick", 3)):
         record, _ = make_record([True] * n, {"pgd5": [True] * n}, suite=suite)
         publish(tmp_path, "a", record)

@@ -23,6 +23,7 @@ LOSSES = {
     "cross_entropy": "cross-entropy",
     "margin": "margin",
     "dlr": "margin",
+    "probability_margin": "margin",
     "margin_targeted": "targeted margin",
     "dlr_targeted": "targeted margin",
 }
@@ -125,7 +126,7 @@ def test_recipes_stand_in_the_papers_order_with_controls_beside_what_they_contro
 def test_suites_that_rank_models_have_a_rank_of_their_own() -> None:
     ranks = [suite.rank for suite in registry.SUITES.values() if suite.rank]
     assert len(set(ranks)) == len(ranks)
-    assert max(registry.SUITES.values(), key=lambda suite: suite.rank).name == "strongest"
+    assert max(registry.SUITES.values(), key=lambda suite: suite.rank).name == "exhaustive"
 
 
 @pytest.mark.parametrize("module", ["cards", "recipes", "suites", "names", "plugins"])

@@ -122,8 +122,11 @@ class _Loop:
         if attack.random_start:
             s["x_adv"] = task.threat.random_start(x, noise(tuple(x.shape[1:])))
         if attack.target is not None:
-            wrong = s["clean_logits"].scatter(1, s["y"][:, None], -torch.inf)
-            order = wrong.argsort(dim=1, descending=True, stable=True)
+            if task.targets is None:
+                wrong = s["clean_logits"].scatter(1, s["y"][:, None], -torch.inf)
+                order = wrong.argsort(dim=1, descending=True, stable=True)
+            else:
+                order = task.targets[rows]
             s["target"] = order[:, min(attack.target, order.shape[1]) - 1]
         if attack.keep == "best":
             s["best_x"] = s["x_adv"].clone()

@@ -45,6 +45,9 @@ class Budget:
 class Task:
     """A model and the images to attack it on: the whole input of an attack. `ids` lie on the CPU.
 
+    `targets` are wrong classes, from the most promising one on, for attacks that are told a class; None: the strongest
+    first, by the logits of the clean image.
+
     Raises InvalidValueError, naming the value, for images and labels that no attack can take.
     """
 
@@ -55,13 +58,15 @@ class Task:
     ids: Int64[Tensor, "batch"]
     budget: Budget
     on_done: OnDone | None
+    targets: Int64[Tensor, "batch rank"] | None = None
 
     def __post_init__(self) -> None:
         validate(self.x, self.y, self.ids)
 
     def of(self, rows: Int64[Tensor, "row"]) -> "Task":
         """The same, of some images only."""
-        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows.cpu()])
+        targets = None if self.targets is None else self.targets[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows.cpu()], targets=targets)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def short_suites(monkeypatch: pytest.MonkeyPatch) -> None:
     attacks = {f"short-{name}": [shortened(a) for a in suite_of(name).attacks] for name in ("strongest", "autoattack")}
     attacks["probed"] = ["blackbox", "pgd10", "square100"]
     for name, chosen in attacks.items():
-        suite = Suite(name=name, attacks=tuple(chosen), cascade=True, probe=True, description="")
+        suite = Suite(name=name, attacks=tuple(dict.fromkeys(chosen)), cascade=True, probe=True, description="")
         monkeypatch.setitem(suites.SUITES, name, suite)
 
 
