@@ -54,6 +54,8 @@ class Job:
     cascade: bool
     carried: Carried | None = None
     budget: Budget
+    twin: nn.Module | None = None
+    """What proposes instead of the model (see `Task.twin`)."""
     progress: Progress = silent
 
     @property
@@ -241,6 +243,7 @@ def attempt(
             ids=ids[rows],
             budget=job.budget,
             on_done=on_done,
+            twin=job.twin,
         )
         return attack.search(task)
     except EnsembleBenchError as error:

@@ -55,9 +55,16 @@ class Task:
     ids: Int64[Tensor, "batch"]
     budget: Budget
     on_done: OnDone | None
+    twin: nn.Module | None = None
+    """What proposes instead of the model, which decides: the same function at less cost (see models/folded.py)."""
 
     def __post_init__(self) -> None:
         validate(self.x, self.y, self.ids)
+
+    @property
+    def proposer(self) -> nn.Module:
+        """The module that proposals call."""
+        return self.model if self.twin is None else self.twin
 
     def of(self, rows: Int64[Tensor, "row"]) -> "Task":
         """The same, of some images only."""

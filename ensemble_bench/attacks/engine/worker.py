@@ -18,13 +18,15 @@ Evaluate = Callable[[Ensemble, Tensor, State], tuple[Tensor, Tensor]]
 class Worker:
     """Runs a model in batches that halve when memory runs out.
 
-    Here every model becomes an `Ensemble`, so that attacks find members in each. `passes` counts images pushed through
-    the model, forward or backward.
+    Here every model becomes an `Ensemble`, so that attacks find members in each. `model` decides; proposals and their
+    values are those of `proposer`, by default the same. `passes` counts images pushed through either, forward or
+    backward.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int) -> None:
+    def __init__(self, model: nn.Module, batch_size: int, *, proposer: nn.Module | None = None) -> None:
         self.model = as_ensemble(model)
         self.judge = judge_of(self.model)
+        self.proposer = self.model if proposer is None else as_ensemble(proposer)
         self.batch_size = batch_size
         self.passes = 0
 
@@ -69,7 +71,7 @@ class Worker:
         def forward(rows: slice) -> tuple[Tensor, ...]:
             part = select(s, rows)
             with torch.no_grad():
-                values = [evaluate(self.model, part["x_adv"], part)[1] for _ in range(draws)]
+                values = [evaluate(self.proposer, part["x_adv"], part)[1] for _ in range(draws)]
             return (torch.stack(values).mean(dim=0),)
 
         self.passes += draws * len(s["row"])
@@ -86,7 +88,7 @@ class Worker:
             part = select(s, rows)
             x_adv = part["x_adv"].detach().requires_grad_()
             with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits, value = evaluate(self.model, x_adv, part)
+                logits, value = evaluate(self.proposer, x_adv, part)
                 total = value.sum()
             grad = gradient(total, x_adv)
             return logits.detach().argmax(dim=1) != part["y"], value.detach(), grad
