@@ -66,8 +66,19 @@ def evaluate(
         int | None, typer.Option(min=1, help="Images at once; changes no result of our own attacks. By default chosen.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
-    ] = "float32",
+        str,
+        typer.Option(
+            help="float32, or bf16 to search in bfloat16; auto: bf16 where the device has it. Verdicts are float32."
+        ),
+    ] = "auto",
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile what attacks call, which first takes a while; by default on CUDA alone.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     runs: Runs = Path("runs"),
@@ -109,6 +120,7 @@ def evaluate(
         blackbox=blackbox,
         batch_size=batch_size,
         precision=precision,
+        compile=compile,
         device=device,
         threads=threads,
     )
@@ -116,6 +128,9 @@ def evaluate(
         _show_estimate(request)
         return
     if ray is not None:
+        from ensemble_bench.experiment.evaluations import on_any_device
+
+        request = on_any_device(request)
         _on_ray(request, ray, gpus=gpus, workers=workers)
     with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_checkpoints(**vars(request), progress=progress)

@@ -18,6 +18,7 @@ from ensemble_bench.models import calling, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.folded import twin_of
 from ensemble_bench.registry import suite_of
 
 ASSUMPTION = "at most: as if every image were classified correctly and withstood every attack"
@@ -153,7 +154,7 @@ def seconds_a_pass(
     state = {"x_adv": x, "x": x, "y": y, "row": y, "i": y}
     times: list[float] = []
     with calling.frozen(model):
-        worker = Worker(model, rows)
+        worker = Worker(model, rows, proposer=twin_of(model, x).model)
         while not times or (sum(times) < SECONDS and len(times) < 20):
             start = time.perf_counter()
             worker.propose(cross_entropy, state, budget.precision)

@@ -67,6 +67,8 @@ class EvaluationPlan:
             "seed": self.budget.seed,
             "precision": self.budget.precision,
         }
+        if self.budget.compile:
+            identity["compile"] = True
         if self.subject.view is not None:
             identity["view"] = self.subject.view
         if self.carried is not None:

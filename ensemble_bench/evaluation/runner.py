@@ -23,6 +23,7 @@ from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import checkpoint, sources
+from ensemble_bench.models.folded import twin_of
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     CHECKPOINTS,
@@ -38,7 +39,7 @@ from ensemble_bench.records import (
 )
 from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.hardware import computing_on, resolve_device
+from ensemble_bench.training.hardware import computing_on, resolve_device, resolve_precision
 
 JOURNAL = "journal.jsonl"
 
@@ -90,13 +91,16 @@ def evaluate(
     blackbox: str | Path | None = None,
     out: str | Path | None = None,
     device: str | torch.device | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
+    compile: bool | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
 
     `threat` defaults to the data set's (linf, 8/255 for CIFAR-10). `blackbox` is the set for suites that hold that
-    attack; by default runs/blackbox is searched for one, and one is built where there is none. With `out` the record
+    attack; by default runs/blackbox is searched for one, and one is built where there is none. `precision` is that of
+    the search: "float32", "bf16" or "auto", which is bf16 where the device computes in it natively; verdicts are in
+    float32. `compile` compiles what proposes, by default on CUDA alone. With `out` the record
     and samples.parquet are written there, and an evaluation that was killed goes on where it stopped. `device`
     defaults to the model's own. Raises EnsembleBenchError for bad values, an attack that breaks the rules, or a
     model whose logits are not finite.
@@ -113,8 +117,12 @@ def evaluate(
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
         suite=chosen,
-        budget=Budget.on(
-            own if device is None else resolve_device(device), seed=seed, batch_size=batch_size, precision=precision
+        budget=_budget(
+            own if device is None else resolve_device(device),
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+            compile=compile,
         ),
         blackbox=None if blackbox is None else Path(blackbox),
         data_dir=data_dir,
@@ -142,7 +150,8 @@ def evaluate_checkpoints(
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
     threads: int | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
+    compile: bool | None = None,
     progress: Progress = silent,
 ) -> list[Record]:
     """Score models (default: every checkpoint below `runs`, one of those of a run that are equal); returns records.
@@ -151,7 +160,8 @@ def evaluate_checkpoints(
     those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
     record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
     checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
-    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. Raises as
+    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. `precision` and
+    `compile` are those of `evaluate`. Raises as
     `evaluate` and `load`, and CheckpointError when there is nothing to score.
     """
     request = Request(
@@ -173,6 +183,7 @@ def evaluate_checkpoints(
         device=device,
         threads=threads,
         precision=precision,
+        compile=compile,
     )
     return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
 
@@ -198,7 +209,8 @@ class Request:
     blackbox: str | Path | None = None
     device: str | torch.device | None = None
     threads: int | None = None
-    precision: str = "float32"
+    precision: str = "auto"
+    compile: bool | None = None
 
     @property
     def sizes(self) -> list[float]:
@@ -223,11 +235,12 @@ def plans_of(request: Request, progress: Progress = silent) -> Iterator[Evaluati
             threat=threat_of(model, source, request.norm, sizes[0] if sizes else None),
             subject=subjects.of_source(model, source, runs=runs),
             suite=chosen,
-            budget=Budget.on(
+            budget=_budget(
                 resolve_device(request.device),
                 seed=request.seed,
                 batch_size=request.batch_size,
                 precision=request.precision,
+                compile=request.compile,
             ),
             blackbox=None if request.blackbox is None else Path(request.blackbox),
             blackbox_root=runs / BLACKBOX,
@@ -328,10 +341,27 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     return Result(record=record, samples=scores.samples)
 
 
+def _budget(device: torch.device, *, seed: int, batch_size: int | None, precision: str, compile: bool | None) -> Budget:
+    """Budget on a device, which decides on a precision of "auto", and whether to compile where that is not said."""
+    return Budget.on(
+        device,
+        seed=seed,
+        batch_size=batch_size,
+        precision=resolve_precision(precision, device) if precision == "auto" else precision,
+        compile=device.type == "cuda" if compile is None else compile,
+    )
+
+
 def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
+    """The evaluation to do, with the twin that proposes in all of it."""
+    model = plan.subject.load().to(plan.budget.device)
+    twin = twin_of(model, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
+    if twin.note:
+        plan.progress(plan.subject.name, 1, 1, status=twin.note)
     return Job(
         label=plan.subject.name,
-        model=plan.subject.load().to(plan.budget.device),
+        model=model,
+        twin=twin,
         images=plan.images,
         threat=plan.threat,
         attacks=made,

@@ -17,6 +17,7 @@ from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.models import calling
+from ensemble_bench.models.folded import Twin
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
 from ensemble_bench.threat import ThreatModel
@@ -54,8 +55,8 @@ class Job:
     cascade: bool
     carried: Carried | None = None
     budget: Budget
-    twin: nn.Module | None = None
-    """What proposes instead of the model (see `Task.twin`)."""
+    twin: Twin | None = None
+    """What proposes instead of the model."""
     progress: Progress = silent
 
     @property
@@ -243,7 +244,7 @@ def attempt(
             ids=ids[rows],
             budget=job.budget,
             on_done=on_done,
-            twin=job.twin,
+            twin=None if job.twin is None else job.twin.model,
         )
         return attack.search(task)
     except EnsembleBenchError as error:

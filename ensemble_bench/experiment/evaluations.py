@@ -22,6 +22,12 @@ def jobs_of(request: Request) -> list[Job]:
     return jobs
 
 
+def on_any_device(request: Request) -> Request:
+    """The request for nodes of several kinds, which must do the same: float32, not compiled, where that is open."""
+    precision = "float32" if request.precision == "auto" else request.precision
+    return replace(request, precision=precision, compile=bool(request.compile))
+
+
 def _models(request: Request) -> dict[str, int]:
     """Every model by a text that means it on every node, and the images that it meets."""
     found: dict[str, int] = {}

@@ -5,7 +5,7 @@ proposes, and the model itself decides what is broken.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ensemble_bench.models.backbones.vgg import VGG16BN
 from ensemble_bench.models.calling import channels_last, frozen
+from ensemble_bench.models.compiled import compiled
 from ensemble_bench.models.ensemble import INTERFACE, Ensemble
 from ensemble_bench.models.fold_graph import fold_graph
 
@@ -86,22 +87,33 @@ class Twin:
     """Why the twin is not what was asked for; empty where it is."""
 
 
-def twin_of(model: nn.Module, x: Float[Tensor, "batch *image"]) -> Twin:
-    """The folded twin of `model`, or `model` itself where that does not answer alike on noise; state is restored.
+def twin_of(model: nn.Module, x: Float[Tensor, "batch *image"], *, compile: bool = False) -> Twin:
+    """The folded twin of `model`, compiled if `compile` says so; what does not answer as the model does is not used.
 
     Logits and the gradient to the images are compared on `IMAGES` images of uniform noise, always the same, with the
-    shape, device and type of those in `x`, within `LOGITS_TOLERANCE` and `GRADIENT_TOLERANCE`.
+    shape, device and type of those in `x`, within `LOGITS_TOLERANCE` and `GRADIENT_TOLERANCE`. The state of the model
+    is restored.
     """
-    x = torch.rand(IMAGES, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
     with frozen(model):
-        twin = folded(model)
-        if twin is model:
-            return Twin(model=model)
-        try:
-            note = difference(model, twin, x)
-        except Exception as error:  # foreign code; if it fails on images too, the attack says so
-            note = f"{type(error).__name__}: {error}"
-    return Twin(model=model, note=note) if note else Twin(model=twin, folded=True)
+        twin = Twin(model=model)
+        if (network := folded(model)) is not model:
+            note = _difference(model, network, x)
+            twin = replace(twin, note=f"not folded: {note}") if note else Twin(model=network, folded=True)
+        if compile:
+            network = compiled(twin.model)
+            # CUDA graphs warm up, are recorded, and only then replayed.
+            note = next(filter(None, (_difference(model, network, x, seed=seed) for seed in range(3))), "")
+            twin = replace(twin, note=f"not compiled: {note}") if note else replace(twin, model=network, compiled=True)
+    return twin
+
+
+def _difference(model: nn.Module, twin: nn.Module, x: Tensor, *, seed: int = 0) -> str:
+    """As `difference`, on noise of the shape of `x`; the error where one of them fails on it."""
+    noise = torch.rand(IMAGES, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
+    try:
+        return difference(model, twin, noise)
+    except Exception as error:  # foreign code and compilers fail in many ways; the model's own, the attack will meet
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def difference(model: nn.Module, twin: nn.Module, x: Tensor) -> str:

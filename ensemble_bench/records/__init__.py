@@ -9,6 +9,7 @@ from ensemble_bench.records.record import (
     NamedWarning,
     Record,
     RobustScore,
+    Search,
     StageResult,
     Surrogate,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "NamedWarning",
     "Record",
     "RobustScore",
+    "Search",
     "StageResult",
     "Surrogate",
     "Threat",

@@ -115,6 +115,20 @@ class NamedWarning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """How attacks searched, whose finds the model itself decided on: the precision, "float32" or "bf16".
+
+    `folded` says whether a twin with batch norm folded away proposed, `compiled` whether that was compiled, and `note`
+    why not, where it was tried.
+    """
+
+    precision: str
+    folded: bool
+    compiled: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One evaluation of one model: the model, the images, the threat, the attacks, and the results.
 
@@ -123,7 +137,7 @@ class Record:
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, and the eps (in units of the pixel range); None for a
-    model from elsewhere, and in records from before.
+    model from elsewhere, and in records from before. `search` is None in records from before.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -159,6 +173,7 @@ class Record:
     view: str | None = None
     cascade: bool | None = None
     training: Mapping[str, Any] | None = None
+    search: Search | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -180,8 +195,9 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        if self.training is None:
-            del values["training"]  # a record from before is written as it was
+        for name in ("training", "search"):
+            if values[name] is None:
+                del values[name]  # a record from before is written as it was
         return values
 
     @classmethod

@@ -10,7 +10,7 @@ from small_models import Linear, Wrapped, images, linear_images, recorded, train
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.engine import Budget, GradientAttack, Task
+from ensemble_bench.attacks.engine import Budget, GradientAttack, Task, Worker
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models import calling
@@ -479,3 +479,15 @@ def test_a_proposal_that_does_not_hold_in_float32_does_not_count() -> None:
 
     outcome = attacks.get("pgd5").run(Wrapped(model, wrong_in_bf16), x, y, threat, precision="bf16")
     assert torch.equal(outcome.broken, predictions(model, x) != y)
+
+
+def test_in_bf16_an_image_within_rounding_of_the_boundary_is_decided_on() -> None:
+    near = torch.tensor([[1.0, 0.996, 0.0], [1.0, 0.9, 0.0], [0.9, 1.0, 0.0]])
+    state = {"x_adv": torch.zeros(3, 1), "y": torch.zeros(3, dtype=torch.int64)}
+
+    def evaluate(_: nn.Module, x_adv: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return near + 0 * x_adv, x_adv[:, 0]
+
+    worker = Worker(nn.Identity(), 8)
+    assert worker.propose(evaluate, state, "float32")[0].tolist() == [False, False, True]
+    assert worker.propose(evaluate, state, "bf16")[0].tolist() == [True, False, True]

@@ -1,6 +1,7 @@
 """The twin that attacks call: the same logits and gradients, from fewer layers, and nothing of the model changed."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ensemble_bench.models.backbones.preact_resnet import PreActResNet18
 from ensemble_bench.models.backbones.small_cnn import SmallCNN
 from ensemble_bench.models.backbones.vgg import VGG16BN
 from ensemble_bench.models.backbones.wide_resnet import WideResNet
+from ensemble_bench.models.compiled import padded
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.folded import difference, folded, twin_of
 from ensemble_bench.models.gate import Gate
@@ -272,3 +274,32 @@ def test_logits_that_are_not_finite_are_left_to_the_attack() -> None:
     assert twin.model is network
     with pytest.raises(AttackError, match="NaN"):
         calling.logits_of(twin.model, X)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_compiled_twin_answers_alike_for_every_size_of_a_batch(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All but the code generator, which takes a compiler and half a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = settled(SmallCNN(in_channels=3))
+    model = model if whole else Ensemble([model, Foreign()], gate=Gate(members=2)).eval()
+    twin = twin_of(settled(model), X, compile=True)
+    assert (twin.folded, twin.compiled, twin.note) == (True, True, "")
+    for rows in (3, 2, 1):
+        for mine, theirs in zip(answers(twin.model, X[:rows]), answers(model, X[:rows]), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_without_a_compiler_the_folded_twin_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler found")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    twin = twin_of(settled(SmallCNN(in_channels=3)), X, compile=True)
+    assert (twin.folded, twin.compiled) == (True, False)
+    assert twin.note.startswith("not compiled: ")
+    assert "no compiler found" in twin.note
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1, 32), (32, 32), (33, 64), (512, 512)])
+def test_batches_on_cuda_have_few_sizes(rows: int, expected: int) -> None:
+    assert padded(rows) == expected

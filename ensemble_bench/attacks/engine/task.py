@@ -19,14 +19,15 @@ OnDone = Callable[[int, int], None]
 class Budget:
     """How an attack runs: the seed of its noise, the images of a batch, the precision of its search, and the device.
 
-    Verdicts are always in the images' own precision. Raises InvalidValueError for a batch size below 1 or an unknown
-    precision.
+    Verdicts are always in the images' own precision. `compile` says whether the model's twin is compiled. Raises
+    InvalidValueError for a batch size below 1 or an unknown precision.
     """
 
     seed: int = 0
     batch_size: int = 128
     precision: str = "float32"
     device: torch.device = torch.device("cpu")
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -35,10 +36,18 @@ class Budget:
             raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
 
     @classmethod
-    def on(cls, device: torch.device, *, seed: int, batch_size: int | None, precision: str = "float32") -> "Budget":
+    def on(
+        cls,
+        device: torch.device,
+        *,
+        seed: int,
+        batch_size: int | None,
+        precision: str = "float32",
+        compile: bool = False,
+    ) -> "Budget":
         """Budget on a device, where a batch has 512 images on a GPU, else 128, unless `batch_size` says otherwise."""
         size = (512 if device.type == "cuda" else 128) if batch_size is None else batch_size
-        return cls(seed=seed, batch_size=size, precision=precision, device=device)
+        return cls(seed=seed, batch_size=size, precision=precision, device=device, compile=compile)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
