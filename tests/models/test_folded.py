@@ -15,7 +15,7 @@ from ensemble_bench.models.backbones.preact_resnet import PreActResNet18
 from ensemble_bench.models.backbones.small_cnn import SmallCNN
 from ensemble_bench.models.backbones.vgg import VGG16BN
 from ensemble_bench.models.backbones.wide_resnet import WideResNet
-from ensemble_bench.models.compiled import padded
+from ensemble_bench.models.compiled import Compiled, padded
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.folded import difference, folded, twin_of
 from ensemble_bench.models.gate import Gate
@@ -298,6 +298,15 @@ def test_without_a_compiler_the_folded_twin_is_used(monkeypatch: pytest.MonkeyPa
     assert (twin.folded, twin.compiled) == (True, False)
     assert twin.note.startswith("not compiled: ")
     assert "no compiler found" in twin.note
+
+
+def test_padding_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    network = settled(SmallCNN(in_channels=3)).double()
+    made = Compiled(network)
+    made.on_cuda = True  # as there, but for the graphs
+    for mine, theirs in zip(answers(made, X.double()), answers(network, X.double()), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(1, 32), (32, 32), (33, 64), (512, 512)])
