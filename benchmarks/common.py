@@ -5,23 +5,28 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from ensemble_bench.training.hardware import resolve_precision
 
+CPUINFO = Path("/proc/cpuinfo")
 
-def side_by_side(contestants: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every contestant in every round, after one uncounted warm-up round."""
+
+def side_by_side(
+    contestants: Mapping[str, Callable[[], object]], *, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of every contestant in every round by `clock`, after one uncounted warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds + 1):
         for name, run in contestants.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -46,6 +51,16 @@ def precisions() -> list[str]:
 
 def print_setting(*packages: str) -> None:
     """What the figures depend on: processor, threads, versions."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     shown = ", ".join(f"{p} {version(p)}" for p in ("torch", *packages))
     print(f"{device}, {torch.get_num_threads()} threads, {shown}")
+
+
+def _processor() -> str:
+    """Name of the processor, with family and model, which names such as "AMD EPYC" leave out."""
+    if not CPUINFO.exists():
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in CPUINFO.read_text().splitlines() if ":" in line)
+    known = {key.strip(): value.strip() for key, value in fields.items()}
+    name = known.get("model name", platform.machine())
+    return f"{name} (family {known['cpu family']}, model {known['model']})" if "cpu family" in known else name

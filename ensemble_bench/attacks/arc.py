@@ -50,7 +50,7 @@ class ARC(Attack):
         x_adv, steps = x.clone(), torch.zeros_like(y)
         with calling.frozen(task.model):
             worker = Worker(task.model, task.budget.batch_size)
-            members = [Counted(member) for member in members_of(worker.model)]
+            members = [Counted(member) for member in members_of(task.proposer)]
             search = _Search(
                 attack=self, worker=worker, members=members, threat=threat, precision=task.budget.precision
             )

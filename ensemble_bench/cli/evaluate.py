@@ -10,7 +10,7 @@ from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Runs, Seed, T
 from ensemble_bench.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from ensemble_bench.evaluation.runner import Request
+    from ensemble_bench.evaluation.request import Request
 
 
 def evaluate(
@@ -71,8 +71,19 @@ def evaluate(
         int | None, typer.Option(min=1, help="Images at once; changes no result of our own attacks. By default chosen.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="float32, or bf16 to search in bfloat16; verdicts are float32 either way.")
-    ] = "float32",
+        str,
+        typer.Option(
+            help="float32, or bf16 to search in bfloat16; auto: bf16 where the device has it. Verdicts are float32."
+        ),
+    ] = "auto",
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile what attacks call, which first takes a while; by default on CUDA alone.",
+            show_default=False,
+        ),
+    ] = None,
     save_images: Annotated[
         Path | None,
         typer.Option(
@@ -109,7 +120,8 @@ def evaluate(
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.console import show_records, show_tables
     from ensemble_bench.evaluation.images import target_of
-    from ensemble_bench.evaluation.runner import Request, evaluate_request
+    from ensemble_bench.evaluation.request import Request
+    from ensemble_bench.evaluation.runner import evaluate_request
     from ensemble_bench.leaderboard.board import write_leaderboard
     from ensemble_bench.reports.tables.classes import class_tables, confusion_tables
     from ensemble_bench.training.hardware import computing_on, default_threads
@@ -131,6 +143,7 @@ def evaluate(
         blackbox=blackbox,
         batch_size=batch_size,
         precision=precision,
+        compile=compile,
         device=device,
         threads=threads,
         save_images=save_images,
@@ -139,6 +152,9 @@ def evaluate(
         _show_estimate(request)
         return
     if ray is not None:
+        from ensemble_bench.experiment.evaluations import on_any_device
+
+        request = on_any_device(request)
         _on_ray(request, ray, gpus=gpus, workers=workers)
     with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_request(request, progress)
@@ -157,7 +173,7 @@ def _show_estimate(request: "Request") -> None:
     """Print what every attack on every model may cost."""
     from ensemble_bench.cli.console import table
     from ensemble_bench.evaluation.estimate import ASSUMPTION, estimate
-    from ensemble_bench.evaluation.runner import plans_of
+    from ensemble_bench.evaluation.request import plans_of
     from ensemble_bench.progress import duration
 
     total = guesses = 0.0

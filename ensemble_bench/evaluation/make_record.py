@@ -15,12 +15,14 @@ from ensemble_bench.evaluation.trust.masking import warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe
 from ensemble_bench.models import cost
 from ensemble_bench.models.ensemble import as_ensemble
+from ensemble_bench.models.folded import Twin
 from ensemble_bench.records import (
     AttackResult,
     Blackbox,
     CleanScore,
     Record,
     RobustScore,
+    Search,
     StageResult,
     Surrogate,
     Threat,
@@ -91,6 +93,7 @@ def make_record(
         view=subject.view,
         cascade=job.cascade,
         training=None if subject.info is None else training_of(subject.info.meta),
+        search=_search(job),
     )
 
 
@@ -139,6 +142,11 @@ def _blackbox(attack: Transfer, results: Sequence[AttackResult]) -> Blackbox:
         surrogates=tuple(Surrogate(backbone=s["backbone"], accuracy=s["accuracy"]) for s in info["surrogates"]),
         n=next(r.n for r in results if r.name == attack.name),
     )
+
+
+def _search(job: Job) -> Search:
+    twin = job.twin or Twin(model=job.model)
+    return Search(precision=job.budget.precision, folded=twin.folded, compiled=twin.compiled, note=twin.note)
 
 
 def _device_name(device: torch.device) -> str:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ensemble_bench.attacks.engine import Budget, Worker
 from ensemble_bench.models import calling
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.folded import twin_of
 
 SECONDS = 0.5
 
@@ -32,7 +33,7 @@ def seconds_a_pass(
     state = {"x_adv": x, "x": x, "y": y, "row": y, "i": y}
     times: list[float] = []
     with calling.frozen(model):
-        worker = Worker(model, rows)
+        worker = Worker(model, rows, proposer=twin_of(model, x).model)
         while not times or (sum(times) < SECONDS and len(times) < 20):
             start = time.perf_counter()
             worker.propose(cross_entropy, state, budget.precision)

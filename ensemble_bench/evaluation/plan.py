@@ -78,6 +78,8 @@ class EvaluationPlan:
         }
         if self.one_in:
             identity["one_in"] = self.one_in
+        if self.budget.compile:
+            identity["compile"] = True
         if self.subject.view is not None:
             identity["view"] = self.subject.view
         if self.carried is not None:

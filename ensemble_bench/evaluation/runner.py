@@ -1,7 +1,7 @@
 """The benchmark runner: score a model with a suite of attacks and keep a record that others can check."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,24 +13,22 @@ from torch import nn
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack
-from ensemble_bench.attacks.engine import Budget
-from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.estimate import passes_an_image
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import make_record
 from ensemble_bench.evaluation.pace import seconds_a_pass
-from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, threat_of
+from ensemble_bench.evaluation.plan import EvaluationPlan
+from ensemble_bench.evaluation.request import Request, budget_on, images_of, plans_of
 from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
 from ensemble_bench.evaluation.suite_progress import Forecast
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
-from ensemble_bench.models import checkpoint, sources
+from ensemble_bench.models.folded import twin_of
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
-    CHECKPOINTS,
     RECORD_FILE,
     SAMPLES_FILE,
     NamedWarning,
@@ -95,14 +93,17 @@ def evaluate(
     blackbox: str | Path | None = None,
     out: str | Path | None = None,
     device: str | torch.device | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
+    compile: bool | None = None,
     save_images: str | Path | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
 
     `threat` defaults to the data set's (linf, 8/255 for CIFAR-10). `blackbox` is the set for suites that hold that
-    attack; by default runs/blackbox is searched for one, and one is built where there is none. With `out` the record
+    attack; by default runs/blackbox is searched for one, and one is built where there is none. `precision` is that of
+    the search: "float32", "bf16" or "auto", which is bf16 where the device computes in it natively; verdicts are in
+    float32. `compile` compiles what proposes, by default on CUDA alone. With `out` the record
     and samples.parquet are written there, and an evaluation that was killed goes on where it stopped. `device`
     defaults to the model's own. `save_images` is a .safetensors file for the adversarial images in float32, or a folder
     for PNG files of them rounded to 8 bits. Raises EnsembleBenchError for bad values, an attack that breaks the rules,
@@ -113,15 +114,19 @@ def evaluate(
         raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = data.open_source(dataset, data_dir)
-    images = _images(source, split, n)
+    images = images_of(source, split, n)
     plan = EvaluationPlan(
         subject=subjects.in_memory(model, images),
         source=source,
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
         suite=chosen,
-        budget=Budget.on(
-            own if device is None else resolve_device(device), seed=seed, batch_size=batch_size, precision=precision
+        budget=budget_on(
+            own if device is None else resolve_device(device),
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+            compile=compile,
         ),
         blackbox=None if blackbox is None else Path(blackbox),
         data_dir=data_dir,
@@ -150,7 +155,8 @@ def evaluate_checkpoints(
     blackbox: str | Path | None = None,
     device: str | torch.device | None = None,
     threads: int | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
+    compile: bool | None = None,
     save_images: str | Path | None = None,
     progress: Progress = silent,
 ) -> list[Record]:
@@ -160,9 +166,10 @@ def evaluate_checkpoints(
     those of the training, the threat model of a model that does not say to the data set's own. Several `eps` are a
     record each, from the smallest: what fell at one is not attacked at the next. Records lie in evaluations/ beside the
     checkpoint, those of a model from elsewhere in a folder below `runs`; one that is there already is not made again,
-    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. `save_images`
-    is as in `evaluate`; for several models "{model}" in it stands for their names, and a record without images is made
-    again. Raises as `evaluate` and `load`, and CheckpointError when there is nothing to score.
+    and one that was interrupted goes on, with as many `threads` as it began with unless told otherwise. `precision`,
+    `compile` and `save_images` are as in `evaluate`; for several models "{model}" in the last stands for their names,
+    and a record without images is made again. Raises as `evaluate` and `load`, and CheckpointError when there is
+    nothing to score.
     """
     request = Request(
         models=None if models is None else tuple(models),
@@ -184,79 +191,14 @@ def evaluate_checkpoints(
         threads=threads,
         precision=precision,
         save_images=save_images,
+        compile=compile,
     )
     return evaluate_request(request, progress)
 
 
-def evaluate_request(request: "Request", progress: Progress = silent) -> list[Record]:
+def evaluate_request(request: Request, progress: Progress = silent) -> list[Record]:
     """As `evaluate_checkpoints`, of arguments that are together already."""
     return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to score and how: the arguments of `evaluate_checkpoints` as data, which other processes can be sent."""
-
-    models: tuple[str | Path, ...] | None = None
-    runs: str | Path = "runs"
-    suite: str = "paper"
-    dataset: str | None = None
-    data_dir: str | Path | None = None
-    n: int | None = None
-    seed: int = 0
-    split: str = "test"
-    norm: str | None = None
-    eps: tuple[float, ...] | None = None
-    arch: str | None = None
-    normalise: str | None = None
-    model_dir: str | Path = "models"
-    batch_size: int | None = None
-    blackbox: str | Path | None = None
-    device: str | torch.device | None = None
-    threads: int | None = None
-    precision: str = "float32"
-    save_images: str | Path | None = None
-
-    @property
-    def sizes(self) -> list[float]:
-        """Every eps once, ascending; none where the models say theirs."""
-        return sorted(set(self.eps or ()))
-
-
-def plans_of(request: Request, progress: Progress = silent) -> Iterator[EvaluationPlan]:
-    """A plan for every model of `request` and, where the suite wants them, its parts; of several eps the smallest."""
-    runs, chosen, sizes = Path(request.runs), suite_of(request.suite), request.sizes
-    models = _find(runs, progress) if request.models is None else request.models
-    wanted = [
-        sources.describe(model, arch=request.arch, normalise=request.normalise, model_dir=request.model_dir)
-        for model in models
-    ]
-    if request.save_images is not None:
-        several = len(wanted) * (2 if chosen.views else 1)
-        adversarial.check_choice(request.save_images, evaluations=several, sizes=len(sizes))
-    opened: dict[str, DataSource] = {}
-    for model in wanted:
-        source = source_of(model, request.dataset, request.data_dir, known=opened)
-        plan = EvaluationPlan(
-            source=source,
-            images=_images(source, request.split, request.n),
-            threat=threat_of(model, source, request.norm, sizes[0] if sizes else None),
-            subject=subjects.of_source(model, source, runs=runs),
-            suite=chosen,
-            budget=Budget.on(
-                resolve_device(request.device),
-                seed=request.seed,
-                batch_size=request.batch_size,
-                precision=request.precision,
-            ),
-            blackbox=None if request.blackbox is None else Path(request.blackbox),
-            blackbox_root=runs / BLACKBOX,
-            data_dir=request.data_dir,
-            threads=request.threads,
-            progress=progress,
-        )
-        for part in (plan.subject, *(plan.subject.views() if chosen.views else [])):
-            yield replace(plan, subject=part, save_images=adversarial.place_of(request.save_images, part.name))
 
 
 def evaluate_block(request: Request, block: int, *, progress: Progress = silent) -> None:
@@ -324,20 +266,6 @@ def _fallen(samples: pd.DataFrame) -> Bools:
     return samples["clean"].to_numpy(dtype=bool) & ~worst_case(samples)
 
 
-def _find(runs: Path, progress: Progress) -> list[Path]:
-    """Every checkpoint below `runs`, of those of a run with equal weights the first; black-box surrogates are none."""
-    found = [p for name in CHECKPOINTS for p in runs.rglob(f"{name}.safetensors")]
-    found = [p for p in found if (p.parent / "run.json").exists()]
-    if not found:
-        raise CheckpointError(f"{runs}: no checkpoints to score: `ensemble-bench train RECIPE` makes them")
-    kept: dict[tuple[Path, str], Path] = {}
-    for path in found:
-        first = kept.setdefault((path.parent, checkpoint.read_info(path).weights_hash), path)
-        if first is not path:
-            progress(f"{path.parent.name}/{path.stem}", 1, 1, status=f"has the weights of {first.stem}, scored as that")
-    return sorted(kept.values())
-
-
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     """Evaluate, or read a finished evaluation, in `out` or beside the checkpoint of a trained model."""
     images = plan.save_images
@@ -372,13 +300,18 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
 
 
 def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
+    """The evaluation to do, with the twin that proposes in all of it."""
     model, classes = plan.subject.load().to(plan.budget.device), len(plan.source.classes)
+    twin = twin_of(model, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
+    if twin.note:
+        plan.progress(plan.subject.name, 1, 1, status=twin.note)
     pace = partial(
         seconds_a_pass, model, plan.source.image_shape, plan.budget, classes=classes, images=len(plan.images)
     )
     return Job(
         label=plan.subject.name,
         model=model,
+        twin=twin,
         images=plan.images,
         threat=plan.threat,
         attacks=made,
@@ -389,8 +322,3 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),
         progress=plan.progress,
     )
-
-
-def _images(source: DataSource, split: str, n: int | None) -> ImageSet:
-    images = source.split(split)
-    return images if n is None else images.first(n)

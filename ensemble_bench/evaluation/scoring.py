@@ -20,6 +20,7 @@ from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
 from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models import calling
+from ensemble_bench.models.folded import Twin
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CARRIED
 from ensemble_bench.threat import ThreatModel
@@ -67,6 +68,8 @@ class Job:
     carried: Carried | None = None
     budget: Budget
     forecast: Forecast | None = None
+    twin: Twin | None = None
+    """What proposes instead of the model."""
     progress: Progress = silent
 
     @property
@@ -384,6 +387,7 @@ def attempt(
             ids=ids[rows],
             budget=job.budget,
             on_done=on_done,
+            twin=None if job.twin is None else job.twin.model,
         )
         return attack.search(task)
     except EnsembleBenchError as error:

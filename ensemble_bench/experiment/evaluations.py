@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench.evaluation.images import check_choice
-from ensemble_bench.evaluation.runner import Request, plans_of
+from ensemble_bench.evaluation.request import Request, plans_of
 from ensemble_bench.evaluation.scoring import BLOCK
 from ensemble_bench.experiment.plan import Job, in_blocks
 
@@ -24,6 +24,12 @@ def jobs_of(request: Request) -> list[Job]:
         evaluation = Job(name=model, call="evaluate", arguments=arguments, row=model, column=request.suite)
         jobs += in_blocks(evaluation, images=images, block=BLOCK)
     return jobs
+
+
+def on_any_device(request: Request) -> Request:
+    """The request for nodes of several kinds, which must do the same: float32, not compiled, where that is open."""
+    precision = "float32" if request.precision == "auto" else request.precision
+    return replace(request, precision=precision, compile=bool(request.compile))
 
 
 def _models(request: Request) -> dict[str, int]:

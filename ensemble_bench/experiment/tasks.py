@@ -54,7 +54,8 @@ def _evaluate(arguments: dict[str, Any], progress: Progress) -> None:
 
 
 def _block(arguments: dict[str, Any], progress: Progress) -> None:
-    from ensemble_bench.evaluation.runner import Request, evaluate_block
+    from ensemble_bench.evaluation.request import Request
+    from ensemble_bench.evaluation.runner import evaluate_block
 
     block = arguments.pop("block")
     evaluate_block(Request(**_request(arguments)), block, progress=progress)

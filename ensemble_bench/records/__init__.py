@@ -10,6 +10,7 @@ from ensemble_bench.records.record import (
     Record,
     RobustScore,
     SavedImages,
+    Search,
     StageResult,
     Surrogate,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Record",
     "RobustScore",
     "SavedImages",
+    "Search",
     "StageResult",
     "Surrogate",
     "Threat",

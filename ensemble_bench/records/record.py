@@ -134,6 +134,20 @@ class NamedWarning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """How attacks searched, whose finds the model itself decided on: the precision, "float32" or "bf16".
+
+    `folded` says whether a twin with batch norm folded away proposed, `compiled` whether that was compiled, and `note`
+    why not, where it was tried.
+    """
+
+    precision: str
+    folded: bool
+    compiled: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One evaluation of one model: the model, the images, the threat, the attacks, and the results.
 
@@ -142,7 +156,8 @@ class Record:
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, and the eps (in units of the pixel range); None for a
-    model from elsewhere, and in records from before. `images` tells of the adversarial images, where they were saved.
+    model from elsewhere, and in records from before, as is `search`. `images` tells of the adversarial images, where
+    they were saved.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -179,6 +194,7 @@ class Record:
     cascade: bool | None = None
     training: Mapping[str, Any] | None = None
     images: SavedImages | None = None
+    search: Search | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -200,7 +216,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        for name in ("training", "images"):
+        for name in ("training", "images", "search"):
             if getattr(self, name) is None:
                 del values[name]  # a record from before is written as it was
         return values

@@ -213,6 +213,7 @@ def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_se
         norm=claim.norm,
         eps=claim.eps,
         blackbox=blackbox_set,
+        precision="float32",
         device=bench.device,
         progress=bench.progress,
     )

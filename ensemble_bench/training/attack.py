@@ -12,6 +12,7 @@ from ensemble_bench.attacks.engine import Loss
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.calling import channels_last, frozen
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.folded import folded
 from ensemble_bench.threat import ThreatModel
 
 STARTS = ("gaussian", "uniform", "none")
@@ -42,14 +43,16 @@ def perturb(
     loss: Loss = losses.cross_entropy,
     precision: str = "float32",
     part: tuple[int, int] = (0, 1),
+    fold: bool = False,
 ) -> Float[Tensor, "batch *image"]:
     """Adversarial images to train on, from the attack `name` on `model` in eval mode; its state is restored.
 
     `start` is "uniform" in the ball, "gaussian" with σ = eps/2, projected, or "none". "ifgsmN" is the inner loop
     of Algorithm 1; "nfgsm" is a single step of eps from noise twice as large as the ball, not clipped to it (de Jorge
     et al. 2022, arXiv 2202.01181), which trains about as well as many steps at a fraction of the cost. With
-    `part` (i, n), `x` is block i of n of a batch, and gets the noise that it would get as a part of that. Raises
-    InvalidValueError for an unknown start, and for nfgsm under l2.
+    `part` (i, n), `x` is block i of n of a batch, and gets the noise that it would get as a part of that. With `fold`
+    an attack of several steps calls the folded twin of the model, made anew. Raises InvalidValueError for an unknown
+    start, and for nfgsm under l2.
     """
     check_name(name)
     if start not in STARTS:
@@ -60,13 +63,15 @@ def perturb(
     def gradient(x_adv: Tensor) -> Tensor:
         x_adv = channels_last(x_adv).detach().requires_grad_()
         with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            value = loss(model(x_adv).to(x.dtype), y).sum()
+            value = loss(attacked(x_adv).to(x.dtype), y).sum()
         return torch.autograd.grad(value, x_adv)[0]
 
+    steps = 1 if name == "nfgsm" else registry.split_steps(name)[1] or 1
     with frozen(model):
+        # For a single step, folding costs about what it saves.
+        attacked = folded(model) if fold and steps > 1 else model
         if name == "nfgsm":
             return _n_fgsm(x, threat, gradient, _uniform(x, generator, part))
-        steps = registry.split_steps(name)[1] or 1
         step_size = (0.25 if steps == 7 else 2.5 / steps) * threat.eps
         x_adv = _start(x, threat, start, generator, part)
         for _ in range(steps):
@@ -85,9 +90,10 @@ def perturb_members(
     start: str = "uniform",
     precision: str = "float32",
     part: tuple[int, int] = (0, 1),
+    fold: bool = False,
 ) -> Float[Tensor, "member batch *image"]:
     """Adversarial images against each member on its own, as `perturb`, every member's with noise of its own."""
-    attack = partial(perturb, name, generator=generator, start=start, precision=precision, part=part)
+    attack = partial(perturb, name, generator=generator, start=start, precision=precision, part=part, fold=fold)
     return torch.stack([attack(Ensemble([member]), x, y, threat) for member in model.members])
 
 

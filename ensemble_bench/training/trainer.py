@@ -16,6 +16,7 @@ from ensemble_bench.errors import AttackError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.folded import twin_of
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
@@ -112,7 +113,10 @@ def train(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
-    """A training run in memory; `average` is that of the weights, where the settings want one."""
+    """A training run in memory; `average` is that of the weights, where the settings want one.
+
+    `folds` says whether the attack may call a folded twin of the model.
+    """
 
     plan: TrainingPlan
     out: Path
@@ -123,6 +127,7 @@ class _Run:
     average: AveragedModel | None
     optimizer: torch.optim.SGD
     progress: Progress
+    folds: bool
 
     @property
     def device(self) -> torch.device:
@@ -208,6 +213,8 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
         average=average,
         optimizer=optimizer,
         progress=progress,
+        # Asked once: a twin is made in every step.
+        folds=twin_of(model, torch.empty(1, *source.image_shape, device=device)).folded,
     )
 
 
@@ -288,6 +295,7 @@ def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
             start=plan.settings.attack_start,
             precision=plan.precision,
             part=run.processes.part,
+            fold=run.folds,
         )
     except AttackError as error:
         raise AttackError(f"training stopped in step {step + 1}: {error}") from error

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,10 +10,11 @@ from small_models import Linear, Wrapped, images, linear_images, recorded, train
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.engine import GradientAttack
+from ensemble_bench.attacks.engine import Budget, GradientAttack, Task, Worker
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models import calling
+from ensemble_bench.models.folded import twin_of
 
 GRADIENT = (
     "ifgsm5",
@@ -111,6 +112,31 @@ def test_random_global_state_does_not_matter() -> None:
     first = attacks.get("pgd5")(model, x, y, threat)
     torch.manual_seed(2)
     assert torch.equal(attacks.get("pgd5")(model, x, y, threat), first)
+
+
+# The model decides, whatever proposes
+
+
+@pytest.mark.parametrize("name", ["ifgsm5", "margin8", "apgd10", "arc3", "mora1"])
+def test_the_model_decides_on_what_another_proposes(name: str) -> None:
+    model, (x, y), threat = trained(), images(40), ThreatModel(eps=0.1)
+    liar = Wrapped(trained(), lambda logits, _: logits - 100 * nn.functional.one_hot(logits.argmax(dim=1), 10))
+    task = Task(model=model, x=x, y=y, threat=threat, ids=torch.arange(40), budget=Budget(), on_done=None, twin=liar)
+    outcome = attacks.get(name).search(task)
+    assert torch.equal(outcome.broken, predictions(model, outcome.x_adv) != y)
+    # The liar calls every image broken at once.
+    assert not outcome.broken.all()
+
+
+def test_the_twin_points_where_the_model_does() -> None:
+    model, (x, y), threat = trained(members=2), images(60), ThreatModel(eps=0.08)
+    twin = twin_of(model, x)
+    assert twin.folded
+    task = Task(model=model, x=x, y=y, threat=threat, ids=torch.arange(60), budget=Budget(), on_done=None)
+    step = attacks.get("ifgsm1", random_start=False, stop_early=False)
+    alone, both = step.search(task), step.search(replace(task, twin=twin.model))
+    # The sign of a derivative that is all but 0 may be rounded either way.
+    assert (both.x_adv == alone.x_adv).double().mean() > 0.99
 
 
 # What comes back
@@ -455,3 +481,15 @@ def test_a_proposal_that_does_not_hold_in_float32_does_not_count() -> None:
 
     outcome = attacks.get("pgd5").run(Wrapped(model, wrong_in_bf16), x, y, threat, precision="bf16")
     assert torch.equal(outcome.broken, predictions(model, x) != y)
+
+
+def test_in_bf16_an_image_within_rounding_of_the_boundary_is_decided_on() -> None:
+    near = torch.tensor([[1.0, 0.996, 0.0], [1.0, 0.9, 0.0], [0.9, 1.0, 0.0]])
+    state = {"x_adv": torch.zeros(3, 1), "y": torch.zeros(3, dtype=torch.int64)}
+
+    def evaluate(_: nn.Module, x_adv: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return near + 0 * x_adv, x_adv[:, 0]
+
+    worker = Worker(nn.Identity(), 8)
+    assert worker.propose(evaluate, state, "float32")[0].tolist() == [False, False, True]
+    assert worker.propose(evaluate, state, "bf16")[0].tolist() == [True, False, True]

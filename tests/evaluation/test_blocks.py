@@ -12,7 +12,8 @@ from small_models import ARCHITECTURE, blackbox_set, recorded, trained
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import scoring
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.runner import Request, evaluate_block, evaluate_checkpoints
+from ensemble_bench.evaluation.request import Request
+from ensemble_bench.evaluation.runner import evaluate_block, evaluate_checkpoints
 from ensemble_bench.models import checkpoint
 from ensemble_bench.registry import SUITES, Suite
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ensemble_bench import attacks
 from ensemble_bench.evaluation import estimate as estimates
 from ensemble_bench.evaluation.estimate import estimate, passes_an_image
-from ensemble_bench.evaluation.runner import Request, evaluate_checkpoints, plans_of
+from ensemble_bench.evaluation.request import Request, plans_of
+from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.registry import SUITES

@@ -17,7 +17,8 @@ import ensemble_bench as eb
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import scoring
-from ensemble_bench.evaluation.runner import Request, Result, evaluate, evaluate_block, evaluate_checkpoints
+from ensemble_bench.evaluation.request import Request
+from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_block, evaluate_checkpoints
 from ensemble_bench.files import sha256_file
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import find_records, read_record, read_samples

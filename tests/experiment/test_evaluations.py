@@ -7,7 +7,8 @@ from small_models import ARCHITECTURE, trained
 
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import scoring
-from ensemble_bench.evaluation.runner import Request, evaluate_request
+from ensemble_bench.evaluation.request import Request
+from ensemble_bench.evaluation.runner import evaluate_request
 from ensemble_bench.experiment import evaluations, tasks
 from ensemble_bench.experiment.evaluations import jobs_of
 from ensemble_bench.models import checkpoint

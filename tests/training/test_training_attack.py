@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.folded import folded
 from ensemble_bench.training.attack import check_name, perturb, perturb_members
 
 THREAT = ThreatModel(eps=0.1)
@@ -109,6 +110,20 @@ def test_bf16_gives_nearly_the_same_images(name: str) -> None:
     found = perturb(name, model, x, y, THREAT, generator=seeded(), start="none", precision="bf16")
     assert found.dtype == torch.float32
     assert (found - exact).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("members", [False, True], ids=["ensemble", "each member"])
+def test_folding_gives_nearly_the_same_images(members: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    folds: list[nn.Module] = []
+    monkeypatch.setattr("ensemble_bench.training.attack.folded", lambda m: folds.append(folded(m)) or folds[-1])
+    model, (x, y) = trained(members=2).train(), images(64)
+    attack = perturb_members if members else perturb
+    exact, found = (attack("ifgsm2", model, x, y, THREAT, generator=seeded(), fold=fold) for fold in (False, True))
+    assert len(folds) == (2 if members else 1)
+    assert not any(isinstance(module, nn.BatchNorm2d) for twin in folds for module in twin.modules())
+    # The sign of a derivative that is all but 0 may be rounded either way.
+    assert (found == exact).double().mean() > 0.98
+    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("name", ["nfgsm", "ifgsm7", "ifgsm3"])

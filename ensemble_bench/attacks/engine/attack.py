@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task
+from ensemble_bench.models.folded import twin_of
 from ensemble_bench.threat import ThreatModel
 
 
@@ -50,6 +51,7 @@ class Attack(ABC):
             ids=torch.arange(len(x)) if ids is None else ids.cpu(),
             budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
             on_done=on_done,
+            twin=twin_of(model, x).model,
         )
         return self.search(task)
 

@@ -78,7 +78,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
     """Run `attack` on all images, with its restarts."""
     x, y = task.x, task.y
     with frozen(task.model):
-        worker = Worker(task.model, task.budget.batch_size)
+        worker = Worker(task.model, task.budget.batch_size, proposer=task.proposer)
         clean = worker.logits(x, y)
         broken, margin = verdict(clean, y)
         best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)

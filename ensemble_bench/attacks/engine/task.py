@@ -19,14 +19,15 @@ OnDone = Callable[[int, int], None]
 class Budget:
     """How an attack runs: the seed of its noise, the images of a batch, the precision of its search, and the device.
 
-    Verdicts are always in the images' own precision. Raises InvalidValueError for a batch size below 1 or an unknown
-    precision.
+    Verdicts are always in the images' own precision. `compile` says whether the model's twin is compiled. Raises
+    InvalidValueError for a batch size below 1 or an unknown precision.
     """
 
     seed: int = 0
     batch_size: int = 128
     precision: str = "float32"
     device: torch.device = torch.device("cpu")
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -35,10 +36,18 @@ class Budget:
             raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
 
     @classmethod
-    def on(cls, device: torch.device, *, seed: int, batch_size: int | None, precision: str = "float32") -> "Budget":
+    def on(
+        cls,
+        device: torch.device,
+        *,
+        seed: int,
+        batch_size: int | None,
+        precision: str = "float32",
+        compile: bool = False,
+    ) -> "Budget":
         """Budget on a device, where a batch has 512 images on a GPU, else 128, unless `batch_size` says otherwise."""
         size = (512 if device.type == "cuda" else 128) if batch_size is None else batch_size
-        return cls(seed=seed, batch_size=size, precision=precision, device=device)
+        return cls(seed=seed, batch_size=size, precision=precision, device=device, compile=compile)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,9 +68,16 @@ class Task:
     budget: Budget
     on_done: OnDone | None
     targets: Int64[Tensor, "batch rank"] | None = None
+    twin: nn.Module | None = None
+    """What proposes instead of the model, which decides: the same function at less cost (see models/folded.py)."""
 
     def __post_init__(self) -> None:
         validate(self.x, self.y, self.ids)
+
+    @property
+    def proposer(self) -> nn.Module:
+        """The module that proposals call."""
+        return self.model if self.twin is None else self.twin
 
     def of(self, rows: Int64[Tensor, "row"]) -> "Task":
         """The same, of some images only."""

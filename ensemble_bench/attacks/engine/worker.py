@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ensemble_bench import losses
 from ensemble_bench.attacks.engine.state import State, select
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models.calling import gradient, judge_of, logits_of, verdict
@@ -15,16 +16,22 @@ Evaluate = Callable[[Ensemble, Tensor, State], tuple[Tensor, Tensor]]
 """Of a model, x_adv and the state: logits (batch, class) that decide, and the per-image value (batch) to ascend."""
 
 
+BF16_ERROR = 2.0**-7
+"""What rounding to bf16, of 8 bits, may do to a margin, in units of the largest logit less the smallest."""
+
+
 class Worker:
     """Runs a model in batches that halve when memory runs out.
 
-    Here every model becomes an `Ensemble`, so that attacks find members in each. `passes` counts images pushed through
-    the model, forward or backward.
+    Here every model becomes an `Ensemble`, so that attacks find members in each. `model` decides; proposals and their
+    values are those of `proposer`, by default the same. `passes` counts images pushed through either, forward or
+    backward.
     """
 
-    def __init__(self, model: nn.Module, batch_size: int) -> None:
+    def __init__(self, model: nn.Module, batch_size: int, *, proposer: nn.Module | None = None) -> None:
         self.model = as_ensemble(model)
         self.judge = judge_of(self.model)
+        self.proposer = self.model if proposer is None else as_ensemble(proposer)
         self.batch_size = batch_size
         self.passes = 0
 
@@ -69,7 +76,7 @@ class Worker:
         def forward(rows: slice) -> tuple[Tensor, ...]:
             part = select(s, rows)
             with torch.no_grad():
-                values = [evaluate(self.model, part["x_adv"], part)[1] for _ in range(draws)]
+                values = [evaluate(self.proposer, part["x_adv"], part)[1] for _ in range(draws)]
             return (torch.stack(values).mean(dim=0),)
 
         self.passes += draws * len(s["row"])
@@ -78,18 +85,19 @@ class Worker:
     def propose(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Whether every image looks broken, its value and the value's gradient, in `precision`.
 
-        With several draws, value and gradient are means over as many calls of the model, and one call that looks
-        broken is enough.
+        In bf16 an image also looks broken whose margin is within `BF16_ERROR`, so that none is missed midway. With
+        several draws, value and gradient are means over as many calls of the model, and one call that looks broken is
+        enough.
         """
 
         def value_and_grad(rows: slice) -> tuple[Tensor, ...]:
             part = select(s, rows)
             x_adv = part["x_adv"].detach().requires_grad_()
             with torch.enable_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                logits, value = evaluate(self.model, x_adv, part)
+                logits, value = evaluate(self.proposer, x_adv, part)
                 total = value.sum()
             grad = gradient(total, x_adv)
-            return logits.detach().argmax(dim=1) != part["y"], value.detach(), grad
+            return _looks_broken(logits.detach(), part["y"], precision), value.detach(), grad
 
         x = s["x_adv"]
         self.passes += 2 * draws * len(x)
@@ -98,3 +106,11 @@ class Worker:
             again, more_value, more_grad = self.map(value_and_grad, len(x))
             looks_broken, value, grad = looks_broken | again, value + more_value, grad + more_grad
         return looks_broken, value / draws, grad / draws
+
+
+def _looks_broken(logits: Float[Tensor, "batch class"], y: Tensor, precision: str) -> Tensor:
+    """Whether the exact verdict on an image may be that it is broken."""
+    wrong = logits.argmax(dim=1) != y
+    if precision != "bf16":
+        return wrong
+    return wrong | (losses.margin(logits, y) > -BF16_ERROR * (logits.amax(dim=1) - logits.amin(dim=1)))

@@ -87,7 +87,7 @@ class External(Attack):
             broken, margin = verdict(logits, y)
             x_adv, rows = x.clone(), (~broken).nonzero()[:, 0]
             steps = torch.where(broken, 0, self.steps)
-            counted = Counted(task.model)
+            counted = Counted(task.proposer)
             shown = _Shown(counted, x)
 
             def propose(at: Tensor) -> tuple[Tensor, ...]:
