@@ -23,15 +23,19 @@ class CosinePGD(PGD):
         s["x_adv"] = threat.project(s["x_adv"] + per_image(size, grad) * threat.steepest(grad), s["x"])
 
 
-def sweep(steps: int, *, classes: int = 9, **settings: Any) -> Chain:
+def sweep(steps: int, *, classes: int = 9, family: str = "sweep", **settings: Any) -> Chain:
     """`steps` steps on the margin, then on the margin of each of the strongest wrong classes, while images stand.
 
     The second strongest class goes first and the strongest last: the margin to it is what the first stage ascended.
     """
-    first = CosinePGD(name=f"sweep{steps}/margin", steps=steps, loss=losses.margin, keep="best")
+    name = f"{family}{steps}"
+    first = CosinePGD(name=f"{name}/margin", steps=steps, loss=losses.margin, keep="best")
     first = replace(first, **settings)
     ranks = [*range(2, classes + 1), 1]
-    targeted = [
-        replace(first, name=f"sweep{steps}/target{rank}", loss=losses.margin_targeted, target=rank) for rank in ranks
-    ]
-    return Chain(name=f"sweep{steps}", stages=(first, *targeted))
+    targeted = [replace(first, name=f"{name}/target{rank}", loss=losses.margin_targeted, target=rank) for rank in ranks]
+    return Chain(name=name, stages=(first, *targeted))
+
+
+def sweep_top(steps: int, *, classes: int = 3, **settings: Any) -> Chain:
+    """As sweep, on the three strongest wrong classes: for images so near to a boundary that it is one of theirs."""
+    return sweep(steps, classes=classes, family="sweep-top", **settings)

@@ -95,6 +95,11 @@ ATTACKS: Mapping[str, AttackCard] = {
         description="N steps of falling size on the margin, then on that of each of 9 classes in turn",
         ascends=(MARGIN, TARGETED),
     ),
+    "sweep-top": AttackCard(
+        home="ensemble_bench.attacks.sweep:sweep_top",
+        description="as sweepN, at the 3 strongest classes: long searches near the boundary",
+        ascends=(MARGIN, TARGETED),
+    ),
     "margin-odi": AttackCard(
         home="ensemble_bench.attacks.odi:margin_odi",
         description="as marginN, from output-diversified starts (Tashiro et al. 2020)",

@@ -24,8 +24,7 @@ BLOCKS = range(3)
 CASES: dict[str, dict[str, Any]] = {
     "parts": {},
     "cascade": {},
-    "triaged": {},
-    "quick": {"eps": (16 / 255, 28 / 255, 40 / 255)},
+    "triaged": {"eps": (16 / 255, 28 / 255, 40 / 255)},
     "paper": {"blackbox": blackbox_set(), "eps": (32 / 255,)},
 }
 
@@ -89,11 +88,11 @@ def test_blocks_in_any_order_make_the_same_record(tmp_path: Path, suite: str) ->
 def test_what_blocks_found_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run(tmp_path / "e-s0")
     for block in BLOCKS:
-        evaluate_block(Request(models=(run,), suite="quick", n=N), block)
+        evaluate_block(Request(models=(run,), suite="triaged", n=N), block)
     model = trained(members=2)
     monkeypatch.setattr(checkpoint, "load", lambda path: model)
     with recorded(model) as calls:
-        evaluate_checkpoints([run], suite="quick", n=N)
+        evaluate_checkpoints([run], suite="triaged", n=N)
     # Counting the FLOPs of a record takes one image.
     assert sum(images for images, _ in calls) <= 1
 
@@ -108,16 +107,16 @@ def test_a_missing_block_is_made_up_for(tmp_path: Path) -> None:
 
 def test_a_finished_evaluation_is_left_alone(tmp_path: Path) -> None:
     run = a_run(tmp_path / "e-s0")
-    evaluate_checkpoints([run], suite="quick", n=N)
+    evaluate_checkpoints([run], suite="triaged", n=N)
     before = outcome(run)
-    evaluate_block(Request(models=(run,), suite="quick", n=N), 0)
+    evaluate_block(Request(models=(run,), suite="triaged", n=N), 0)
     assert outcome(run) == before
 
 
 @pytest.mark.parametrize("block", [-1, 3])
 def test_a_block_that_is_not_there_is_named(tmp_path: Path, block: int) -> None:
     with pytest.raises(InvalidValueError, match=f"block is {block}: the evaluation has 3"):
-        evaluate_block(Request(models=(a_run(tmp_path / "e-s0"),), suite="quick", n=N), block)
+        evaluate_block(Request(models=(a_run(tmp_path / "e-s0"),), suite="triaged", n=N), block)
 
 
 def test_the_journal_of_a_block_continues_what_the_whole_one_began(tmp_path: Path) -> None:
