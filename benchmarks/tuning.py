@@ -179,7 +179,9 @@ def page() -> str:
             scaled = cells.get((recipe, k * base.learning_rate, base.weight_decay / k)) if k > 1 else None
             lines.append([recipe, *found, _cell(scaled)])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        if (single := chosen.get("singleadv")) is not None:
+        if unfinished := [name for name in dict.fromkeys(tried for tried, _, _ in cells) if name not in chosen]:
+            parts.append(f"Not finished, and so without a rate of its own yet: {', '.join(unfinished)}.\n")
+        if len(chosen) > 1 and (single := chosen.get("singleadv")) is not None:
             gains = [
                 f"{recipe} {100 * (cells[recipe, rate, base.weight_decay][1] - one[1]):+.1f}"
                 for recipe, rate in chosen.items()
