@@ -31,9 +31,9 @@ def folded(network: nn.Module) -> nn.Module:
     """A network that computes what `network` computes in eval mode, up to rounding, with batch norm folded away.
 
     Of an ensemble every member and the gate are folded; all else (`aggregation`, `member_logits`, `aggregate`, …) is as
-    it was. Networks that torch.fx cannot trace stay as they are, and so does `network` itself where there is nothing to
-    fold, or where a module has hooks, which may watch it or change its answers. The twin shares what did not change
-    with `network`, and is of its weights at this moment.
+    it was. Networks that torch.fx cannot trace, or that a call changes, stay as they are, and so does `network` itself
+    where there is nothing to fold, or where a module has hooks, which may watch it or change its answers. The twin
+    shares what did not change with `network`, and is of its weights at this moment.
     """
     if any(map(_has_hooks, network.modules())):
         return network
@@ -51,11 +51,8 @@ def _fold(network: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
     if not any(type(module) is nn.BatchNorm2d for module in network.modules()):
         return network
     if not _is_ensemble(network):
-        try:
-            if (twin := fold_graph(network)) is not None:
-                return twin
-        except Exception:  # a trace may fail with whatever foreign code raises
-            pass
+        if (twin := _traced(network)) is not None:
+            return twin
         # Of other classes a copy might part with something that it keeps, such as a count of its calls.
         if type(network) not in _COPIED:
             return network
@@ -64,6 +61,21 @@ def _fold(network: nn.Module, known: dict[int, nn.Module]) -> nn.Module:
         return network
     twin = copy.copy(network)
     twin._modules = children
+    return twin
+
+
+def _traced(network: nn.Module) -> nn.Module | None:
+    """As `fold_graph`; None also where it fails, or where a call changes what a module keeps: a graph would not."""
+    before = [(module.__dict__, dict(module.__dict__)) for module in network.modules()]
+    try:
+        twin = fold_graph(network)
+    except Exception:  # a trace may fail with whatever foreign code raises
+        twin = None
+    for now, was in before:
+        if now.keys() != was.keys() or any(now[name] is not was[name] for name in was):
+            twin = None
+            now.clear()
+            now.update(was)
     return twin
 
 
@@ -92,7 +104,7 @@ def twin_of(model: nn.Module, x: Float[Tensor, "batch *image"], *, compile: bool
 
     Logits and the gradient to the images are compared on `IMAGES` images of uniform noise, always the same, with the
     shape, device and type of those in `x`, within `LOGITS_TOLERANCE` and `GRADIENT_TOLERANCE`. The state of the model
-    is restored.
+    is restored. Raises what the model raises on such noise.
     """
     with frozen(model):
         twin = Twin(model=model)
@@ -108,17 +120,21 @@ def twin_of(model: nn.Module, x: Float[Tensor, "batch *image"], *, compile: bool
 
 
 def _difference(model: nn.Module, twin: nn.Module, x: Tensor, *, seed: int = 0) -> str:
-    """As `difference`, on noise of the shape of `x`; the error where one of them fails on it."""
+    """As `difference`, on noise of the shape of `x`."""
     noise = torch.rand(IMAGES, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
-    try:
-        return difference(model, twin, noise)
-    except Exception as error:  # foreign code and compilers fail in many ways; the model's own, the attack will meet
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return difference(model, twin, noise)
 
 
 def difference(model: nn.Module, twin: nn.Module, x: Tensor) -> str:
-    """In what `twin` differs from `model` on `x` by more than rounding does, in words; empty where in nothing."""
-    (logits, grad), (logits2, grad2) = (_answers(m, x) for m in (model, twin))
+    """In what `twin` differs from `model` on `x` by more than rounding does, in words; empty where in nothing.
+
+    That the twin fails is a difference; what the model raises, this raises too.
+    """
+    logits, grad = _answers(model, x)
+    try:
+        logits2, grad2 = _answers(twin, x)
+    except Exception as error:  # a compiler, and a trace of foreign code, fails in many ways
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if logits.shape != logits2.shape or (grad is None) != (grad2 is None):
         return "other logits"
     gap = (logits - logits2).abs().max().item()

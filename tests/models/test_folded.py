@@ -173,6 +173,21 @@ def test_a_network_with_hooks_stays() -> None:
     assert folded(network) is not network
 
 
+def test_a_network_that_counts_its_calls_stays_and_counts_no_trace() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.calls = SmallCNN(in_channels=3), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.network(x)
+
+    network = settled(Counts())
+    assert folded(network) is network
+    assert network.calls == 0
+
+
 def test_noise_drawn_in_forward_is_no_constant() -> None:
     class Noisy(nn.Module):
         def __init__(self) -> None:

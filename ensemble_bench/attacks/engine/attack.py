@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -51,9 +51,8 @@ class Attack(ABC):
             ids=torch.arange(len(x)) if ids is None else ids.cpu(),
             budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
             on_done=on_done,
-            twin=twin_of(model, x).model,
         )
-        return self.search(task)
+        return self.search(replace(task, twin=twin_of(model, x).model))
 
     def __call__(
         self,
