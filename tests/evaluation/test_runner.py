@@ -295,7 +295,7 @@ def test_finished_blocks_are_not_run_again(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(scoring, "BLOCK", 20)
     model = trained()
     with recorded(model) as calls:
-        evaluate(model, n=N, suite="quick", out=tmp_path / "whole")
+        evaluate(model, n=N, suite="sweep10", out=tmp_path / "whole")
     whole = sum(n for n, _ in calls)
     journal = tmp_path / "killed" / "journal.jsonl"
     # A line that names the evaluation, and for the clean images and each of ten stages one a block.
@@ -304,7 +304,7 @@ def test_finished_blocks_are_not_run_again(tmp_path: Path, monkeypatch: pytest.M
     with recorded(model) as calls:
         while finished[-1] == 0 or journal.exists():
             with contextlib.suppress(Killed):
-                evaluate(model, n=N, suite="quick", out=journal.parent, progress=killing(40))
+                evaluate(model, n=N, suite="sweep10", out=journal.parent, progress=killing(40))
             finished.append(len(journal.read_text().splitlines()) if journal.exists() else whole_journal)
     assert len(finished) > 2
     assert finished == sorted(finished)
