@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import Killed, killing
 from PIL import Image
 from safetensors import safe_open
 from small_models import ARCHITECTURE, recorded, trained
@@ -118,22 +119,6 @@ def test_both_formats_count_the_same_survivors_of_rounding(tmp_path: Path) -> No
     assert exact is not None
     assert rounded is not None
     assert (exact.broken, exact.confirmed, exact.rounded) == (rounded.broken, rounded.confirmed, rounded.rounded)
-
-
-class Killed(BaseException):
-    """Like KeyboardInterrupt: no failure of the attack under way."""
-
-
-def killing(after: int) -> Any:
-    calls = 0
-
-    def progress(label: str, done: int, total: int, **fields: float | str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == after:
-            raise Killed
-
-    return progress
 
 
 @pytest.mark.parametrize("name", ["adv.safetensors", "png"])

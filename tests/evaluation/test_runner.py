@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 import rounding
 import torch
+from killing import Killed, killing
 from small_models import ARCHITECTURE, Linear, blackbox_set, recorded, trained
 
 import ensemble_bench as eb
@@ -249,23 +249,6 @@ def test_the_seed_changes_the_starts_and_the_id(result: Result) -> None:
 
 
 # Kills
-
-
-class Killed(BaseException):
-    """Like KeyboardInterrupt: no failure of the attack under way."""
-
-
-def killing(after: int) -> Callable[..., None]:
-    """A progress callback that dies at its call number `after`."""
-    calls = 0
-
-    def progress(label: str, done: int, total: int, **fields: float | str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == after:
-            raise Killed
-
-    return progress
 
 
 @pytest.mark.parametrize("seed", [0, 1])
