@@ -23,8 +23,6 @@ def compare(
     Runs that differ in their seed alone are one row, compared over seeds and images where there are three or more.
     """
     from ensemble_bench.cli import console
-    from ensemble_bench.files import write_atomic
-    from ensemble_bench.records.table import to_csv, to_markdown
     from ensemble_bench.reports.comparison import compare as compared
     from ensemble_bench.reports.comparison import records_at
 
@@ -34,10 +32,4 @@ def compare(
     found = compared(records_at(models), suite=suite)
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
-    if out is None:
-        console.table(found.table.title, found.table.columns, found.table.text_rows())
-        typer.echo(found.table.caption)
-        return
-    for suffix, text in ((".md", to_markdown([found.table])), (".csv", to_csv([found.table]))):
-        write_atomic(out / f"{found.table.name}{suffix}", text)
-        typer.echo(out / f"{found.table.name}{suffix}")
+    console.show_or_write(found.table, out)

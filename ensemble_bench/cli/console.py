@@ -1,6 +1,7 @@
 """What the command line prints: tables of records and reports, and lists of names."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -147,6 +148,20 @@ def show_tables(tables: "Iterable[ReportTable]") -> None:
         else:
             _show_turned(shown.title, shown.columns, shown.text_rows())
         print(f"{shown.caption}\n")
+
+
+def show_or_write(shown: "ReportTable", out: Path | None) -> None:
+    """Print a table with its caption or, given a folder, write it there as Markdown and CSV and print the paths."""
+    from ensemble_bench.files import write_atomic
+    from ensemble_bench.records.table import to_csv, to_markdown
+
+    if out is None:
+        table(shown.title, shown.columns, shown.text_rows())
+        print(shown.caption)
+        return
+    for suffix, text in ((".md", to_markdown([shown])), (".csv", to_csv([shown]))):
+        write_atomic(out / f"{shown.name}{suffix}", text)
+        print(out / f"{shown.name}{suffix}")
 
 
 def _width(shown: "ReportTable") -> int:

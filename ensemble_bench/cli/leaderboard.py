@@ -38,16 +38,8 @@ def compare(
     """Rank RobustBench's CIFAR-10 entries and our records in one table."""
     threat = Threat.parse(eps, norm)
     from ensemble_bench.cli import console
-    from ensemble_bench.files import write_atomic
     from ensemble_bench.leaderboard.beside import beside_robustbench
     from ensemble_bench.records import find_records
-    from ensemble_bench.records.table import to_csv, to_markdown
 
     table = beside_robustbench(robustbench, find_records(root), threat=threat)
-    if out is None:
-        console.table(table.title, table.columns, table.text_rows())
-        typer.echo(table.caption)
-        return
-    for suffix, text in ((".md", to_markdown([table])), (".csv", to_csv([table]))):
-        write_atomic(out / f"{table.name}{suffix}", text)
-        typer.echo(out / f"{table.name}{suffix}")
+    console.show_or_write(table, out)

@@ -75,7 +75,7 @@ def contrast(
     # a two-level bootstrap call equal recipes different at 5 % in 15 % of cases (1 point between seeds, 10,000 images),
     # and studentised it does so at Holm's 0.5 % in 1.4 %. The recipes' own variance alone, without a floor, is by
     # chance far too small for one of a dozen claims. benchmarks/verdict_level.py prints all of these.
-    from scipy.special import stdtr, stdtrit
+    from scipy.special import stdtr
 
     check_images([*left, *right])
     if any(len(recipe) < MIN_SEEDS for recipe in (*left, *right)):
@@ -83,7 +83,7 @@ def contrast(
     n = left[0].shape[1]
     by_image = _mean(left) - _mean(right)
     value = float(by_image.mean())
-    images = (float(((by_image - value) ** 2).sum()) + PSEUDO_IMAGES) / (n + PSEUDO_IMAGES) ** 2
+    images = _variance_over_images(by_image)
     shares = [(recipe, 1 / len(recipe) / len(side) ** 2) for side in (left, right) for recipe in side]
     own = [_between(recipe) * share for recipe, share in shares]
     seeds, squares = sum(own), sum(term**2 / (len(recipe) - 1) for term, (recipe, _) in zip(own, shares, strict=True))
@@ -91,15 +91,7 @@ def contrast(
         seeds, squares = floor, floor**2 / pooled.df
     variance = images + seeds
     se, df = variance**0.5, variance**2 / (squares + images**2 / (n - 1))
-    reach = se * float(stdtrit(df, (1 + CONFIDENCE) / 2))
-    return Contrast(
-        difference=value,
-        se=se,
-        df=df,
-        ci_low=max(-1.0, value - reach),
-        ci_high=min(1.0, value + reach),
-        p_value=min(1.0, 2 * float(stdtr(df, -abs(value - null) / se))),
-    )
+    return _with_interval(value, se, df, p_value=min(1.0, 2 * float(stdtr(df, -abs(value - null) / se))))
 
 
 def paired(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> Contrast:
@@ -108,21 +100,10 @@ def paired(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> Contrast:
     The p-value is McNemar's exact one; the interval is over images, as in `contrast`. Raises InvalidValueError for
     different images or fewer than two.
     """
-    from scipy.special import stdtrit
-
     check_images([left[None], right[None]])
-    n, by_image = len(left), left.astype(float) - right
-    value = float(by_image.mean())
-    se = (float(((by_image - value) ** 2).sum()) + PSEUDO_IMAGES) ** 0.5 / (n + PSEUDO_IMAGES)
-    reach = se * float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
-    return Contrast(
-        difference=value,
-        se=se,
-        df=n - 1,
-        ci_low=max(-1.0, value - reach),
-        ci_high=min(1.0, value + reach),
-        p_value=mcnemar(left, right).p_value,
-    )
+    by_image = left.astype(float) - right
+    se = _variance_over_images(by_image) ** 0.5
+    return _with_interval(float(by_image.mean()), se, len(left) - 1, p_value=mcnemar(left, right).p_value)
 
 
 def difference(left: Sequence[NDArray[np.bool_]], right: Sequence[NDArray[np.bool_]]) -> float:
@@ -160,3 +141,18 @@ def _mean(side: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
 def _between(recipe: NDArray[np.bool_]) -> float:
     """Variance between the seeds of a recipe."""
     return float(np.var(recipe.mean(axis=1), ddof=1))
+
+
+def _variance_over_images(by_image: NDArray[np.float64]) -> float:
+    """Variance of the mean of what every image says of a difference."""
+    n = len(by_image)
+    return (float(((by_image - float(by_image.mean())) ** 2).sum()) + PSEUDO_IMAGES) / (n + PSEUDO_IMAGES) ** 2
+
+
+def _with_interval(value: float, se: float, df: float, *, p_value: float) -> Contrast:
+    """A difference with the interval that its standard error gives it."""
+    from scipy.special import stdtrit
+
+    reach = se * float(stdtrit(df, (1 + CONFIDENCE) / 2))
+    low, high = max(-1.0, value - reach), min(1.0, value + reach)
+    return Contrast(difference=value, se=se, df=df, ci_low=low, ci_high=high, p_value=p_value)
