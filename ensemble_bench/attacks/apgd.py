@@ -53,10 +53,7 @@ class APGD(GradientAttack):
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """z = Π(x + η·steepest(∇)); x ← Π(x + α(z − x) + (1−α)(x − x_prev)), after a check of the progress."""
-        s["best_grad"] = where(s["better"], grad, s["best_grad"])
-        back = self.halve_where_stalled(s, value)
-        x_adv, grad = where(back, s["best_x"], s["x_adv"]), where(back, s["best_grad"], grad)
-
+        _, x_adv, grad = self.standpoint(s, value, grad)
         step = per_image(s["eta"], x_adv) * threat.steepest(grad)
         z = threat.project(x_adv + step, s["x"])
         # The very first step has no momentum.
@@ -65,7 +62,13 @@ class APGD(GradientAttack):
         s["x_prev"] = x_adv
         s["x_adv"] = threat.project(moved, s["x"])
 
-    def halve_where_stalled(self, s: State, value: Tensor) -> Tensor:
+    def standpoint(self, s: State, value: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where (batch) the best point is next, after a check of the progress; point and gradient to step from."""
+        s["best_grad"] = where(s["better"], grad, s["best_grad"])
+        back = self._halve_where_stalled(s, value)
+        return back, where(back, s["best_x"], s["x_adv"]), where(back, s["best_grad"], grad)
+
+    def _halve_where_stalled(self, s: State, value: Tensor) -> Tensor:
         """Halve the step at a checkpoint without progress, and say where (batch): there the best point is next."""
         s["rises"] = s["rises"] + (value > s["previous_value"])
         s["previous_value"] = value

@@ -32,11 +32,9 @@ class ReACG(APGD):
 
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """x ← Π(x + η·steepest(d)), after a check of the progress."""
-        s["best_grad"] = where(s["better"], grad, s["best_grad"])
         for past in ("grad_prev", "direction"):
             s[f"best_{past}"] = where(s["better"], s[past], s[f"best_{past}"])
-        back = self.halve_where_stalled(s, value)
-        x_adv, grad = where(back, s["best_x"], s["x_adv"]), where(back, s["best_grad"], grad)
+        back, x_adv, grad = self.standpoint(s, value, grad)
         before, along = (where(back, s[f"best_{past}"], s[past]) for past in ("grad_prev", "direction"))
 
         direction = grad.double() + per_image(coefficient(grad, before, along), grad.double()) * along.double()
