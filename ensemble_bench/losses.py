@@ -11,14 +11,23 @@ def cross_entropy(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"
     return F.cross_entropy(logits, y, reduction="none")
 
 
+def wrong_logits(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch class"]:
+    """The logits with −∞ for class y, so that what is largest is the strongest wrong class."""
+    return logits.scatter(1, y[:, None], -torch.inf)
+
+
+def strongest_wrong(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Int64[Tensor, "batch rank"]:
+    """The classes from the strongest wrong one on, of equal ones the first; y stands last."""
+    return wrong_logits(logits, y).argsort(dim=1, descending=True, stable=True)
+
+
 def margin(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
     """max over i ≠ y of logits_i, minus logits_y: positive when the image is misclassified, negative when not.
 
     The negative of Carlini & Wagner's (2017) Z_y − max Z_i, so that attacks ascend it like any loss.
     """
     right = logits.gather(1, y[:, None])[:, 0]
-    wrong = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    return wrong - right
+    return wrong_logits(logits, y).amax(dim=1) - right
 
 
 def dlr(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
@@ -60,11 +69,11 @@ def probability_margin(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "b
     points the same way. That of p_j − p_y itself vanishes where the model is certain; this is computed from logs, as
     p_j + Σ_{i≠y} p_i, and does not.
     """
-    wrong = logits.scatter(1, y[:, None], -torch.inf)
+    wrong = wrong_logits(logits, y)
     log_p_j, log_not_y = wrong.amax(dim=1), wrong.logsumexp(dim=1)
     return torch.logaddexp(log_p_j, log_not_y) - logits.logsumexp(dim=1)
 
 
 def wrong_probability(logits: Float[Tensor, "batch class"], y: Int64[Tensor, "batch"]) -> Float[Tensor, "batch"]:
     """log p_j, p_j being the largest probability of a wrong class: in (−∞, 0)."""
-    return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - logits.logsumexp(dim=1)
+    return wrong_logits(logits, y).amax(dim=1) - logits.logsumexp(dim=1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ensemble_bench import randomness
+from ensemble_bench import losses, randomness
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.engine import Attack, Counted, State, Worker, check, per_image, select, where
 from ensemble_bench.attacks.members import members_of, weights_of
@@ -166,7 +166,7 @@ def nearest_boundary(
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = calling.logits_of(model, x)
-        wrong = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
+        wrong = losses.strongest_wrong(logits.detach(), y)
         gaps = logits.gather(1, wrong[:, :classes][:, : logits.shape[1] - 1]) - logits.gather(1, y[:, None])
     direction, normal = torch.zeros_like(x), torch.zeros_like(x)
     distance = x.new_full((len(x),), torch.inf)

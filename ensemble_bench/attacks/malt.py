@@ -46,8 +46,7 @@ class MALT(Chain):
             x, y = task.x[rows].detach().requires_grad_(), task.y[rows]
             with torch.enable_grad():
                 logits = calling.logits_of(worker.model, x)
-                wrong = logits.detach().scatter(1, y[:, None], -torch.inf).argsort(dim=1, descending=True, stable=True)
-                wrong = wrong[:, : min(self.candidates, logits.shape[1] - 1)]
+                wrong = losses.strongest_wrong(logits.detach(), y)[:, : min(self.candidates, logits.shape[1] - 1)]
                 gaps = logits.gather(1, wrong) - logits.gather(1, y[:, None])
             worker.passes += len(x) * (1 + wrong.shape[1])
             distances = torch.stack([linearised(gap, x, task.threat)[2] for gap in gaps.unbind(dim=1)], dim=1)

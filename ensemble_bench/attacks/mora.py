@@ -53,7 +53,7 @@ class MORA(GradientAttack):
         log_mean = calling.aggregated(model.aggregate_as("prob"), logits, x_adv) if hard else whole
 
         beta = self.beta if self.beta is not None else 0.0 if model.aggregation == "logit" else BETA
-        wrong = log_mean.scatter(1, s["y"][:, None], -torch.inf).argmax(dim=1) if self.target is None else s["target"]
+        wrong = losses.wrong_logits(log_mean, s["y"]).argmax(dim=1) if self.target is None else s["target"]
         weights = member_weights(
             logits.detach(), s["y"], wrong, beta=beta, shares=weights_of(model, logits, x_adv).detach()
         )

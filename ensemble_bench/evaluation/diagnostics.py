@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ensemble_bench import attacks, data
+from ensemble_bench import attacks, data, losses
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.engine import Budget, GradientAttack
 from ensemble_bench.data import DataSource
@@ -233,7 +233,7 @@ def _direction(network: nn.Module, x: Tensor, y: Tensor) -> Float[Tensor, "batch
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = calling.logits_of(network, x)
-        wrong = logits.scatter(1, y[:, None], -torch.inf).logsumexp(dim=1)
+        wrong = losses.wrong_logits(logits, y).logsumexp(dim=1)
         # −log p_y is the softplus of this gap: the same direction, but it does not vanish where p_y rounds to 1.
         gap = wrong - logits.gather(1, y[:, None])[:, 0]
         (grad,) = torch.autograd.grad(gap.sum(), x)

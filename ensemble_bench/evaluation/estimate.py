@@ -12,13 +12,13 @@ from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.attacks.malt import MALT
 from ensemble_bench.evaluation.pace import seconds_a_pass
-from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan
+from ensemble_bench.evaluation.plan import EvaluationPlan
 from ensemble_bench.evaluation.scoring import blocks_of
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
-from ensemble_bench.registry import suite_of
+from ensemble_bench.registry import BLACKBOX, suite_of
 
 ASSUMPTION = "at most: as if every image were classified correctly and withstood every attack"
 GUESS = "two passes a step"

@@ -15,12 +15,18 @@ SECONDS = 0.5
 
 
 def seconds_a_pass(
-    model: nn.Module, image_shape: tuple[int, ...], budget: Budget, *, classes: int, images: int = 10**9
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    budget: Budget,
+    *,
+    classes: int,
+    images: int = 10**9,
+    proposer: nn.Module | None = None,
 ) -> float:
     """Wall time of one image through the model, forward or backward to the image: a median of a few full batches.
 
     A batch holds the budget's number of images, or `images` where these are fewer. One batch warms up; then at least
-    one, and no more than half a second of them.
+    one, and no more than half a second of them. What runs is `proposer`, by default the folded twin of the model.
     """
     rows = min(budget.batch_size, images)
     x = torch.rand(rows, *image_shape, generator=torch.Generator().manual_seed(0)).to(budget.device)
@@ -33,7 +39,7 @@ def seconds_a_pass(
     state = {"x_adv": x, "x": x, "y": y, "row": y, "i": y}
     times: list[float] = []
     with calling.frozen(model):
-        worker = Worker(model, rows, proposer=twin_of(model, x).model)
+        worker = Worker(model, rows, proposer=twin_of(model, x).model if proposer is None else proposer)
         while not times or (sum(times) < SECONDS and len(times) < 20):
             start = time.perf_counter()
             worker.propose(cross_entropy, state, budget.precision)

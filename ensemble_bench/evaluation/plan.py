@@ -18,10 +18,8 @@ from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
-from ensemble_bench.registry import Suite
+from ensemble_bench.registry import BLACKBOX, Suite
 from ensemble_bench.threat import ThreatModel
-
-BLACKBOX = "blackbox"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
-from ensemble_bench.evaluation.plan import BLACKBOX, EvaluationPlan, source_of, threat_of
+from ensemble_bench.evaluation.plan import EvaluationPlan, source_of, threat_of
 from ensemble_bench.models import checkpoint, sources
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CHECKPOINTS
-from ensemble_bench.registry import suite_of
+from ensemble_bench.registry import BLACKBOX, suite_of
 from ensemble_bench.training.hardware import resolve_device, resolve_precision
 
 

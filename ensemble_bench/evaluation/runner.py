@@ -29,6 +29,7 @@ from ensemble_bench.files import write_atomic
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
+    ADVERSARIAL_PREDICTION,
     RECORD_FILE,
     SAMPLES_FILE,
     NamedWarning,
@@ -246,7 +247,7 @@ def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
         result = _run(replace(plan, threat=threat), None)
         records.append(result.record)
         fallen, samples = _fallen(result.samples), result.samples
-        known = samples["adversarial_prediction"].fillna(-1).to_numpy() if "adversarial_prediction" in samples else None
+        known = samples[ADVERSARIAL_PREDICTION].fillna(-1).to_numpy() if ADVERSARIAL_PREDICTION in samples else None
         carried = Carried(eps=threat.eps, record=result.record.id, fallen=fallen, predictions=known)
         plan = replace(plan, carried=carried)
     return records
@@ -306,7 +307,13 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
     if twin.note:
         plan.progress(plan.subject.name, 1, 1, status=twin.note)
     pace = partial(
-        seconds_a_pass, model, plan.source.image_shape, plan.budget, classes=classes, images=len(plan.images)
+        seconds_a_pass,
+        model,
+        plan.source.image_shape,
+        plan.budget,
+        classes=classes,
+        images=len(plan.images),
+        proposer=twin.model,
     )
     return Job(
         label=plan.subject.name,

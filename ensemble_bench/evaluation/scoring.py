@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ensemble_bench import losses
 from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
@@ -22,7 +23,7 @@ from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models import calling
 from ensemble_bench.models.folded import Twin
 from ensemble_bench.progress import Progress, silent
-from ensemble_bench.records import CARRIED
+from ensemble_bench.records import ADVERSARIAL_PREDICTION, CARRIED
 from ensemble_bench.threat import ThreatModel
 
 # Blocks bound memory and the work a kill can cost; fixed, so that a resumed evaluation repeats the same batches.
@@ -160,6 +161,7 @@ def score(job: Job, journal: Journal) -> Scores:
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
         run = _Run(
             attack=attack,
+            stages=parts[number],
             number=number,
             robust=robust,
             steps=steps,
@@ -190,7 +192,7 @@ def score(job: Job, journal: Journal) -> Scores:
         standing &= ~fallen
     told.close(standing=int(standing.sum()), idle=idle)
     samples["broken_by"] = broken_by
-    samples["adversarial_prediction"] = pd.arrays.IntegerArray(predictions, mask=predictions < 0)
+    samples[ADVERSARIAL_PREDICTION] = pd.arrays.IntegerArray(predictions, mask=predictions < 0)
     return scores
 
 
@@ -202,6 +204,7 @@ class _Run:
     """
 
     attack: Attack
+    stages: Sequence[Attack]
     number: int
     robust: Bools
     steps: Array
@@ -244,7 +247,7 @@ def _stages(
     Where nothing is left to attack, nothing is run, and no further stage begins.
     """
     broke: list[int] = []
-    for at, stage in enumerate(run.attack.parts(job.model)):
+    for at, stage in enumerate(run.stages):
         entries: list[Entry] = []
         targets = run.robust & met & stage.covers(job.images.ids).numpy()
         if not targets.any():
@@ -367,7 +370,7 @@ def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tupl
     if fell.any():
         with calling.frozen(job.model):
             logits = engine.Worker(job.model, job.budget.batch_size).logits(outcome.x_adv[fell], y[fell])
-        predicted[fell] = logits.scatter(1, y[fell][:, None], -torch.inf).argmax(dim=1)
+        predicted[fell] = losses.wrong_logits(logits, y[fell]).argmax(dim=1)
     return predicted, fell
 
 

@@ -17,8 +17,7 @@ from ensemble_bench.registry import Recipe
 BLACKBOX = "black-box set"
 TRAIN = "train"
 HEADLINE, LAST = "headline", "last"
-# Suites with an attack from the black-box set; and the one that also scores the weights after the last step (Table 1a).
-NEED_BLACKBOX = ("paper", "strongest", "exhaustive")
+# The suite that also scores the weights after the last step (Table 1a).
 BOTH_CHECKPOINTS = ("paper",)
 
 
@@ -164,7 +163,7 @@ def _order(experiment: Experiment) -> Iterator[tuple[str, int]]:
 
 
 def _blackbox(experiment: Experiment) -> Iterator[Job]:
-    if set(NEED_BLACKBOX) & set(experiment.suites):
+    if any(map(_needs_blackbox, experiment.suites)):
         yield Job(
             name=BLACKBOX,
             call="blackbox",
@@ -172,6 +171,11 @@ def _blackbox(experiment: Experiment) -> Iterator[Job]:
             row=BLACKBOX,
             column=TRAIN,
         )
+
+
+def _needs_blackbox(suite: str) -> bool:
+    """Whether a suite has an attack from the black-box set."""
+    return registry.BLACKBOX in registry.suite_of(suite).attacks
 
 
 def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str]) -> Iterator[Job]:
@@ -219,7 +223,7 @@ def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, whic
         },
         row=row,
         column=suite,
-        needs=(f"{TRAIN} {row}", *((BLACKBOX,) if suite in NEED_BLACKBOX else ())),
+        needs=(f"{TRAIN} {row}", *((BLACKBOX,) if _needs_blackbox(suite) else ())),
         share=1 / 2 if suite in BOTH_CHECKPOINTS else 1.0,
     )
     yield from in_blocks(evaluation, images=n, block=experiment.block)

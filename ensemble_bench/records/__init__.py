@@ -15,6 +15,7 @@ from ensemble_bench.records.record import (
     Surrogate,
 )
 from ensemble_bench.records.samples import (
+    ADVERSARIAL_PREDICTION,
     SAMPLE_COLUMNS,
     SAMPLES_FILE,
     attack_columns,
@@ -27,6 +28,7 @@ from ensemble_bench.records.threat import Threat
 from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, place_of, training_of
 
 __all__ = [
+    "ADVERSARIAL_PREDICTION",
     "CARRIED",
     "CHECKPOINTS",
     "RECORD_FILE",

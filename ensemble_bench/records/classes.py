@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ensemble_bench.records.samples import worst_case
+from ensemble_bench.records.samples import ADVERSARIAL_PREDICTION, worst_case
 
 if TYPE_CHECKING:
     import pandas as pd
-
-TAKEN_FOR = "adversarial_prediction"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,8 @@ def confusion(samples: "pd.DataFrame", *, attacked: bool) -> Confusion:
     labels = samples["label"].tolist()
     taken: list[int | None] = list(samples["clean_prediction"].tolist())
     if attacked:
-        told = samples[TAKEN_FOR].tolist() if TAKEN_FOR in samples else [None] * len(labels)
+        column = ADVERSARIAL_PREDICTION
+        told = samples[column].tolist() if column in samples else [None] * len(labels)
         broken = samples["clean"].to_numpy(dtype=bool) & ~worst_case(samples)
         for row in broken.nonzero()[0]:
             # Missing values compare with nothing, themselves included.

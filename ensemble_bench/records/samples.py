@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 SAMPLES_FILE = "samples.parquet"
 SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # attacks add their own
-OPTIONAL_COLUMNS = ("adversarial_prediction",)  # samples from before lack them
+ADVERSARIAL_PREDICTION = "adversarial_prediction"
+OPTIONAL_COLUMNS = (ADVERSARIAL_PREDICTION,)  # samples from before lack them
 
 
 def samples_to_parquet(samples: "pd.DataFrame") -> bytes:

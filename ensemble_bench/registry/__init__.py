@@ -13,6 +13,7 @@ from ensemble_bench.registry.cards import (
     Conduct,
 )
 from ensemble_bench.registry.names import (
+    BLACKBOX,
     KINDS,
     MODEL_SOURCES,
     check,
@@ -30,6 +31,7 @@ from ensemble_bench.registry.suites import SUITES, Suite
 __all__ = [
     "ATTACKS",
     "BACKBONES",
+    "BLACKBOX",
     "DATASETS",
     "IMPLEMENTATIONS",
     "KINDS",

@@ -21,7 +21,6 @@ from ensemble_bench.errors import (
     RecordError,
 )
 from ensemble_bench.evaluation import blackbox
-from ensemble_bench.evaluation.plan import BLACKBOX
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard.model_info import ModelInfo
@@ -29,7 +28,7 @@ from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CHECKPOINTS, Record
-from ensemble_bench.registry import suite_of
+from ensemble_bench.registry import BLACKBOX, suite_of
 from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
 from ensemble_bench.submissions.format.claims import SPLIT, Claim, agreeing_counts

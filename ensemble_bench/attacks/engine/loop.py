@@ -122,11 +122,7 @@ class _Loop:
         if attack.random_start:
             s["x_adv"] = task.threat.random_start(x, noise(tuple(x.shape[1:])))
         if attack.target is not None:
-            if task.targets is None:
-                wrong = s["clean_logits"].scatter(1, s["y"][:, None], -torch.inf)
-                order = wrong.argsort(dim=1, descending=True, stable=True)
-            else:
-                order = task.targets[rows]
+            order = losses.strongest_wrong(s["clean_logits"], s["y"]) if task.targets is None else task.targets[rows]
             s["target"] = order[:, min(attack.target, order.shape[1]) - 1]
         if attack.keep == "best":
             s["best_x"] = s["x_adv"].clone()

@@ -133,7 +133,7 @@ class MarginView(nn.Module):
             raise AttackError(f"it shows the model {len(x)} of {len(self.y)} images: their labels are not known")
         logits: Tensor = self.model(x)
         right = self.y[:, None]
-        wrong = logits.scatter(1, right, -torch.inf).argmax(dim=1, keepdim=True)
+        wrong = losses.wrong_logits(logits, self.y).argmax(dim=1, keepdim=True)
         margin = losses.margin(logits, self.y)[:, None]
         gap = margin + (margin.sign() - margin).detach()
         return torch.full_like(logits, -100.0).scatter(1, right, 0.0).scatter(1, wrong, gap)
