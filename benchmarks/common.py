@@ -1,17 +1,31 @@
-"""Side-by-side timing: the contestants take turns in one process, so that a machine's moods hit all of them alike."""
+"""Side-by-side timing: the contestants take turns in one process, so that a machine's moods hit all of them alike.
 
+What a benchmark finds it saves as benchmarks/results/NAME.json, of which run.py renders benchmarks/README.md.
+"""
+
+import argparse
+import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from ensemble_bench.files import write_atomic
 from ensemble_bench.training.hardware import resolve_precision
 
+RESULTS = Path(__file__).resolve().parent / "results"
 CPUINFO = Path("/proc/cpuinfo")
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    """Option --clock: the wall's, for an idle machine, or the processor's, which others' work disturbs least."""
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: all threads' time together")
 
 
 def side_by_side(
@@ -36,11 +50,12 @@ def print_ratios(
     """A line a contestant: median seconds, and for each of `ours` the median over rounds of the time over its time."""
     print(f"{'':44} {'seconds':>8}" + "".join(f"  over {name.rpartition(' ')[2]:>8}" for name in ours))
     for name, times in seconds.items():
-        ratios = "".join(f"  {_median_ratio(times, seconds[base]):>12.2f}x" for base in ours)
+        ratios = "".join(f"  {median_ratio(times, seconds[base]):>12.2f}x" for base in ours)
         print(f"{name:44} {statistics.median(times):8.3f}{ratios}  {(notes or {}).get(name, '')}")
 
 
-def _median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
+def median_ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    """Median over rounds of the time over the base's."""
     return statistics.median(t / b for t, b in zip(times, base, strict=True))
 
 
@@ -49,11 +64,28 @@ def precisions() -> list[str]:
     return ["float32", *(["bf16"] if resolve_precision("auto", torch.device("cpu")) == "bf16" else [])]
 
 
-def print_setting(*packages: str) -> None:
+def setting(*packages: str) -> dict[str, Any]:
     """What the figures depend on: processor, threads, versions."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    shown = ", ".join(f"{p} {version(p)}" for p in ("torch", *packages))
-    print(f"{device}, {torch.get_num_threads()} threads, {shown}")
+    versions = {package: version(package) for package in ("torch", *packages)}
+    return {"processor": device, "threads": torch.get_num_threads(), "versions": versions}
+
+
+def print_setting(*packages: str) -> None:
+    """A line of what the figures depend on."""
+    print(in_words(setting(*packages)))
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """What `setting` found, as a line."""
+    versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+    return f"{found['processor']}, {found['threads']} threads, {versions}"
+
+
+def save(name: str, found: Mapping[str, Any]) -> None:
+    """Write what a benchmark found, with its setting, to benchmarks/results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    write_atomic(RESULTS / f"{name}.json", json.dumps(found, indent=1) + "\n")
 
 
 def _processor() -> str:
