@@ -9,6 +9,8 @@ from ensemble_bench.records.record import CARRIED, Record
 from ensemble_bench.records.store import identify
 
 DIRTY = "-dirty"
+TREES: Mapping[bool | None, str] = {None: "not recorded", True: "clean", False: "dirty"}
+"""What `clean_tree` says, in words."""
 
 
 def precision_of(record: Record) -> str:
@@ -37,7 +39,6 @@ def version_of(record: Record) -> str:
 
 
 def conditions_of(record: Record) -> tuple[str, str, str, bool]:
-    """Settings of the attacks as JSON, precision, state of the tree ("" if unknown), and a training's other code."""
-    tree = {None: "", True: "clean", False: "dirty"}[clean_tree(record)]
+    """Settings of the attacks as JSON, precision, state of the tree, and a training's other code."""
     settings = json.dumps([(name, its) for name, its in settings_of(record).items()], sort_keys=True)
-    return settings, precision_of(record), tree, crossed_commits(record)
+    return settings, precision_of(record), TREES[clean_tree(record)], crossed_commits(record)
