@@ -84,6 +84,7 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
             limits=settings.limits,
             work=settings.work / submission.id,
             runs=settings.runs,
+            root=settings.root,
         )
         if result.status == VERIFIED:
             # Whose it is stands first: a publication that was cut short is then still the owner's.
