@@ -1,12 +1,12 @@
 """leaderboard.csv: a row a record of a whole model, the most robust first among those that can be compared.
 
 On a published board the records that have a rank come first, and the others say in `unranked` why they have none. Rows
-are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and the file
-is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model.
-Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that
-it covers, in a cascade after all attacks before it. Where one covers a part of the images (the black-box set does),
-`<attack>_n` says how many, and the accuracy of an attack that covers none is empty. Where a record of several eps is
-among them, `carried_eps` says at which smaller one images fell that count here as fallen under every attack.
+are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and the
+file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model. Accuracies
+are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that it covers,
+in a cascade after all attacks before it. Where one covers a part of the images (the black-box set does), `<attack>_n`
+says how many, and the accuracy of an attack that covers none is empty. Where a record of several eps is among them,
+`carried_eps` says at which smaller one images fell that count here as fallen under every attack.
 """
 
 import csv
@@ -67,7 +67,15 @@ def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> s
 
 def _place(record: Record, standing: Standing) -> tuple[object, ...]:
     threat = record.threat.norm, record.threat.eps
-    group = (record.data_name, *threat, standing.rank is None, standing.rank or 0, record.suite, record.split, -record.n)
+    group = (
+        record.data_name,
+        *threat,
+        standing.rank is None,
+        standing.rank or 0,
+        record.suite,
+        record.split,
+        -record.n,
+    )
     return (*group, -record.robust.accuracy, -record.clean.accuracy, record.model, record.id)
 
 

@@ -81,9 +81,7 @@ def _verdict(known: Verified | None, record: Record) -> Verdict | None:
     return None if known is None else known.on(record)
 
 
-def _reasons(
-    record: Record, rules: Rules, n: int, verdict: Verdict | None, known: Verified | None
-) -> Iterator[str]:
+def _reasons(record: Record, rules: Rules, n: int, verdict: Verdict | None, known: Verified | None) -> Iterator[str]:
     """Why a record has no rank, whatever the others of the board are."""
     if record.suite != rules.suite:
         yield f"suite {record.suite}: the board ranks by {rules.suite}"
@@ -124,12 +122,11 @@ def _other_definition(record: Record) -> str:
     needed = [name for name in suite.attacks if name not in suite.ensembles]
     if any(name in own for name in suite.ensembles):
         needed = list(suite.attacks)
-    parts = (
-        ("lacks", [name for name in needed if name not in own]),
-        ("has", [name for name in own if name not in (*suite.attacks, *suite.weighted)]),
-        ("gives other images to", [n for n in own if n in needed and own[n].get("one_in", 1) != suite.one_in.get(n, 1)]),
-    )
-    return ", and ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
+    lacking = [name for name in needed if name not in own]
+    added = [name for name in own if name not in (*suite.attacks, *suite.weighted)]
+    elsewhere = [name for name in own if own[name].get("one_in", 1) != suite.one_in.get(name, 1)]
+    parts = [("lacks", lacking), ("has", added)] if lacking or added else [("gives other images to", elsewhere)]
+    return " and ".join(f"{what} {', '.join(names)}" for what, names in parts if names)
 
 
 def _of_another_version(records: Sequence[Record], candidates: Sequence[int]) -> Iterator[tuple[int, str]]:

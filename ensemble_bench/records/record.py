@@ -157,9 +157,9 @@ class Record:
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, the eps (in units of the pixel range), and whether it
-    was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in records
-    from before, as is `search`. `images` tells of the adversarial images, where they were saved.
-    `path` is where the record was read from; it is neither written nor compared.
+    was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in
+    records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `path` is
+    where the record was read from; it is neither written nor compared.
     """
 
     id: str

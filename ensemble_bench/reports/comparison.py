@@ -35,10 +35,11 @@ RECIPES, WEIGHTS = "recipes", "weights"
 class Pair:
     """Two rows on the same images: the difference of robust accuracies, left less right, as fractions.
 
-    `scores` are the accuracies, each with its interval for the images and, of several seeds, their spread. With `MIN_SEEDS` seeds or more on both sides the `contrast` is over seeds and images, and speaks of the recipes;
-    with one model each it is over images, and speaks of these weights alone; otherwise there is none. `only` counts the
-    images that only the left and only the right model withstood, where there is one model each. `p_holm` is corrected
-    over all comparisons that were made together.
+    `scores` are the accuracies, each with its interval for the images and, of several seeds, their spread. With
+    `MIN_SEEDS` seeds or more on both sides the `contrast` is over seeds and images, and speaks of the recipes; with one
+    model each it is over images, and speaks of these weights alone; otherwise there is none. `only` counts the images
+    that only the left and only the right model withstood, where there is one model each. `p_holm` is corrected over all
+    comparisons that were made together.
     """
 
     family: Family

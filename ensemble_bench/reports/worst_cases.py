@@ -210,7 +210,7 @@ def _json(value: Any) -> str:
 
 
 def _row(recipe: str, same: Sequence[Record], budget: int) -> Row:
-    """Score the models of a row, each by `budget` evaluations. Two of one seed, or of one network, do not count as two."""
+    """Score the models of a row, each by `budget` evaluations. Two of one seed, or of one network, count once."""
     models = [_scores(_widest(evaluations)[:budget]) for evaluations in grouped(same, _model).values()]
     models.sort(key=lambda model: (model.record.seeds, -model.images, model.record.run, model.record.id))
     kept: list[Scores] = []

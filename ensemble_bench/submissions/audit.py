@@ -42,7 +42,9 @@ class Fit:
             return ()
         right, n = self.test
         known, m = self.validation
-        message = f"right on {right} of {n} test images, but on {known} of {m} validation images (p = {self.p_value:.1g})"
+        message = (
+            f"right on {right} of {n} test images, but on {known} of {m} validation images (p = {self.p_value:.1g})"
+        )
         return (NamedWarning(name=FITS_TEST, message=message),)
 
 
@@ -57,7 +59,9 @@ def fit(test: tuple[int, int], validation: tuple[int, int]) -> Fit:
 
 def fit_of(model: nn.Module, source: DataSource, device: torch.device) -> Fit:
     """How well a model in eval mode fits both splits of a data set, without any attack."""
-    return fit(*((_right(model, source.split(name), device), len(source.split(name))) for name in ("test", "validation")))
+    return fit(
+        *((_right(model, source.split(name), device), len(source.split(name))) for name in ("test", "validation"))
+    )
 
 
 def twin_of(model: nn.Module, name: str, source: DataSource, root: Path, device: torch.device) -> str | None:

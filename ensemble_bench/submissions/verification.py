@@ -126,12 +126,12 @@ def verify(
     `source` is its path, which is unpacked in `work`, or a bundle that was unpacked and checked before.
 
     Each claim is evaluated with its own suite, seed, threat model and number of images, on our data, in the precision
-    that it was claimed in, against our own black-box set where the suite has one (below `runs`: that of the preset that the board's rules name, which is
-    built where there is none). `suite` picks the claims of one suite, `n` uses at most so many images. It is verified
-    where the verdicts on the images agree with every claim (see Rules.differ), not reproduced where they do not or the
-    weights are not those that the claims are of, and refused where it is no bundle within `limits`, cannot be checked on
-    the data here, or is a model that is published in `root` under another name. A bad bundle raises nothing; DataError
-    means that the data set is not on this machine.
+    that it was claimed in, against our own black-box set where the suite has one (below `runs`: that of the preset that
+    the board's rules name, which is built where there is none). `suite` picks the claims of one suite, `n` uses at most
+    so many images. It is verified where the verdicts on the images agree with every claim (see Rules.differ), not
+    reproduced where they do not or the weights are not those that the claims are of, and refused where it is no bundle
+    within `limits`, cannot be checked on the data here, or is a model that is published in `root` under another name. A
+    bad bundle raises nothing; DataError means that the data set is not on this machine.
 
     `root` holds the leaderboards that it is submitted to. Where its board has a board.json, the model is also evaluated
     by these rules, whatever is claimed: that is what ranks it.
@@ -243,18 +243,14 @@ class _Bench:
 def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_set: Path | None) -> list[Record]:
     """Our records of a claimed evaluation: of the model, and of the parts that the suite scores on their own."""
     n, precision = min(claim.n, n or claim.n), claim.precision or PRECISION
-    return _evaluate(
-        claim, model, bench, blackbox_set, suite=claim.suite, n=n, seed=claim.seed, precision=precision
-    )
+    return _evaluate(claim, model, bench, blackbox_set, suite=claim.suite, n=n, seed=claim.seed, precision=precision)
 
 
 def _by_rules(rules: Rules, claim: Claim, model: Path, source: DataSource, bench: _Bench) -> list[Record]:
     """Our records of the evaluation that ranks a model on its board, under the threat of its claims."""
     n = rules.n or len(source.split(SPLIT))
     blackbox_set = bench.blackbox_set(rules.suite, claim, source)
-    return _evaluate(
-        claim, model, bench, blackbox_set, suite=rules.suite, n=n, seed=rules.seed, precision=PRECISION
-    )
+    return _evaluate(claim, model, bench, blackbox_set, suite=rules.suite, n=n, seed=rules.seed, precision=PRECISION)
 
 
 def _evaluate(
@@ -351,9 +347,9 @@ def _compare(claim: Claim, records: Sequence[Record], rules: Rules) -> Compariso
     reasons = []
     if found.differing > allowed:
         reasons.append(
-            f"{claim.suite}: of {found.compared} images {found.differing} have another verdict than was claimed, at most "
-            f"{allowed} may; robust accuracy is {record.robust.accuracy:.4f} ({record.robust.robust} of {record.n} "
-            f"images), claimed was {claim.robust.accuracy:.4f} on {claim.n}"
+            f"{claim.suite}: of {found.compared} images {found.differing} have another verdict than was claimed, "
+            f"at most {allowed} may; robust accuracy is {record.robust.accuracy:.4f} ({record.robust.robust} of "
+            f"{record.n} images), claimed was {claim.robust.accuracy:.4f} on {claim.n}"
         )
     return Comparison(claim=claim, record=record, agreement=found, allowed=allowed, reasons=tuple(reasons))
 

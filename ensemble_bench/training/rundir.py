@@ -89,8 +89,8 @@ def claim(
 
     Number of processes and of threads, device, versions and commit are written down, but are no part of what a run is;
     so are `validation_n`, the number of images that the points of curves.csv are of (a split may hold fewer than the
-    plan wants), and that the run goes on at another commit than it began at. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while
-    `resume` is False, an unfinished run.
+    plan wants), and that the run goes on at another commit than it began at. Raises InvalidValueError, with nothing
+    overwritten, if `out` holds another run, other files, or, while `resume` is False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)

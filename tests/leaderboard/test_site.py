@@ -273,7 +273,9 @@ def test_a_verdict_on_other_weights_counts_for_nothing(tmp_path: Path) -> None:
 
 def test_a_verdict_stands_on_its_own_record_alone(tmp_path: Path) -> None:
     """Two evaluations of the same weights, of which the operator made one: only that one is marked."""
-    records = [make_record([True] * n, {"pgd5": [True] * n}, suite=suite)[0] for suite, n in (("quick", 3), ("paper", 2))]
+    records = [
+        make_record([True] * n, {"pgd5": [True] * n}, suite=suite)[0] for suite, n in (("quick", 3), ("paper", 2))
+    ]
     for record in records:
         publish(tmp_path / "boards", "m", record, verified=verdicts_on(records[1]))
     (model,) = read_models(tmp_path / "boards")

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from synthetic_runs import HASH, build_runs, make_record, write
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import AttackResult, Blackbox, Record, Search, described, find_records, identify, write_record
+from ensemble_bench.records import (
+    AttackResult,
+    Blackbox,
+    Record,
+    Search,
+    described,
+    find_records,
+    identify,
+    write_record,
+)
 from ensemble_bench.records.contrasts import contrast, holm, seed_variance
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.records.table import Value, to_csv

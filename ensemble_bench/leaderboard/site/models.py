@@ -23,12 +23,13 @@ from ensemble_bench.registry import SUITES
 class Model:
     """A model's evaluations on one data set under one threat.
 
-    `record` stands for it, the one that ranks it if it has a rank. `records` holds it and all others of the whole model, the strongest suite first, those of other
-    checkpoints at the end; `views` those of its parts; `sweep` those of one suite over ascending eps (two or more, or
-    none). `standings` say of each of `records` where it stands on its board, `standing` of `record`. `union` is the share
-    of the images of `record` that withstood every evaluation of these weights, None where there is one evaluation
-    alone. `folder` is its place in the site. What was published with it: `weights`, the files of the scored checkpoint,
-    `card`, its card in Markdown, `info`, its entry in RobustBench's schema, and `verified`, the verdicts on its records.
+    `record` stands for it, the one that ranks it if it has a rank. `records` holds it and all others of the whole
+    model, the strongest suite first, those of other checkpoints at the end; `views` those of its parts; `sweep` those
+    of one suite over ascending eps (two or more, or none). `standings` say of each of `records` where it stands on its
+    board, `standing` of `record`. `union` is the share of the images of `record` that withstood every evaluation of
+    these weights, None where there is one evaluation alone. `folder` is its place in the site. What was published with
+    it: `weights`, the files of the scored checkpoint, `card`, its card in Markdown, `info`, its entry in RobustBench's
+    schema, and `verified`, the verdicts on its records.
     """
 
     name: str
@@ -57,9 +58,7 @@ def read_models(root: Path) -> list[Model]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.data_name, str(record.threat), name_of(record)), []).append(record)
-    return [
-        _model(group, records, stands) for _, group in sorted(groups.items()) if any(r.view is None for r in group)
-    ]
+    return [_model(group, records, stands) for _, group in sorted(groups.items()) if any(r.view is None for r in group)]
 
 
 def _key(record: Record) -> str:

@@ -21,7 +21,7 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 HASH = "sha256:[0-9a-f]{64}"
 SPLIT = "test"
 WRONG, STANDS, FELL, TRANSFERRED = OUTCOMES = "wsfb"
-"""What became of an image: wrong without an attack, robust, broken by an attack, or by an image of the black-box set."""
+"""What became of an image: wrong without an attack, robust, broken by an attack, or by the black-box set's image."""
 PRECISIONS = ("float32", "bf16")
 LINE = 1000
 """Images in one line of outcomes: texts of strangers are bounded."""
@@ -163,7 +163,7 @@ def agreement(claim: Claim, record: Record) -> Agreement:
 
 
 def outcomes_of(record: Record) -> str:
-    """A letter of OUTCOMES for every image of a record, in the order of its samples; raises RecordError without them."""
+    """A letter of OUTCOMES for every image of a record, in the order of its samples; RecordError without them."""
     if record.path is None:
         raise RecordError(f"{record.model}: the record was not read from a file, so its samples are nowhere")
     samples = read_samples(record.path.parent)

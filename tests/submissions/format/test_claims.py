@@ -74,7 +74,11 @@ def test_outcomes_have_to_be_those_of_the_scores(tmp_path: Path) -> None:
     assert [len(line) for line in claim.outcomes] == [1000, 200]
     values = Claims(name="mine", claims=(claim,)).as_dict()
     assert parse(values, Limits()).claims == (claim,)
-    for lines, reason in ((["s"], "a letter of wsfb for each of 1200"), (["sfx" * 400], "a letter"), (["sss" * 400], "1200")):
+    for lines, reason in (
+        (["s"], "a letter of wsfb for each of 1200"),
+        (["sfx" * 400], "a letter"),
+        (["sss" * 400], "1200"),
+    ):
         values["claims"][0]["outcomes"] = lines
         with pytest.raises(BundleError, match=rf"claims\[0\].outcomes: .*{reason}"):
             parse(values, Limits())
