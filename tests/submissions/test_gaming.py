@@ -21,6 +21,8 @@ from ensemble_bench.leaderboard.rules import Rules, write_rules
 from ensemble_bench.leaderboard.site.models import Model, read_models
 from ensemble_bench.leaderboard.verified import read_verified
 from ensemble_bench.models import checkpoint
+from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.submissions import audit
 from ensemble_bench.submissions.audit import LEVEL, Fit, are_same, fit, fit_of
 from ensemble_bench.submissions.bundling import bundle
@@ -186,6 +188,40 @@ def test_claims_of_a_trivial_suite_on_one_image_by_a_lucky_seed_rank_nothing(boa
     reasons = next("; ".join(standing.reasons) for record, standing in places if record.n == 1)
     for reason in ("suite ifgsm1: the board ranks by", "1 images: the board ranks on 60", "attack seed 5"):
         assert reason in reasons
+
+
+def submitted(name: str, model: Ensemble, folder: Path, architecture: Architecture = ARCHITECTURE) -> Model:
+    """A model with a true claim of a trivial suite, submitted to a board of its own."""
+    run, root = folder / name, folder / "boards"
+    run.mkdir()
+    checkpoint.save(run / "best.safetensors", model, architecture, META)
+    evaluate_checkpoints([run], suite="ifgsm1", n=20, precision="float32")
+    write_rules(RULES, root)
+    assert submit(bundle(run, out=folder / f"{name}.zip"), str(root)) == "verified"
+    return model_of(root, name)
+
+
+@pytest.mark.parametrize("aggregation", ["prob", "logit"])
+def test_honest_ensembles_keep_rank_and_mark(aggregation: str, tmp_path: Path) -> None:
+    architecture = replace(ARCHITECTURE, members=2, aggregation=aggregation)
+    found = submitted("pair", trained(members=2).aggregate_as(aggregation), tmp_path, architecture)
+    assert (found.standing.rank, found.standing.reasons) == (1, ())
+    assert found.standing.verdict is not None
+
+
+def test_a_gradient_that_is_killed_by_scale_wins_nothing(tmp_path: Path) -> None:
+    """Logits a thousand times as large: the attack that loses its gradient says so, or finds what it finds without."""
+    plainly = submitted("plain", trained(seed=1), tmp_path)
+    model = trained(seed=1)
+    *_, last = (module for module in model.modules() if isinstance(module, nn.Linear))
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.mul_(1000.0)
+    (tmp_path / "scaled").mkdir()
+    found = submitted("scaled", model, tmp_path / "scaled")
+    contested = any("contested by zero-gradients" in reason for reason in found.standing.reasons)
+    assert contested or found.record.robust.robust <= plainly.record.robust.robust + RULES.allowed(60)
+    assert not contested or found.standing.rank is None
 
 
 def test_what_a_submitter_says_of_training_decides_nothing(boards: Path, tmp_path: Path) -> None:
