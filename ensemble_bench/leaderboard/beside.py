@@ -79,9 +79,9 @@ def beside_robustbench(
         caption=(
             "Accuracy in %, ranked by the best known robust accuracy: RobustBench's external evaluation where there is "
             "one, else AutoAttack; ours under the suites strongest and autoattack, with its 95 % interval. RobustBench "
-            f"scores all of {dataset}'s test images: where ours are others, or a number is contested, there is no "
-            f"rank, and notes say why. A rank is no test: none of the {pairs:,} comparisons between ranked models is tested "
-            "here."
+            f"scores all of {dataset}'s test images: where ours are others, or a number is contested, notes say so "
+            "instead of a rank. "
+            f"A rank is no test: none of the {pairs:,} comparisons between ranked models is tested here."
         ),
         columns=tuple(HEADINGS.values()),
         keys=tuple(HEADINGS),
