@@ -17,6 +17,7 @@ from ensemble_bench.errors import (
     AttackError,
     BundleError,
     CheckpointError,
+    DataError,
     InvalidValueError,
     RecordError,
 )
@@ -131,7 +132,7 @@ def verify(
     so many images. It is verified where the verdicts on the images agree with every claim (see Rules.differ), not
     reproduced where they do not or the weights are not those that the claims are of, and refused where it is no bundle
     within `limits`, cannot be checked on the data here, or is a model that is published in `root` under another name. A
-    bad bundle raises nothing; DataError means that the data set is not on this machine.
+    bad bundle raises nothing; DataError means that the data set is not on this machine, or that a board.json is broken.
 
     `root` holds the leaderboards that it is submitted to. Where its board has a board.json, the model is also evaluated
     by these rules, whatever is claimed: that is what ranks it.
@@ -158,7 +159,7 @@ def verify(
         _check_model(bundle, images, limits)
         _check_images(claims, images)
         board = None if root is None else Path(root) / claims[0].data_name / claims[0].threat.slug
-        rules = Rules() if board is None else rules_of(board)
+        rules = Rules() if board is None else _rules(board, images)
         bench = replace(bench, blackbox=rules.blackbox)
         result = replace(result, images=len(images.split(SPLIT)), operator=rules.operator)
         path = _checkpoint(bundle, work)
@@ -279,6 +280,17 @@ def _evaluate(
         device=bench.device,
         progress=bench.progress,
     )
+
+
+def _rules(board: Path, source: DataSource) -> Rules:
+    """The rules of a board; DataError where they cannot be followed: that is no fault of the bundle."""
+    try:
+        rules = rules_of(board)
+    except RecordError as error:
+        raise DataError(str(error)) from None
+    if rules.n is not None and rules.n > (most := len(source.split(SPLIT))):
+        raise DataError(f"{rules_file(board)}: n is {rules.n}, the {SPLIT} split of {source.name} holds {most}")
+    return rules
 
 
 def _wrong_hashes(bundle: Bundle) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from small_models import ARCHITECTURE, trained
 from torch import Tensor, nn
 
 from ensemble_bench import data
+from ensemble_bench.errors import BundleError, DataError
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.leaderboard.rules import Rules, write_rules
 from ensemble_bench.leaderboard.site.models import Model, read_models
@@ -113,7 +114,7 @@ def test_an_honest_model_is_ranked_by_the_operators_evaluation_and_marked(boards
 
 
 def test_the_same_weights_under_another_name_are_refused_before_they_are_attacked(boards: Path, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="these weights are published as 'mine'"):
+    with pytest.raises(BundleError, match="these weights are published as 'mine'"):
         submit(zipped(renamed(files_of(honest())), tmp_path / "copy.zip"), str(boards))
     check_free("mine", model_of(boards, "mine").record.weights_hash, boards)  # as itself it may come again
 
@@ -235,6 +236,15 @@ def test_what_a_submitter_says_of_training_decides_nothing(boards: Path, tmp_pat
     assert said.status == "verified"
     plainly = verify(honest(), work=tmp_path / "plainly", root=boards)
     assert [r.robust for r in said.records] == [r.robust for r in plainly.records]
+
+
+@pytest.mark.parametrize(("text", "says"), [('{"suite": "quick"}', "no probe"), ('{"n": 361}', "digits holds 360")])
+def test_rules_that_cannot_be_followed_are_not_the_bundles_fault(text: str, says: str, tmp_path: Path) -> None:
+    root = tmp_path / "boards"
+    root.mkdir()
+    (root / "board.json").write_text(text)
+    with pytest.raises(DataError, match=f"board.json: .*{says}"):
+        verify(honest(), work=tmp_path / "work", root=root)
 
 
 class Memory(nn.Module):
