@@ -111,7 +111,8 @@ def test_data_that_are_not_here_are_no_crash(desk: Desk, monkeypatch: pytest.Mon
         raise DataError("/secret/place: no data")
 
     monkeypatch.setattr(verification, "verify", absent)
-    assert desk.judge(honest()) == ("refused", ("cannot be checked here: the service does not have its data set",))
+    reason = "cannot be checked here: the service lacks its data set, or its board has broken rules"
+    assert desk.judge(honest()) == ("refused", (reason,))
 
 
 def test_a_site_that_cannot_be_built_takes_back_no_verdict(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
