@@ -87,8 +87,27 @@ def scored(key: str, count: int) -> dict[str, Any]:
 
 
 def claiming(files: Files, **scores: dict[str, Any]) -> Files:
-    """The files with other scores in their claim."""
-    return edited(files, "claims.json", lambda values: values["claims"][0].update(scores))
+    """The files with other scores in their claim, and as many images that it says withstood the attacks."""
+
+    def change(values: dict[str, Any]) -> None:
+        (claim,) = values["claims"]
+        claim.update(scores)
+        letters = "".join(claim["outcomes"])
+        letters = turned(letters, "w", N - claim["clean"]["correct"])
+        claim["outcomes"] = [turned(letters, "s", claim["robust"]["robust"])]
+
+    return edited(files, "claims.json", change)
+
+
+def turned(letters: str, letter: str, count: int) -> str:
+    """Outcomes with so many of one letter: others become it, the first ones first, or those that are too many fall."""
+    found = list(letters)
+    while (now := found.count(letter)) != count:
+        if now > count:
+            found[found.index(letter)] = "f"
+        else:
+            found[next(i for i, other in enumerate(found) if other in "sf" and other != letter)] = letter
+    return "".join(found)
 
 
 def with_header(files: Files, change: Callable[[dict[str, Any]], object]) -> Files:

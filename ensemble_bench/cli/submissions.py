@@ -138,9 +138,11 @@ def _print_verification(result: "Verification", path: Path) -> None:
     from ensemble_bench.submissions.format.untrusted import on_one_line
 
     if result.comparisons:
-        columns = ["suite", "seed", "n", "claimed clean", "measured", "claimed robust", "measured"]
+        columns = ["suite", "seed", "n", "claimed clean", "measured", "claimed robust", "measured", "differ", "may"]
         table("claimed and measured accuracy in %, with 95 % intervals", columns, map(_row, result.comparisons))
     typer.echo(f"{result.name or path}: {result.status}")
+    for flag in result.flags:
+        typer.echo(f"  {flag.name}: {flag.message}")
     for reason in result.reasons:
         typer.echo(f"  {on_one_line(reason)}")
 
@@ -151,7 +153,9 @@ def _row(comparison: "Comparison") -> list[object]:
     claim, record = comparison.claim, comparison.record
     n = str(claim.n) if claim.n == record.n else f"{record.n} of {claim.n}"
     scores = (claim.clean, record.clean, claim.robust, record.robust)
-    return [claim.suite, claim.seed, n, *(interval(score) for score in scores)]
+    found = comparison.agreement
+    differ = f"{found.differing} of {found.compared}"
+    return [claim.suite, claim.seed, n, *(interval(score) for score in scores), differ, comparison.allowed]
 
 
 def _print_receipt(receipt: "Receipt") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import STRONGEST, architecture_text, data_note, holds, images_of
+from ensemble_bench.leaderboard.ranking import NO_CONTEST
 from ensemble_bench.records import Record, Threat
 from ensemble_bench.records.table import Cell, Table, Value
 
@@ -42,8 +43,9 @@ class _Entry:
     additional_data: bool | None
     notes: str
     venue: str | None
+    comparable: bool
 
-    def cells(self, rank: int) -> tuple[Cell, ...]:
+    def cells(self, rank: int | None) -> tuple[Cell, ...]:
         extra = None if self.additional_data is None else "yes" if self.additional_data else "no"
         autoattack = None if self.autoattack is None else Value(accuracy=self.autoattack)
         scores = (Value(accuracy=self.clean), autoattack, self.best_known)
@@ -58,8 +60,8 @@ def beside_robustbench(
 
     `threat` defaults to linf 8/255. Ranked by the best known robust accuracy: theirs is the external evaluation where
     there is one, else AutoAttack; ours the worst case of the suites strongest and autoattack, and models with neither
-    are left out. Records on other images than the official ones, of whatever number, keep their rank and say so in
-    their notes, as do entries that count as unreliable or have another eps.
+    are left out. Records on other images than the official ones, of whatever number, and what counts as unreliable
+    stand below without a rank, and say so in their notes; entries of another eps say so too.
 
     Raises UnknownNameError for a norm, and RecordError for a folder without such entries or with a broken one.
     """
@@ -68,18 +70,22 @@ def beside_robustbench(
         raise UnknownNameError("norm", threat.norm, model_info.NORMS)
     entries = [*_theirs(Path(folder) / dataset / model_info.NORMS[threat.norm], threat)]
     entries += _ours(record for record in records if record.dataset == dataset and _near(record.threat, threat))
-    entries.sort(key=lambda e: (-e.best_known.accuracy, -e.clean, e.source, e.model, e.notes))
+    entries.sort(key=lambda e: (not e.comparable, -e.best_known.accuracy, -e.clean, e.source, e.model, e.notes))
+    ranked = sum(entry.comparable for entry in entries)
+    pairs = ranked * (ranked - 1) // 2
     return Table(
         name="beside_robustbench",
         title=f"RobustBench and ours: {dataset}, {threat}",
         caption=(
             "Accuracy in %, ranked by the best known robust accuracy: RobustBench's external evaluation where there is "
             "one, else AutoAttack; ours under the suites strongest and autoattack, with its 95 % interval. RobustBench "
-            f"scores all of {dataset}'s test images: where ours are others, notes say so, and a rank is only a hint."
+            f"scores all of {dataset}'s test images: where ours are others, or a number is contested, notes say so "
+            "instead of a rank. "
+            f"A rank is no test: none of the {pairs:,} comparisons between ranked models is tested here."
         ),
         columns=tuple(HEADINGS.values()),
         keys=tuple(HEADINGS),
-        rows=tuple(entry.cells(rank) for rank, entry in enumerate(entries, start=1)),
+        rows=tuple(entry.cells(rank if entry.comparable else None) for rank, entry in enumerate(entries, start=1)),
         about={"dataset": dataset, "threat": str(threat)},
     )
 
@@ -107,6 +113,7 @@ def _theirs(folder: Path, threat: Threat) -> Iterator[_Entry]:
             additional_data=info.additional_data,
             notes="; ".join(notes),
             venue=_line(info.venue) or None,
+            comparable=not info.unreliable,
         )
 
 
@@ -120,7 +127,8 @@ def _ours(records: Iterable[Record]) -> Iterator[_Entry]:
     for same in grouped.values():
         best = min(same, key=_robust)
         autoattack = min((record for record in same if record.suite == "autoattack"), key=_robust, default=None)
-        warnings = sorted({warning.name for record in same for warning in record.warnings})
+        names = {warning.name for record in same for warning in record.warnings}
+        warnings = sorted(names - NO_CONTEST)
         notes = [f"unreliable: {', '.join(warnings)}" if warnings else "", data_note(best)]
         yield _Entry(
             model=best.model,
@@ -133,6 +141,7 @@ def _ours(records: Iterable[Record]) -> Iterator[_Entry]:
             additional_data=None if best.recipe is None else False,
             notes="; ".join(filter(None, notes)),
             venue=None,
+            comparable=not warnings and not data_note(best),
         )
 
 

@@ -1,11 +1,12 @@
 """leaderboard.csv: a row a record of a whole model, the most robust first among those that can be compared.
 
-Rows are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and
-the file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model.
-Accuracies are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that
-it covers, in a cascade after all attacks before it. Where one covers a part of the images (the black-box set does),
-`<attack>_n` says how many, and the accuracy of an attack that covers none is empty. Where a record of several eps is
-among them, `carried_eps` says at which smaller one images fell that count here as fallen under every attack.
+On a published board the records that have a rank come first, and the others say in `unranked` why they have none. Rows
+are comparable only where `data_name`, `threat`, `suite`, `split` and `n` agree, so these columns come first and the
+file is sorted by them; within such a group by worst-case robust accuracy, then clean accuracy, then model. Accuracies
+are fractions in [0, 1], rounded to 4 decimals here and nowhere before. An attack's is over the images that it covers,
+in a cascade after all attacks before it. Where one covers a part of the images (the black-box set does), `<attack>_n`
+says how many, and the accuracy of an attack that covers none is empty. Where a record of several eps is among them,
+`carried_eps` says at which smaller one images fell that count here as fallen under every attack.
 """
 
 import csv
@@ -16,7 +17,10 @@ from pathlib import Path
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
+from ensemble_bench.leaderboard.published import board_of
+from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.records import CARRIED, AttackResult, Record, find_records
+from ensemble_bench.records.conditions import TREES, clean_tree, precision_of
 from ensemble_bench.records.text import carried_eps, fraction, natural
 
 LEADERBOARD_FILE = "leaderboard.csv"
@@ -41,11 +45,18 @@ def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> s
 
     Parts of models (a member, the logit average) are left out.
     """
-    ordered = sorted((record for record in records if record.view is None), key=_rank)
+    whole = [record for record in records if record.view is None]
+    stands = [(record, place) for record, place in zip(whole, standings(whole), strict=True)]
+    stands.sort(key=lambda pair: _place(*pair))
+    ordered = [record for record, _ in stands]
+    published = any(board_of(record) is not None for record in ordered)
     names = {attack.name for record in ordered for attack in record.attacks}
     attacks = sorted(names - {CARRIED}, key=natural)
     partial = {attack.name for record in ordered for attack in record.attacks if attack.n != record.n}
-    rows = [_row(record, attacks, partial, root, carried=CARRIED in names) for record in ordered]
+    rows = [
+        _row(record, attacks, partial, root, carried=CARRIED in names) | (_standing(place) if published else {})
+        for record, place in stands
+    ]
     sink = io.StringIO()
     # Without a record there are no columns to name.
     writer = csv.DictWriter(sink, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -54,9 +65,17 @@ def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> s
     return sink.getvalue()
 
 
-def _rank(record: Record) -> tuple[object, ...]:
+def _place(record: Record, standing: Standing) -> tuple[object, ...]:
     threat = record.threat.norm, record.threat.eps
-    group = (record.data_name, *threat, record.suite, record.split, -record.n)
+    group = (
+        record.data_name,
+        *threat,
+        standing.rank is None,
+        standing.rank or 0,
+        record.suite,
+        record.split,
+        -record.n,
+    )
     return (*group, -record.robust.accuracy, -record.clean.accuracy, record.model, record.id)
 
 
@@ -91,10 +110,21 @@ def _row(
         "parameters": record.parameters,
         "forward_passes": record.forward_passes,
         "flops": "" if record.flops is None else record.flops,
+        "attack_seed": record.seed,
+        "precision": precision_of(record),
+        "tree": TREES[clean_tree(record)],
         "warnings": "; ".join(f"{warning.name} ({warning.message})" for warning in record.warnings),
         "weights_hash": record.weights_hash,
         "record": _relative(record.path, root),
     }
+
+
+def _standing(standing: Standing) -> dict[str, object]:
+    """Where a record stands on its board, and what was found when somebody else evaluated the model."""
+    verdict = standing.verdict
+    about = "" if verdict is None else ", ".join(filter(None, (verdict.status, verdict.by, verdict.date)))
+    rank = "" if standing.rank is None else standing.rank
+    return {"rank": rank, "unranked": "; ".join(standing.reasons), "verdict": about}
 
 
 def _attack(name: str, attack: AttackResult | None, partial: Collection[str]) -> dict[str, object]:

@@ -23,6 +23,7 @@ TRAINING: Mapping[str, tuple[type, ...]] = {
     "match": (str, type(None)),
     "settings": (dict,),
     "eps": (float, int),
+    "crossed_commits": (bool,),
 }
 """Keys of a record's `training` and the types of their values in JSON."""
 
@@ -155,10 +156,10 @@ class Record:
     `view` says which part of the model was scored: "member1", "member2", …, "logit" (its members' logits averaged), or
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
-    number of steps, the objective, what a wider network matches, and the eps (in units of the pixel range); None for a
-    model from elsewhere, and in records from before, as is `search`. `images` tells of the adversarial images, where
-    they were saved.
-    `path` is where the record was read from; it is neither written nor compared.
+    number of steps, the objective, what a wider network matches, the eps (in units of the pixel range), and whether it
+    was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in
+    records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `path` is
+    where the record was read from; it is neither written nor compared.
     """
 
     id: str
@@ -286,7 +287,7 @@ def _check_training(training: Mapping[str, Any]) -> None:
     for key, value in training.items():
         if key not in TRAINING:
             raise ValueError(f"unknown field {key!r} in training")
-        if not isinstance(value, TRAINING[key]) or isinstance(value, bool):
+        if not isinstance(value, TRAINING[key]) or isinstance(value, bool) != (TRAINING[key] == (bool,)):
             kinds = " or ".join(
                 {"dict": "object", "NoneType": "null"}.get(t.__name__, t.__name__) for t in TRAINING[key]
             )

@@ -30,7 +30,8 @@ FACTORIES = ("attack", "backbone", "data set")
 # Samples and leaderboards have a column for each attack beside these; the others of theirs have an underscore.
 RESERVED = (
     *("id", "label", "clean", "model", "suite", "split", "n", "threat", "recipe", "preset", "checkpoint", "seeds"),
-    *("dataset", "norm", "eps", "parameters", "flops", "warnings", "record", "smaller-eps"),
+    *("dataset", "norm", "eps", "parameters", "flops", "precision", "tree", "warnings", "record", "smaller-eps"),
+    *("rank", "unranked", "verdict"),
 )
 
 

@@ -144,6 +144,12 @@ SUITES: Mapping[str, Suite] = {
             description="all that is known, ensembles' own attacks included, on all that stands: referee of strongest",
         ),
         Suite(
+            name="probe",
+            attacks=(),
+            probe=True,
+            description="no attack that counts, only the short tests for masked gradients: quick+probe has both",
+        ),
+        Suite(
             name="crosscheck",
             attacks=tuple(
                 f"{attack}@{implementation}"

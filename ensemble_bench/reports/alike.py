@@ -79,7 +79,10 @@ def identity_of(run: Run) -> dict[str, Any]:
         name = run.run.rpartition("/")[2]
         stem, _, seed = name.rpartition("-s")
         return {"run": stem if stem and seed.isdigit() else name, **flat(run.alike)}
-    return flat({key: value for key, value in training.items() if key not in ("changes", "settings")}) | {
+    # Training at two commits tells runs apart; at one, or from before it was written down, nothing is said.
+    crossed = {"trained at two commits": True} if training.get("crossed_commits") else {}
+    own = {key: value for key, value in training.items() if key not in ("changes", "settings", "crossed_commits")}
+    return flat(own | crossed) | {
         **flat(training.get("settings", {})),
         **flat(run.alike),
     }

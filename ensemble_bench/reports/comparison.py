@@ -11,7 +11,7 @@ from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, holm
 from ensemble_bench.records.store import RECORD_FILE
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.reports.groups import headline_models
-from ensemble_bench.reports.worst_cases import Family, Row, attacked_alike, most_images, shared_images
+from ensemble_bench.reports.worst_cases import Family, Row, attacked_alike, most_images, robust_accuracy, shared_images
 
 COLUMNS = {
     "suite": "suite",
@@ -35,20 +35,27 @@ RECIPES, WEIGHTS = "recipes", "weights"
 class Pair:
     """Two rows on the same images: the difference of robust accuracies, left less right, as fractions.
 
-    With `MIN_SEEDS` seeds or more on both sides the `contrast` is over seeds and images, and speaks of the recipes;
-    with one model each it is over images, and speaks of these weights alone; otherwise there is none. `only` counts the
-    images that only the left and only the right model withstood, where there is one model each. `p_holm` is corrected
-    over all comparisons that were made together.
+    `scores` are the accuracies, each with its interval for the images and, of several seeds, their spread. With
+    `MIN_SEEDS` seeds or more on both sides the `contrast` is over seeds and images, and speaks of the recipes; with one
+    model each it is over images, and speaks of these weights alone; otherwise there is none. `only` counts the images
+    that only the left and only the right model withstood, where there is one model each. `p_holm` is corrected over all
+    comparisons that were made together.
     """
 
     family: Family
     left: Row
     right: Row
     images: int
-    accuracies: tuple[float, float]
+    scores: tuple[Value, Value]
     contrast: Contrast | None
     only: tuple[int, int] | None
     p_holm: float | None = None
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Robust accuracies of the left and of the right."""
+        left, right = self.scores
+        return left.accuracy, right.accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +128,7 @@ def _pairs(family: Family) -> list[Pair]:
                 left=sides[0],
                 right=sides[1],
                 images=len(ids),
-                accuracies=(float(robust[0].mean()), float(robust[1].mean())),
+                scores=(robust_accuracy([robust[0]]), robust_accuracy([robust[1]])),
                 contrast=test,
                 only=only,
             )
@@ -138,8 +145,9 @@ def _corrected(pairs: Sequence[Pair]) -> list[Pair]:
 def _table(pairs: Sequence[Pair]) -> Table:
     tested = sum(pair.contrast is not None for pair in pairs)
     caption = (
-        "Robust accuracies in %, worst case over the attacks of the suite, on the same images; differences in points, "
-        f"with 95 % intervals; p-values corrected (Holm) over {tested} comparison{'s' if tested != 1 else ''}. "
+        "Robust accuracies in %, worst case over the attacks of the suite, on the same images, with the 95 % Wilson "
+        "interval of the images and ± sd over seeds; differences in points, with 95 % intervals; "
+        f"p-values corrected (Holm) over {tested} comparison{'s' if tested != 1 else ''}. "
         f"{RECIPES.capitalize()} are compared over seeds and images, which takes {MIN_SEEDS} seeds on both sides; "
         f"{WEIGHTS}, one model against one, over images alone (McNemar's exact test), which says nothing of recipes."
     )
@@ -156,7 +164,7 @@ def _table(pairs: Sequence[Pair]) -> Table:
 
 def _cells(pair: Pair) -> tuple[str | int | Value | None, ...]:
     test = pair.contrast
-    left, right = (Value(accuracy=accuracy) for accuracy in pair.accuracies)
+    left, right = pair.scores
     low, high = (None, None) if test is None else (test.ci_low, test.ci_high)
     gap = Value(accuracy=pair.accuracies[0] - pair.accuracies[1], ci_low=low, ci_high=high)
     only = pair.only or (None, None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
+from ensemble_bench.records.conditions import TREES, clean_tree, precision_of
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.registry import RECIPES
 
@@ -117,12 +118,13 @@ class Scored:
 
     @cached_property
     def alike(self) -> Mapping[str, Any]:
-        """Checkpoint, architecture, and the settings of the attacks, the black-box set among them."""
+        """Checkpoint, architecture, the settings of the attacks, the black-box set among them, precision and tree."""
         record = self.record
         own = {} if record.recipe else {"weights": record.weights_hash}
         compared = [attack.name for attack in record.attacks] if self.attacks is None else self.attacks
         attacks = {a.name: a.settings for a in record.attacks if a.name in compared and a.name != CARRIED}
-        return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks}
+        searched = {"search": precision_of(record) or "not recorded", "tree": TREES[clean_tree(record)]}
+        return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks, **searched}
 
     @property
     def preference(self) -> tuple[Any, ...]:

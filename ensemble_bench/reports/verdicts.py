@@ -12,7 +12,7 @@ from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, diff
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
 from ensemble_bench.reports.groups import place
-from ensemble_bench.reports.worst_cases import Family, Row, families, most_images, shared_images
+from ensemble_bench.reports.worst_cases import Family, Row, families, most_images, robust_accuracy, shared_images
 
 ALPHA = 0.05
 COLUMNS = (
@@ -79,7 +79,8 @@ def judge(measured: Sequence[tuple[Claim, Arrays, Arrays]], recipes: Arrays) -> 
 class Verdict:
     """A judgement of a claim in a family of records: between which rows, on how many images, at what cost.
 
-    `accuracies` are the means of the left and the right side; `parameters` and `flops` what the right costs, as a
+    `scores` are the means of the left and the right side, with their intervals for the images and, of one recipe with
+    several seeds, the spread over these; `parameters` and `flops` what the right costs, as a
     multiple of the left (`flops` None where unknown).
     """
 
@@ -88,7 +89,7 @@ class Verdict:
     left: tuple[Row, ...]
     right: tuple[Row, ...]
     images: int
-    accuracies: tuple[float, float]
+    scores: tuple[Value, Value]
     parameters: float
     flops: float | None
 
@@ -101,6 +102,12 @@ class Verdict:
     def outcome(self) -> str:
         """Return "shown", "not shown" or "reversed"."""
         return self.judgement.outcome
+
+    @property
+    def accuracies(self) -> tuple[float, float]:
+        """Mean robust accuracies of the left and of the right side."""
+        left, right = self.scores
+        return left.accuracy, right.accuracy
 
     @property
     def where(self) -> str:
@@ -188,7 +195,7 @@ def verdict_tables(found: Sequence[Verdict]) -> list[Table]:
 
 def _cells(verdict: Verdict) -> tuple[str | int | Value | None, ...]:
     judged, test = verdict.judgement, verdict.judgement.contrast
-    left, right = (Value(accuracy=accuracy) for accuracy in verdict.accuracies)
+    left, right = verdict.scores
     low, high = (None, None) if test is None else (test.ci_low, test.ci_high)
     return (
         *(verdict.claim.name, verdict.outcome, _sides(verdict.left), _seeds(verdict.left), left),
@@ -220,16 +227,14 @@ def _judged(family: Family) -> list[Verdict]:
             left=left,
             right=right,
             images=len(ids),
-            accuracies=(_accuracy(left, ids), _accuracy(right, ids)),
+            scores=(robust_accuracy(left_robust), robust_accuracy(right_robust)),
             parameters=_mean([row.parameters for row in right]) / _mean([row.parameters for row in left]),
             flops=_flops(left, right),
         )
-        for judgement, (_, left, right, ids) in zip(judge(measured, recipes), sides, strict=True)
+        for judgement, (_, left, right, ids), (_, left_robust, right_robust) in zip(
+            judge(measured, recipes), sides, measured, strict=True
+        )
     ]
-
-
-def _accuracy(side: Sequence[Row], ids: NDArray[np.int64]) -> float:
-    return _mean([float(row.on(ids).mean()) for row in side])
 
 
 def _flops(left: Sequence[Row], right: Sequence[Row]) -> float | None:

@@ -11,23 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import CARRIED, Record, read_samples, worst_case
+from ensemble_bench.records import Record, read_samples, worst_case
+from ensemble_bench.records.conditions import conditions_of
 from ensemble_bench.records.contrasts import MIN_SEEDS
 from ensemble_bench.records.decoding import plain
+from ensemble_bench.records.statistics import mean_sd, wilson
+from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import Group, group_of, grouped, headline_models, place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The images of one model, ids ascending, and whether each withstood every evaluation of the model under a suite.
+    """The images of one model, ids ascending, and whether each withstood its evaluations under a suite.
 
-    `record` is the one with the most images.
+    Of a family all models have equally many `evaluations`; `record` is the first of them.
     """
 
     record: Record
     ids: NDArray[np.int64] = field(compare=False)
     robust: NDArray[np.bool_] = field(compare=False)
+    evaluations: int = 1
 
     @property
     def images(self) -> int:
@@ -102,8 +106,10 @@ class Family:
 def families(records: Iterable[Record], *, suites: Iterable[str], recipes: Iterable[str]) -> list[Family]:
     """Collect the headline models of `recipes` under `suites` into families, and there into rows.
 
-    A black-box set and the settings of every attack are part of how a model was attacked. Raises RecordError when the
-    samples beside a record are missing or contradict it.
+    A black-box set, the settings of every attack and the precision of their search are part of how a model was
+    attacked, and so is the code: whether its tree was clean, and whether the training went on at another commit. Where
+    a model was evaluated more often than another, as many of its evaluations count as the other has. Raises RecordError
+    when the samples beside a record are missing or contradict it.
     """
     suites, recipes = frozenset(suites), frozenset(recipes)
     return attacked_alike(r for r in headline_models(records) if r.suite in suites and r.recipe in recipes)
@@ -141,10 +147,23 @@ def shared_images(rows: Sequence[Row], n: int) -> NDArray[np.int64]:
     return ids
 
 
+def robust_accuracy(side: Sequence[NDArray[np.bool_]]) -> Value:
+    """Robust accuracy of recipes, arrays (seed, image): the mean, its Wilson interval for the images, sd over seeds.
+
+    There is a spread where it is of one recipe with two seeds or more.
+    """
+    accuracy = float(np.mean([recipe.mean() for recipe in side]))
+    n = side[0].shape[1]
+    low, high = wilson(round(accuracy * n), n)
+    seeds = [float(robust.mean()) for robust in side[0]] if len(side) == 1 else []
+    return Value(accuracy=accuracy, sd=mean_sd(seeds).sd if seeds else None, ci_low=low, ci_high=high)
+
+
 def _family(alike: Sequence[Record]) -> Family:
     first = alike[0]
+    budget = min(len(_widest(evaluations)) for evaluations in grouped(alike, _model).values())
     rows = {
-        recipe: _labelled(recipe, [_row(recipe, same) for same in grouped(ours, _made).values()])
+        recipe: _labelled(recipe, [_row(recipe, same, budget) for same in grouped(ours, _made).values()])
         for recipe, ours in grouped(alike, lambda record: record.recipe or record.run).items()
     }
     return Family(
@@ -158,11 +177,10 @@ def _family(alike: Sequence[Record]) -> Family:
 
 
 def _attacked(record: Record) -> tuple[Any, ...]:
-    settings = [(a.name, plain(a.settings)) for a in record.attacks if a.name != CARRIED]
     blackbox = record.blackbox.hash if record.blackbox else ""
     carried = carried_eps(record) or 0.0
-    images = (record.split, record.data_hash, blackbox, carried, _changes(record), _json(settings))
-    return (group_of(record), record.suite, *images)
+    images = (record.split, record.data_hash, blackbox, carried, _changes(record))
+    return (group_of(record), record.suite, *images, *conditions_of(record))
 
 
 def _made(record: Record) -> tuple[str, int, int, str]:
@@ -172,7 +190,14 @@ def _made(record: Record) -> tuple[str, int, int, str]:
 
 
 def _training(record: Record) -> Mapping[str, Any] | None:
-    return None if record.training is None else dict(plain(record.training))
+    """How the model was trained; whether at one commit is a condition, which records from before do not name."""
+    if record.training is None:
+        return None
+    return {name: value for name, value in plain(record.training).items() if name != "crossed_commits"}
+
+
+def _model(record: Record) -> tuple[str, str]:
+    return record.run, record.weights_hash
 
 
 def _changes(record: Record) -> str:
@@ -184,9 +209,9 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _row(recipe: str, same: Sequence[Record]) -> Row:
-    """Score the models of a row. Two of one seed, or that share a network, do not count as two."""
-    models = [_scores(evaluations) for evaluations in grouped(same, lambda r: (r.run, r.weights_hash)).values()]
+def _row(recipe: str, same: Sequence[Record], budget: int) -> Row:
+    """Score the models of a row, each by `budget` evaluations. Two of one seed, or of one network, count once."""
+    models = [_scores(_widest(evaluations)[:budget]) for evaluations in grouped(same, _model).values()]
     models.sort(key=lambda model: (model.record.seeds, -model.images, model.record.run, model.record.id))
     kept: list[Scores] = []
     left_out: list[str] = []
@@ -215,15 +240,22 @@ def _match(row: Row) -> str:
     return f"match={(_training(row.models[0].record) or {}).get('match')}"
 
 
+def _widest(evaluations: Sequence[Record]) -> list[Record]:
+    """Evaluations of one model on the most images, each once: more on fewer images would attack some images oftener."""
+    most = max(record.n for record in evaluations)
+    once = {record.id: record for record in evaluations if record.n == most}
+    return sorted(once.values(), key=lambda record: (record.seed, record.id))
+
+
 def _scores(evaluations: Sequence[Record]) -> Scores:
-    """Join evaluations of one model: what any of them broke is broken, as each bounds its accuracy from above."""
+    """Join evaluations of one model on the same images: what any of them broke is broken."""
     read = [_robust(record) for record in evaluations]
-    ids = np.unique(np.concatenate([found for found, _ in read]))
-    robust = np.ones(len(ids), dtype=np.bool_)
-    for found, withstood in read:
-        robust[np.searchsorted(ids, found)] &= withstood
-    most = max(evaluations, key=lambda record: (record.n, record.id))
-    return Scores(record=most, ids=ids, robust=robust)
+    ids, robust = read[0]
+    for record, (found, withstood) in zip(evaluations[1:], read[1:], strict=True):
+        if not np.array_equal(found, ids):
+            raise RecordError(f"{record.path}: its samples are not the images of {evaluations[0].path}")
+        robust = robust & withstood
+    return Scores(record=evaluations[0], ids=ids, robust=robust, evaluations=len(evaluations))
 
 
 def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -84,6 +84,7 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
             limits=settings.limits,
             work=settings.work / submission.id,
             runs=settings.runs,
+            root=settings.root,
         )
         if result.status == VERIFIED:
             # Whose it is stands first: a publication that was cut short is then still the owner's.
@@ -94,7 +95,7 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
         return REFUSED, (str(error).replace(f"{settings.root}/", ""),)
     except DataError as error:
         print(f"submission {submission.id}: {error}", file=sys.stderr, flush=True)
-        return REFUSED, ("cannot be checked here: the service does not have its data set",)
+        return REFUSED, ("cannot be checked here: the service lacks its data set, or its board has broken rules",)
     return result.status, result.reasons
 
 

@@ -12,9 +12,11 @@ from ensemble_bench.errors import BundleError, RecordError
 from ensemble_bench.files import new_folder, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
+from ensemble_bench.leaderboard.rules import PRECISION
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.records import Record, Threat, find_records
+from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.submissions.format import archive, card, claims
 from ensemble_bench.submissions.format.bundle import Bundle, check
 from ensemble_bench.submissions.format.limits import Limits
@@ -86,8 +88,9 @@ def claimable(info: CheckpointInfo) -> list[Record]:
         known = " and ".join(sorted({str(r.threat) for r in fits}))
         raise BundleError(f"{info.path}: its records are of {known}, none of the threat model that it was trained for")
     chosen = [r for r in fits if wanted not in threats or r.threat == wanted]
-    # One of each: records that differ in nothing that a claim has are the same evaluation in another precision.
-    unique = {(r.suite, r.n, r.seed): r for r in sorted(chosen, key=lambda r: r.id)}
+    # One of each: the verifier repeats it in float32, so that a record in another precision is the second choice.
+    ordered = sorted(chosen, key=lambda r: (precision_of(r) == PRECISION, r.id))
+    unique = {(r.suite, r.n, r.seed): r for r in ordered}
     return [unique[key] for key in sorted(unique)]
 
 

@@ -1,12 +1,14 @@
 """Publish a verified model in a folder of leaderboards: its weights and the verifier's own records, no claims."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
+from ensemble_bench.leaderboard.verified import read_verified, verified_file
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
 from ensemble_bench.submissions import VERIFIED
@@ -43,15 +45,21 @@ def publish(verification: Verification, folder: str | Path, root: str | Path) ->
     about = card.render(name, config, ours, credit=credit_of(verification.info))
     _write(home / archive.CARD, about.encode())
     _publish_info(verification, ours, board)
-    _publish_verdict(verification, board / "verified" / f"{name}.json")
+    _publish_verdicts(verification, verified_file(board, name))
     _write(board / LEADERBOARD_FILE, leaderboard_csv(everything, root=board).encode())
     return board
 
 
 def check_free(name: str, weights_hash: str, root: Path) -> None:
-    """Raise BundleError if other weights are published as `name`, or as one that differs from it in its case alone."""
+    """Raise BundleError for a name that other weights have, or that differs from one in its case alone.
+
+    So it does for weights that are published under another name.
+    """
     for taken in root.glob("*/*/weights/*"):
         if taken.name.lower() != name.lower():
+            for file in taken.glob(f"*{checkpoint.SUFFIX}"):
+                if checkpoint.read_info(file).weights_hash == weights_hash:
+                    raise BundleError(f"these weights are published as {taken.name!r}: a model is published once")
             continue
         if taken.name != name:
             raise BundleError(f"name {name!r} differs from {taken.name!r} in its case alone: choose another --name")
@@ -84,15 +92,17 @@ def _publish_info(verification: Verification, records: list[Record], board: Path
         model_info.write(entry, board / "model_info" / f"{verification.name}.json")
 
 
-def _publish_verdict(verification: Verification, path: Path) -> None:
-    """Write the verdict, with the suites that were verified before of the same weights."""
-    verdict = verification.as_dict()
-    if path.is_file():
-        before = json.loads(path.read_bytes())
-        if before["weights_hash"] == verdict["weights_hash"]:
-            verdict["suites"] = sorted({*before["suites"], *verdict["suites"]})
-            verdict["n"] = max(before["n"], verdict["n"])
-    _write(path, (json.dumps(verdict, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+def _publish_verdicts(verification: Verification, path: Path) -> None:
+    """Write the verdicts, with those given before on other records of the same weights."""
+    found, before, found_on = verification.verified(), read_verified(path), verification.date
+    if before is not None and before.weights_hash == found.weights_hash:
+        new = {verdict.record: verdict for verdict in found.verdicts}
+        # One that came out again as it was keeps its date, so that repeating a publication changes nothing.
+        same = {v.record for v in before.verdicts if v.record in new and replace(v, date=found_on) == new[v.record]}
+        old = tuple(verdict for verdict in before.verdicts if verdict.record not in new or verdict.record in same)
+        added = tuple(verdict for verdict in found.verdicts if verdict.record not in same)
+        found = replace(found, verdicts=old + added, earlier=before.earlier)
+    _write(path, (json.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -65,7 +65,15 @@ def submit(
             # Before hours of attacks, not after.
             publishing.check_free(bundle.name, bundle.weights_hash, Path(target))
             result = verification.verify(
-                bundle, suite=suite, n=n, data_dir=data_dir, device=device, work=work, runs=runs, progress=progress
+                bundle,
+                suite=suite,
+                n=n,
+                data_dir=data_dir,
+                device=device,
+                work=work,
+                runs=runs,
+                root=target,
+                progress=progress,
             )
         except EnsembleBenchError:
             verification.clear(work, BUNDLE)

@@ -4,7 +4,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ensemble_bench.errors import (
     AttackError,
     BundleError,
     CheckpointError,
+    DataError,
     InvalidValueError,
     RecordError,
 )
@@ -24,30 +25,34 @@ from ensemble_bench.evaluation import blackbox
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard.model_info import ModelInfo
+from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_file, rules_of
+from ensemble_bench.leaderboard.verified import Verdict, Verified
 from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
-from ensemble_bench.records import CHECKPOINTS, Record
+from ensemble_bench.records import CHECKPOINTS, NamedWarning, Record
+from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.registry import BLACKBOX, suite_of
-from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED
+from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED, audit
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
-from ensemble_bench.submissions.format.claims import SPLIT, Claim, agreeing_counts
+from ensemble_bench.submissions.format.claims import SPLIT, Agreement, Claim, agreement
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 from ensemble_bench.training.provenance import versions
 
-CHEAPEST = "tiny"
 BUNDLE, MODELS = "bundle", "evaluated"
 """Folders below a verification's `work`: the unpacked bundle, and its model as a checkpoint with our records of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A claim, our record of its repetition, and the reasons, if any, why they disagree."""
+    """A claim, our record of its repetition, on how many images they differ, and the reason, if any, to say they do."""
 
     claim: Claim
     record: Record
+    agreement: Agreement
+    allowed: int
     reasons: tuple[str, ...]
 
 
@@ -55,8 +60,9 @@ class Comparison:
 class Verification:
     """The verdict on a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
 
-    `records` are the verifier's own, views of an ensemble included. `name`, `weights_hash` and `info` are None for a
-    bundle that could not be read; `date` is in UTC.
+    `records` are the verifier's own, views of an ensemble and the evaluation by the board's rules included; the test
+    split holds `images`. `flags` are signs against the model that no evaluation finds. `name`, `weights_hash` and
+    `info` are None for a bundle that could not be read; `date` is in UTC.
     """
 
     name: str | None
@@ -64,22 +70,43 @@ class Verification:
     reasons: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    flags: tuple[NamedWarning, ...] = ()
+    images: int = 0
+    operator: str = ""
     weights_hash: str | None = None
     info: ModelInfo | None = None
     date: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """The published verdict as plain JSON values; `n` is the number of images of the largest repetition."""
-        whole = [comparison.record for comparison in self.comparisons]
-        return {
-            "status": self.status,
-            "reasons": list(self.reasons),
-            "suites": sorted({record.suite for record in whole}),
-            "n": max((record.n for record in whole), default=0),
-            "date": self.date,
-            "weights_hash": self.weights_hash,
-            "versions": versions(),
-        }
+    def verified(self) -> Verified:
+        """The verdicts to publish, one for each record of the whole model."""
+        by_record = {comparison.record.id: comparison for comparison in self.comparisons}
+        whole = [record for record in self.records if record.view is None]
+        return Verified(
+            weights_hash=str(self.weights_hash),
+            verdicts=tuple(self._verdict(record, by_record.get(record.id)) for record in whole),
+            flags=self.flags,
+            versions=versions(),
+        )
+
+    def _verdict(self, record: Record, comparison: Comparison | None) -> Verdict:
+        claimed: dict[str, Any] = {}
+        if comparison is not None:
+            claimed = asdict(comparison.agreement) | {
+                "allowed": comparison.allowed,
+                "claimed_precision": comparison.claim.precision,
+            }
+        return Verdict(
+            record=record.id,
+            suite=record.suite,
+            n=record.n,
+            images=self.images,
+            seed=record.seed,
+            precision=precision_of(record),
+            status=self.status,
+            by=self.operator,
+            date=self.date,
+            **claimed,
+        )
 
 
 def verify(
@@ -92,19 +119,23 @@ def verify(
     limits: Limits | None = None,
     work: str | Path,
     runs: str | Path = "runs",
+    root: str | Path | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Repeat what a bundle claims, and say whether it came out again.
 
     `source` is its path, which is unpacked in `work`, or a bundle that was unpacked and checked before.
 
-    Each claim is evaluated with its own suite, seed, threat model and number of images, on our data, against our own
-    black-box set where the suite has one (below `runs`: the one of the model's preset if it is there, else of preset
-    tiny, which is built where there is none). `suite` picks the claims of one suite, `n` uses at most so many images.
-    It is verified where clean and robust accuracy agree with every claim
-    (agreeing_counts), not reproduced where one does not or the weights are not those that the claims are of, and
-    refused where it is no bundle within `limits` or cannot be checked on the data here. A bad bundle raises nothing;
-    DataError means that the data set is not on this machine.
+    Each claim is evaluated with its own suite, seed, threat model and number of images, on our data, in the precision
+    that it was claimed in, against our own black-box set where the suite has one (below `runs`: that of the preset that
+    the board's rules name, which is built where there is none). `suite` picks the claims of one suite, `n` uses at most
+    so many images. It is verified where the verdicts on the images agree with every claim (see Rules.differ), not
+    reproduced where they do not or the weights are not those that the claims are of, and refused where it is no bundle
+    within `limits`, cannot be checked on the data here, or is a model that is published in `root` under another name. A
+    bad bundle raises nothing; DataError means that the data set is not on this machine, or that a board.json is broken.
+
+    `root` holds the leaderboards that it is submitted to. Where its board has a board.json, the model is also evaluated
+    by these rules, whatever is claimed: that is what ranks it.
 
     `work`, a folder for this alone, keeps the unpacked bundle and our records: an interrupted verification of the same
     bundle goes on there. Nothing stays there of one that is refused.
@@ -127,18 +158,29 @@ def verify(
         images = data.open_source(claims[0].dataset, data_dir)
         _check_model(bundle, images, limits)
         _check_images(claims, images)
-        model, preset = _checkpoint(bundle, work), bundle.config["meta"].get("preset")
-        repeated = [_repeat(claim, model, n, bench, bench.blackbox_set(claim, images, preset)) for claim in claims]
+        board = None if root is None else Path(root) / claims[0].data_name / claims[0].threat.slug
+        rules = Rules() if board is None else _rules(board, images)
+        bench = replace(bench, blackbox=rules.blackbox)
+        result = replace(result, images=len(images.split(SPLIT)), operator=rules.operator)
+        path = _checkpoint(bundle, work)
+        model = checkpoint.load(path)
+        if root is not None and (twin := audit.twin_of(model, bundle.name, images, Path(root), bench.device)):
+            raise BundleError(f"it answers as {twin!r} does, which is published: a model is published once")
+        repeated = [_repeat(claim, path, n, bench, bench.blackbox_set(claim.suite, claim, images)) for claim in claims]
     except (BundleError, CheckpointError, InvalidValueError, RecordError, AttackError) as error:
         clear(work, BUNDLE, MODELS)
         return replace(result, reasons=(_without_paths(str(error), work),))
-    comparisons = tuple(_compare(claim, records) for claim, records in zip(claims, repeated, strict=True))
+    comparisons = tuple(_compare(claim, records, rules) for claim, records in zip(claims, repeated, strict=True))
     wrong = tuple(reason for comparison in comparisons for reason in comparison.reasons)
+    if not wrong:
+        result = replace(result, flags=audit.fit_of(model, images, bench.device).flags)
+        if board is not None and rules_file(board) is not None:
+            repeated.append(_by_rules(rules, claims[0], path, images, bench))
     return replace(
         result,
         status=NOT_REPRODUCED if wrong else VERIFIED,
         reasons=wrong,
-        # Two claims that `n` made one evaluation share its record.
+        # Two claims that `n` made one evaluation share its record, as a claim and the board's rules may.
         records=tuple({record.id: record for records in repeated for record in records}.values()),
         comparisons=comparisons,
     )
@@ -173,23 +215,23 @@ class _Bench:
     data_dir: str | Path | None
     device: torch.device
     progress: Progress
+    blackbox: str = Rules().blackbox
 
-    def blackbox_set(self, claim: Claim, source: DataSource, preset: str | None) -> Path | None:
-        """The set for a claim's suite on a model of `preset`, None where the suite has no use for one.
+    def blackbox_set(self, suite: str, claim: Claim, source: DataSource) -> Path | None:
+        """The set for a suite under a claim's threat, None where the suite has no use for one.
 
-        A stranger chooses the preset of a model, but not that surrogates of this size are trained here.
+        It is of the operator's preset: what preset a stranger names for a model decides nothing.
         """
-        if BLACKBOX not in suite_of(claim.suite).attacks:
+        if BLACKBOX not in suite_of(suite).attacks:
             return None
         threat = ThreatModel(**claim.threat.as_dict())
-        for name in (preset or CHEAPEST, CHEAPEST):
-            base = blackbox.default_out(source.name, name, threat, root=self.runs / BLACKBOX)
-            path = base.with_name(f"{base.name}{blackbox.SUFFIX}")
-            if path.exists():
-                return path
+        base = blackbox.default_out(source.name, self.blackbox, threat, root=self.runs / BLACKBOX)
+        path = base.with_name(f"{base.name}{blackbox.SUFFIX}")
+        if path.exists():
+            return path
         return blackbox.build(
             source.dataset,
-            preset=CHEAPEST,
+            preset=self.blackbox,
             out=path,
             data_dir=self.data_dir,
             norm=claim.norm,
@@ -201,21 +243,54 @@ class _Bench:
 
 def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_set: Path | None) -> list[Record]:
     """Our records of a claimed evaluation: of the model, and of the parts that the suite scores on their own."""
+    n, precision = min(claim.n, n or claim.n), claim.precision or PRECISION
+    return _evaluate(claim, model, bench, blackbox_set, suite=claim.suite, n=n, seed=claim.seed, precision=precision)
+
+
+def _by_rules(rules: Rules, claim: Claim, model: Path, source: DataSource, bench: _Bench) -> list[Record]:
+    """Our records of the evaluation that ranks a model on its board, under the threat of its claims."""
+    n = rules.n or len(source.split(SPLIT))
+    blackbox_set = bench.blackbox_set(rules.suite, claim, source)
+    return _evaluate(claim, model, bench, blackbox_set, suite=rules.suite, n=n, seed=rules.seed, precision=PRECISION)
+
+
+def _evaluate(
+    claim: Claim,
+    model: Path,
+    bench: _Bench,
+    blackbox_set: Path | None,
+    *,
+    suite: str,
+    n: int,
+    seed: int,
+    precision: str,
+) -> list[Record]:
     return evaluate_checkpoints(
         [model],
         runs=bench.runs,
-        suite=claim.suite,
+        suite=suite,
         dataset=claim.dataset,
         data_dir=bench.data_dir,
-        n=min(claim.n, n or claim.n),
-        seed=claim.seed,
+        n=n,
+        seed=seed,
         norm=claim.norm,
         eps=claim.eps,
         blackbox=blackbox_set,
-        precision="float32",
+        precision=precision,
         device=bench.device,
         progress=bench.progress,
     )
+
+
+def _rules(board: Path, source: DataSource) -> Rules:
+    """The rules of a board; DataError where they cannot be followed: that is no fault of the bundle."""
+    try:
+        rules = rules_of(board)
+    except RecordError as error:
+        raise DataError(str(error)) from None
+    if rules.n is not None and rules.n > (most := len(source.split(SPLIT))):
+        raise DataError(f"{rules_file(board)}: n is {rules.n}, the {SPLIT} split of {source.name} holds {most}")
+    return rules
 
 
 def _wrong_hashes(bundle: Bundle) -> tuple[str, ...]:
@@ -276,21 +351,19 @@ def _checkpoint(bundle: Bundle, work: Path) -> Path:
     return path
 
 
-def _compare(claim: Claim, records: Sequence[Record]) -> Comparison:
+def _compare(claim: Claim, records: Sequence[Record], rules: Rules) -> Comparison:
     """Whether the record of the whole model agrees with the claim that it repeats, on as many images or the first."""
     record = next(record for record in records if record.view is None)
+    found = agreement(claim, record)
+    allowed = rules.allowed(found.compared)
     reasons = []
-    for what, claimed, count in (
-        ("clean", claim.clean, record.clean.correct),
-        ("robust", claim.robust, record.robust.robust),
-    ):
-        low, high = agreeing_counts(claimed.ci_low, claimed.ci_high, claim.n, record.n)
-        if not low <= count <= high:
-            reasons.append(
-                f"{claim.suite}: {what} accuracy is {count / record.n:.4f} ({count} of {record.n} images), the claim "
-                f"of {claimed.accuracy:.4f} on {claim.n} allows {low} to {high}"
-            )
-    return Comparison(claim=claim, record=record, reasons=tuple(reasons))
+    if found.differing > allowed:
+        reasons.append(
+            f"{claim.suite}: of {found.compared} images {found.differing} have another verdict than was claimed, "
+            f"at most {allowed} may; robust accuracy is {record.robust.accuracy:.4f} ({record.robust.robust} of "
+            f"{record.n} images), claimed was {claim.robust.accuracy:.4f} on {claim.n}"
+        )
+    return Comparison(claim=claim, record=record, agreement=found, allowed=allowed, reasons=tuple(reasons))
 
 
 def _without_paths(message: str, work: Path) -> str:

@@ -88,6 +88,7 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
         "overfitted": next((step for part in parts if (step := part.meta.get("overfitted")) is not None), None),
         "versions": versions(),
         "commit": commit(),
+        "crossed_commits": any(part.meta.get("crossed_commits") for part in parts),
     }
     architecture = replace(plan.architecture, members=len(parts))
     del meta["architecture"]

@@ -64,6 +64,12 @@ def read_run(out: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} cannot be read ({error}): choose another --out") from None
 
 
+def crossed_commits(out: Path) -> bool:
+    """Whether the run in folder `out` was continued at another commit than it began at, now or before."""
+    run = read_run(out) or {}
+    return bool(run.get("crossed_commits")) or run.get("commit") != commit()
+
+
 def threads_of(out: Path) -> int | None:
     """Threads that the run in `out` began with; None if there is no run, or one that does not say."""
     threads = (read_run(out) or {}).get("threads")
@@ -82,9 +88,9 @@ def claim(
     """Write run.json into a new folder, or check that the folder holds a run of the same plan.
 
     Number of processes and of threads, device, versions and commit are written down, but are no part of what a run is;
-    so is `validation_n`, the number of images that the points of curves.csv are of: a split may hold fewer than the
-    plan wants. Raises InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while
-    `resume` is False, an unfinished run.
+    so are `validation_n`, the number of images that the points of curves.csv are of (a split may hold fewer than the
+    plan wants), and that the run goes on at another commit than it began at. Raises InvalidValueError, with nothing
+    overwritten, if `out` holds another run, other files, or, while `resume` is False, an unfinished run.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
@@ -111,3 +117,7 @@ def claim(
         raise InvalidValueError(
             f"{out} holds an unfinished run of this: pass --resume to continue it, or another --out"
         )
+    known = read_run(out) or {}
+    if not is_finished(out) and crossed_commits(out) and not known.get("crossed_commits"):
+        # The next continuation may be at the first commit again.
+        write_atomic(out / RUN, json.dumps(known | {"crossed_commits": True}, indent=2) + "\n")

@@ -386,6 +386,7 @@ def _save_checkpoint(run: _Run, name: str, row: curves.Row, model: Ensemble | No
         "overfitted": _overfitted(run),
         "versions": versions(),
         "commit": commit(),
+        "crossed_commits": rundir.crossed_commits(run.out),
     }
     del meta["architecture"]  # the checkpoint holds its own
     model = run.model if model is None else model

@@ -3,14 +3,16 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ensemble_bench.records import Record, write_record
+from ensemble_bench.leaderboard.verified import Verdict, Verified
+from ensemble_bench.records import NamedWarning, Record, write_record
+from ensemble_bench.records.conditions import precision_of
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}
 
@@ -95,6 +97,29 @@ def publish(
         (board / "verified").mkdir(exist_ok=True)
         (board / "verified" / f"{name}.json").write_text(json.dumps(verified))
     return board
+
+
+def verdicts_on(*records: Record, images: int | None = None, flags: Sequence[NamedWarning] = (), **about: Any) -> Any:
+    """verified/NAME.json of an operator who evaluated these records of one model; `about` changes its verdicts."""
+    verdicts = tuple(
+        Verdict(
+            **{
+                "record": record.id,
+                "suite": record.suite,
+                "n": record.n,
+                "images": images or record.n,
+                "seed": record.seed,
+                "precision": precision_of(record),
+                "status": "verified",
+                "by": "the operator",
+                "date": "2026-01-02",
+                **about,
+            }
+        )
+        for record in records
+    )
+    made = Verified(weights_hash=records[0].weights_hash, verdicts=verdicts, flags=tuple(flags), versions={})
+    return made.as_dict()
 
 
 def check_safe(page: Page, site: Path) -> None:

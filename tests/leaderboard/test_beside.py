@@ -68,10 +68,10 @@ def test_all_are_ranked_by_the_best_known_accuracy(theirs: Path) -> None:
     table = beside_robustbench(theirs, ours)
     assert [row[:3] for row in table.rows] == [
         (1, "Good", "RobustBench"),
-        (2, "a/best", "ours"),
-        (3, "Near", "RobustBench"),
-        (4, "Shaky", "RobustBench"),
-        (5, "b/best", "ours"),
+        (2, "Near", "RobustBench"),
+        (None, "a/best", "ours"),
+        (None, "Shaky", "RobustBench"),
+        (None, "b/best", "ours"),
     ]
     rows = rows_of(table)
     assert (rows["Good"]["notes"], rows["Good"]["additional_data"]) == (None, "yes")
@@ -97,6 +97,10 @@ def test_only_full_evaluations_of_whole_models_stand_beside_theirs(theirs: Path)
     row = rows_of(beside_robustbench(theirs, [*left_out, official]))["x"]
     assert (row["notes"], row["additional_data"]) == (None, None)
     assert row["best_known"].ci_low < 0.5 < row["best_known"].ci_high
+    assert row["rank"] == 3
+    contested = replace(official, warnings=(WARNING,))
+    assert rows_of(beside_robustbench(theirs, [contested]))["x"]["rank"] is None
+    assert "none of the 3 comparisons between ranked models" in beside_robustbench(theirs, [official]).caption
 
 
 def test_other_images_are_rows_of_their_own_and_warnings_show(theirs: Path) -> None:
@@ -110,10 +114,10 @@ def test_other_images_are_rows_of_their_own_and_warnings_show(theirs: Path) -> N
 def test_renderings(theirs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = beside_robustbench(theirs, [scored("a/best", "autoattack", 56)])
     rows = list(csv.DictReader(io.StringIO(to_csv([table]))))
-    assert [row["model"] for row in rows] == ["Good", "a/best", "Near", "Shaky"]
+    assert [row["model"] for row in rows] == ["Good", "Near", "a/best", "Shaky"]
     assert (rows[0]["dataset"], rows[0]["threat"], rows[0]["best_known"]) == ("cifar10", "linf 8/255", "0.6000")
-    assert float(rows[1]["best_known_ci_low"]) < 0.56 < float(rows[1]["best_known_ci_high"])
-    assert "| 4 | Shaky | RobustBench | ResNet-18 | 92.0 | 70.0 | 30.0 | 1 | no | unreliable |" in to_markdown([table])
+    assert float(rows[2]["best_known_ci_low"]) < 0.56 < float(rows[2]["best_known_ci_high"])
+    assert "| – | Shaky | RobustBench | ResNet-18 | 92.0 | 70.0 | 30.0 | 1 | no | unreliable |" in to_markdown([table])
     show_tables([table])
     assert "Shaky" in capsys.readouterr().out
 
@@ -139,7 +143,7 @@ def test_the_published_entries_beside_the_published_records() -> None:
     ours = {record.model for record in records if record.suite in ("autoattack", "strongest")}
     assert {model for model, row in rows.items() if row["source"] == "ours"} == ours != set()
     assert len(rows) == len(list((folder / "cifar10" / "Linf").glob("*.json"))) + len(ours)
-    values = [row["best_known"].accuracy for row in rows.values()]
+    values = [(row["rank"] is not None, row["best_known"].accuracy) for row in rows.values()]
     assert values == sorted(values, reverse=True)
     assert rows["Kang2021Stable"]["notes"] == "unreliable"
     assert all("cifar10-jpeg" in rows[model]["notes"] for model in ours)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import typer
-from site_pages import Page, check_safe, publish
-from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, make_record
+from site_pages import Page, check_safe, publish, verdicts_on
+from synthetic_runs import WARNING, build_appendix, build_runs, build_sweep, make_record, write
 from typer.testing import CliRunner
 
 from ensemble_bench.cli.leaderboard import app
@@ -180,12 +180,8 @@ def hostile() -> Record:
 def test_texts_of_strangers_stay_texts(tmp_path: Path) -> None:
     record = hostile()
     card = f"---\nlicense: {HOSTILE}\n---\n# {HOSTILE}\n[a](javascript:alert(3)) ![b](http://x/y) {HOSTILE}\n"
-    verdict = {
-        "status": HOSTILE,
-        "reasons": [HOSTILE],
-        "date": HOSTILE,
-        "weights_hash": record.weights_hash,
-    }
+    flag = NamedWarning(name=HOSTILE, message=HOSTILE)
+    verdict = verdicts_on(record, flags=[flag], status=HOSTILE, by=HOSTILE, date=HOSTILE, claimed_precision=HOSTILE)
     board = publish(tmp_path / "boards", "name", record, card=card, verified=verdict)
     info = {
         **dict.fromkeys(("name", "authors", "venue", "architecture", "footnote"), HOSTILE),
@@ -243,7 +239,7 @@ def published(root: Path, **about: Any) -> Model:
     """A model published with all that can be, `about` it changed."""
     weights = b"weights"
     record, _ = make_record([True], {"pgd5": [True]}, weights_hash=sha256_bytes(weights))
-    verdict = {"status": "verified", "reasons": [], "date": "2026-01-02", "weights_hash": record.weights_hash}
+    verdict = verdicts_on(record)
     publish(root, "m", record, **({"card": "hello", "weights": weights, "verified": verdict} | about))
     return read_models(root)[0]
 
@@ -263,18 +259,54 @@ def test_weights_card_and_verification(tmp_path: Path) -> None:
     page = Page(site / model.folder / "index.html")
     assert sha256_file(site / model.folder / "best.safetensors") == model.record.weights_hash
     assert {"best.safetensors", "best.json"} <= {a["href"] for a in page.all("a")}
-    assert "✓ verified 2026-01-02" in " ".join(page.text.split())
+    assert "✓ verified by the operator, 2026-01-02: suite paper, n = 1, seed 0" in " ".join(page.text.split())
     assert "hello" in page.text
     (line,) = Page(site / "index.html").rows()
     assert line["Verified"] == ("✓ verified", "verified")
 
 
 def test_a_verdict_on_other_weights_counts_for_nothing(tmp_path: Path) -> None:
-    verdict = {"status": "verified", "reasons": [], "date": "", "weights_hash": "sha256:other"}
-    assert published(tmp_path, verified=verdict).verification is None
+    record, _ = make_record([True], {"pgd5": [True]}, weights_hash="sha256:other")
+    model = published(tmp_path, verified=verdicts_on(record))
+    assert (model.verified, model.standing.verdict) == (None, None)
 
 
-@pytest.mark.parametrize("verdict", [[], {"status": "verified"}, {"reasons": "no list"}])
+def test_a_verdict_stands_on_its_own_record_alone(tmp_path: Path) -> None:
+    """Two evaluations of the same weights, of which the operator made one: only that one is marked."""
+    records = [
+        make_record([True] * n, {"pgd5": [True] * n}, suite=suite)[0] for suite, n in (("quick", 3), ("paper", 2))
+    ]
+    for record in records:
+        publish(tmp_path / "boards", "m", record, verified=verdicts_on(records[1]))
+    (model,) = read_models(tmp_path / "boards")
+    assert [standing.verdict is not None for standing in model.standings] == [False, True]
+    site = build_site(tmp_path / "boards", tmp_path / "site").parent
+    assert " ".join(Page(site / model.folder / "index.html").text.split()).count("✓ verified") == 1
+    (line,) = Page(site / "index.html").rows()
+    assert (line["Suite"][0], line["Verified"][0]) == ("quick", "–")
+
+
+def test_a_verdict_from_before_names_no_record(tmp_path: Path) -> None:
+    earlier = {"status": "verified", "reasons": [], "suites": ["paper"], "n": 1, "date": "2025-01-02"}
+    record, _ = make_record([True], {"pgd5": [True]}, weights_hash=sha256_bytes(b"weights"))
+    model = published(tmp_path / "boards", verified=earlier | {"weights_hash": record.weights_hash})
+    assert model.standing.verdict is None
+    site = build_site(tmp_path / "boards", tmp_path / "site").parent
+    page = Page(site / model.folder / "index.html").text
+    assert "A verdict of 2025-01-02 on these weights names no record" in page
+    assert "✓ verified" not in page
+
+
+def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
+    for seed, count in enumerate((2, 3, 4)):
+        robust = [image < count for image in range(10)]
+        record, samples = make_record([True] * 10, {"pgd5": robust}, seeds=(seed,), weights_hash=f"sha256:{seed:064x}")
+        write(record, samples, tmp_path / "runs" / record.run)
+    for row in csv.DictReader(build_site(tmp_path / "runs", tmp_path / "site").with_name("leaderboard.csv").open()):
+        assert (row["seeds_mean"], row["seeds_sd"], row["seeds_n"]) == ("0.3000", "0.1000", "3")
+
+
+@pytest.mark.parametrize("verdict", [[], {"status": "verified"}, {"schema": 3}, {"schema": 2, "verdicts": "no list"}])
 def test_a_broken_verdict_is_named(tmp_path: Path, verdict: Any) -> None:
     with pytest.raises(RecordError, match=r"m\.json: not a verification"):
         published(tmp_path, verified=verdict)

@@ -13,7 +13,7 @@ from ensemble_bench.cli import run
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records import find_records
 from ensemble_bench.records.contrasts import contrast, holm, paired, seed_variance
-from ensemble_bench.records.statistics import mcnemar
+from ensemble_bench.records.statistics import mcnemar, wilson
 from ensemble_bench.reports.comparison import Comparison, compare, records_at
 
 Bools = NDArray[np.bool_]
@@ -59,6 +59,9 @@ def test_three_seeds_are_one_row_and_the_test_is_over_seeds_and_images(tmp_path:
     assert pair.contrast == contrast(*sides, pooled=seed_variance([*sides[0], *sides[1]]))
     assert pair.only is None
     (row,) = compared(tmp_path).table.text_rows()
+    low, high = wilson(255, 400)
+    (mean, sd), found = (255 / 400, 5 / 400), pair.scores[0]
+    assert (found.accuracy, found.sd, found.ci_low, found.ci_high) == pytest.approx((mean, sd, low, high))
     assert {"ensemble2adv (seeds 0, 1, 2)", "doubleadv (seeds 0, 1, 2)", "recipes"} <= set(row)
 
 
@@ -124,5 +127,5 @@ def test_the_command_writes_the_table_that_it_shows(tmp_path: Path, capsys: pyte
     assert run(["compare", *map(str, runs)]) == 0
     assert "singleadv (seed 0)" in capsys.readouterr().out
     assert run(["compare", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    assert "singleadv (seed 0) | 2.2 | doubleadv (seed 0)" in (tmp_path / "out/comparison.md").read_text()
+    assert "singleadv (seed 0) | 2.2 [1.2, 4.2] | doubleadv (seed 0)" in (tmp_path / "out/comparison.md").read_text()
     assert (tmp_path / "out/comparison.csv").read_text().splitlines()[1].startswith("quick,singleadv (seed 0),0.0225,")

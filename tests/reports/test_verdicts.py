@@ -12,9 +12,19 @@ from numpy.typing import NDArray
 from synthetic_runs import HASH, build_runs, make_record, write
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import AttackResult, Blackbox, Record, described, find_records, write_record
+from ensemble_bench.records import (
+    AttackResult,
+    Blackbox,
+    Record,
+    Search,
+    described,
+    find_records,
+    identify,
+    write_record,
+)
 from ensemble_bench.records.contrasts import contrast, holm, seed_variance
-from ensemble_bench.records.table import to_csv
+from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import Value, to_csv
 from ensemble_bench.registry import RECIPES, SUITES
 from ensemble_bench.reports import worst_cases, write_report
 from ensemble_bench.reports.claims import CLAIMS, PRIMARY
@@ -192,16 +202,54 @@ def test_the_note_names_claims_and_what_they_lack(tmp_path: Path) -> None:
     assert quick.endswith(": digits, preset tiny, linf 8/255, suite quick, test split.")
 
 
-def test_several_evaluations_of_a_model_count_together(tmp_path: Path) -> None:
-    """What any of them broke is broken; the most images count."""
+def evaluated_again(root: Path, recipe: str, spared: Bools, seed: int) -> None:
+    """A second evaluation of a model under the suite, with another seed of the attacks."""
+    planted(root, recipe, spared, seeds=(seed,), seed=1, id=identify({"recipe": recipe, "again": seed}))
+
+
+def test_several_evaluations_of_a_model_count_together_if_all_have_as_many(tmp_path: Path) -> None:
+    """What any of them broke is broken, and a model that was evaluated more often than the other is not punished."""
     three(tmp_path, "ensemble2adv", 500, 500, 500)
     three(tmp_path, "doubleadv", 400, 400, 400)
+    again = first(1000, 600)
+    again[:50] = False
     for seed in SEEDS:
-        again = first(600, 600)
-        again[:50] = False
-        planted(tmp_path, "ensemble2adv", again, seeds=(seed,), id=f"{seed:064x}")
-    verdict = verdict_on(tmp_path)
-    assert (verdict.images, verdict.accuracies) == (1000, (0.45, 0.4))
+        evaluated_again(tmp_path, "ensemble2adv", again, seed)
+    assert (verdict_on(tmp_path).images, verdict_on(tmp_path).accuracies) == (1000, (0.5, 0.4))
+    for seed in SEEDS:
+        evaluated_again(tmp_path, "doubleadv", first(1000, 390), seed)
+    assert verdict_on(tmp_path).accuracies == (0.45, 0.39)
+
+
+@pytest.mark.parametrize(
+    "unlike",
+    [
+        {"search": Search(precision="bf16", folded=True, compiled=False)},
+        {"commit": "1" * 40 + "-dirty"},
+        {"training": {"steps": 1, "crossed_commits": True}},
+    ],
+    ids=["precision", "dirty tree", "trained at two commits"],
+)
+def test_records_of_other_conditions_are_not_compared(tmp_path: Path, unlike: dict[str, Any]) -> None:
+    alike = {
+        "search": Search(precision="float32", folded=True, compiled=False),
+        "commit": "1" * 40,
+        "training": {"steps": 1, "crossed_commits": False},
+    }
+    three(tmp_path, "ensemble2adv", 500, 500, 500, **alike)
+    three(tmp_path, "doubleadv", 400, 400, 400, **(alike | unlike))
+    assert verdicts(find_records(tmp_path)) == []
+    three(tmp_path, "singleadv", 300, 300, 300, **alike)
+    assert [verdict.claim.name for verdict in verdicts(find_records(tmp_path))] == ["members-2"]
+
+
+def test_accuracies_carry_the_interval_of_the_images_and_the_spread_over_seeds(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 500, 510, 520)
+    three(tmp_path, "doubleadv", 400, 400, 400)
+    left, right = verdict_on(tmp_path).scores
+    low, high = wilson(510, 1000)
+    assert left == Value(accuracy=pytest.approx(0.51), sd=pytest.approx(0.01), ci_low=low, ci_high=high)
+    assert (right.accuracy, right.sd) == pytest.approx((0.4, 0.0))
 
 
 def test_a_try_on_few_images_does_not_shrink_a_comparison(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from ensemble_bench import files
 from ensemble_bench.errors import BundleError, CheckpointError, UnknownNameError
 from ensemble_bench.files import sha256_file
 from ensemble_bench.leaderboard import leaderboard_csv
+from ensemble_bench.leaderboard.verified import read_verified
 from ensemble_bench.records import find_records
 from ensemble_bench.submissions import publishing, zoo
 from ensemble_bench.submissions.bundling import bundle
@@ -39,8 +40,11 @@ def test_a_board_holds_weights_records_and_verdict(verified: tuple[Verification,
     weights = board / "weights" / "mine"
     assert sha256_file(weights / "best.safetensors") == record.weights_hash
     assert (board / "leaderboard.csv").read_text() == leaderboard_csv([record], root=board)
-    verdict = json.loads((board / "verified" / "mine.json").read_text())
-    assert (verdict["status"], verdict["suites"], verdict["n"]) == ("verified", [SUITE], 60)
+    told = read_verified(board / "verified" / "mine.json")
+    assert told == verified[0].verified()
+    verdict = told.on(record)
+    assert verdict is not None
+    assert (verdict.status, verdict.suite, verdict.n, verdict.images) == ("verified", SUITE, 60, 360)
     assert f"{100 * record.robust.accuracy:.1f} %" in (weights / "README.md").read_text()
     # There is no RobustBench entry without AutoAttack's figure.
     assert not (board / "model_info").exists()
@@ -127,17 +131,21 @@ def test_more_evaluations_of_a_model_join_those_before(verified: tuple[Verificat
     assert all(f"| {SUITE} | {n} |" in card for n in (20, 60))
 
 
-def test_a_verdict_keeps_the_suites_verified_before(verified: tuple[Verification, Path], tmp_path: Path) -> None:
-    before = {**verified[0].as_dict(), "suites": ["strongest"], "n": 500}
+def test_verdicts_on_other_records_of_the_same_weights_stay(
+    verified: tuple[Verification, Path], tmp_path: Path
+) -> None:
+    told = verified[0].verified()
+    (mine,) = told.verdicts
+    other = replace(mine, record="0" * 64, suite="strongest")
     path = tmp_path / BOARD / "verified" / "mine.json"
-    for weights_hash, suites, n in (
-        (before["weights_hash"], sorted(["strongest", SUITE]), 500),
-        ("sha256:" + 64 * "0", [SUITE], 60),
-    ):
-        files.write_atomic(path, json.dumps({**before, "weights_hash": weights_hash}))
+    early = replace(mine, date="2020")
+    for weights_hash, expected in ((told.weights_hash, (early, other)), ("sha256:" + 64 * "0", (mine,))):
+        before = replace(told, weights_hash=weights_hash, verdicts=(early, other))
+        files.write_atomic(path, json.dumps(before.as_dict()))
         publish(*verified, tmp_path)
-        verdict = json.loads(path.read_text())
-        assert (verdict["suites"], verdict["n"]) == (suites, n)
+        found = read_verified(path)
+        assert found is not None
+        assert found.verdicts == expected
 
 
 def test_a_robustbench_entry_tells_our_figures(verified: tuple[Verification, Path], tmp_path: Path) -> None:

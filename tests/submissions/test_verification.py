@@ -56,9 +56,13 @@ def test_an_honest_bundle_is_verified_by_records_of_our_own(tmp_path: Path) -> N
     assert record.path.is_relative_to(tmp_path / "work")
     assert (record.model, record.suite, record.n) == ("mine/best", SUITE, 60)
     assert (record.clean, record.robust) == (comparison.claim.clean, comparison.claim.robust)
-    told = result.as_dict()
-    assert (told["status"], told["suites"], told["n"]) == ("verified", [SUITE], 60)
-    assert told["weights_hash"] == sha256_file(tmp_path / "work" / "bundle" / "model.safetensors")
+    told = result.verified()
+    assert told.weights_hash == sha256_file(tmp_path / "work" / "bundle" / "model.safetensors")
+    (verdict,) = told.verdicts
+    assert told.on(record) == verdict
+    assert (verdict.status, verdict.suite, verdict.n, verdict.images) == ("verified", SUITE, 60, 360)
+    assert (verdict.differing, verdict.compared, verdict.allowed, verdict.apart) == (0, 60, 1, 0)
+    assert verdict.precision == verdict.claimed_precision == comparison.claim.precision
 
 
 def test_fewer_images_are_compared_as_a_draw_of_them(tmp_path: Path) -> None:
@@ -81,9 +85,9 @@ def test_an_interrupted_verification_goes_on(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda f: claiming(f, robust=scored("robust", 55)), r"robust accuracy is .* allows"),
+        (lambda f: claiming(f, robust=scored("robust", 55)), r"of 60 images 20 have another verdict .* at most 1 may"),
         (lambda f: claiming(f, robust=scored("robust", 5)), r"robust accuracy is"),
-        (lambda f: claiming(f, clean=scored("correct", 50), robust=scored("robust", 33)), r"clean accuracy is"),
+        (lambda f: claiming(f, clean=scored("correct", 50), robust=scored("robust", 33)), r"have another verdict"),
         (lambda f: with_weights(f, noisy), r"model.safetensors was changed"),
         (
             lambda f: edited(rehashed(with_weights(f, noisy)), "claims.json", lambda v: v["claims"][0].update(
@@ -144,6 +148,7 @@ REFUSED: dict[str, tuple[Callable[[Files], Files], str]] = {
                 n=361,
                 clean={"correct": 0, "n": 361, "accuracy": 0.0, "ci_low": 0.0, "ci_high": wilson(0, 361)[1]},
                 robust={"robust": 0, "n": 361, "accuracy": 0.0, "ci_low": 0.0, "ci_high": wilson(0, 361)[1]},
+                outcomes=["w" * 361],
             ),
         ),
         "the test split of digits holds 360",

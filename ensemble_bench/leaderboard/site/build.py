@@ -20,16 +20,17 @@ from ensemble_bench.leaderboard.site.entries import (
     Entry,
     attack_names,
     describe,
-    entry_of,
     ranked,
     to_csv,
     to_json,
     web_link,
+    with_seeds,
 )
 from ensemble_bench.leaderboard.site.markdown import to_html
 from ensemble_bench.leaderboard.site.models import Model, read_models
 from ensemble_bench.leaderboard.site.theirs import read_entries
 from ensemble_bench.records import CARRIED
+from ensemble_bench.records.conditions import precision_of, version_of
 from ensemble_bench.records.text import seeds_text
 
 PACKAGE = "ensemble_bench.leaderboard.site"
@@ -47,7 +48,7 @@ def build_site(root: Path, out: Path, *, robustbench: Path | None = None) -> Pat
     out = Path(out).resolve()
     _check_replaceable(out)
     models = read_models(Path(root))
-    entries = ranked([*map(entry_of, models), *(read_entries(robustbench) if robustbench is not None else ())])
+    entries = ranked([*with_seeds(models), *(read_entries(robustbench) if robustbench is not None else ())])
     with _swapped_in(out) as folder:
         for name, content in _files(models, entries).items():
             path = folder / name
@@ -126,6 +127,8 @@ def _environment() -> Environment:
         "quantity": charts.quantity,
         "seeds": seeds_text,
         "describe": describe,
+        "precision": precision_of,
+        "version": version_of,
         "web_link": web_link,
     }
     return pages

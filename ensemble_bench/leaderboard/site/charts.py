@@ -242,12 +242,13 @@ def _mark(place: int, entry: Entry, x: _Axis, y: _Axis) -> Mark:
     score = entry.robust
     low, high = (score.accuracy if end is None else end for end in (score.ci_low, score.ci_high))
     accuracy = interval(score.accuracy, score.ci_low, score.ci_high)
+    rank = "unranked" if entry.rank is None else f"rank {entry.rank}"
     return Mark(
         x=x(math.log10(entry.flops or 1)),
         y=y(100 * score.accuracy),
         low=y(100 * low),
         high=y(100 * high),
-        title=f"{entry.name}: {accuracy} %, {quantity(entry.flops or 1)} FLOPs, suite {entry.suite}",
+        title=f"{entry.name}: {accuracy} %, {quantity(entry.flops or 1)} FLOPs, suite {entry.suite}, {rank}",
         shape="square" if entry.members > 1 else "circle",
         entry=place,
     )

@@ -4,12 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ensemble_bench.leaderboard.model_info import architecture_text
 from ensemble_bench.leaderboard.site.models import Model
 from ensemble_bench.records import CARRIED, NamedWarning, Record, Threat
+from ensemble_bench.records.conditions import conditions_of
+from ensemble_bench.records.decoding import plain
+from ensemble_bench.records.statistics import mean_sd
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import fraction, natural, seeds_text
 
@@ -18,8 +21,10 @@ OURS = "ensemble-bench"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A line of the table: a model on a data set under a threat, ranked by the worst case of `suite`.
+    """A line of the table: a model on a data set under a threat, with the worst case of `suite`.
 
+    `rank` is its place on its board, or `reasons` say why it has none. `union` is the worst case over all evaluations
+    of the weights, `over_seeds` the mean over `seed_count` models that differ by their seed alone.
     Unknown values are None or empty. `partial` holds the number of images of attacks that cover a part of the `n`.
     `about` stands below the name, `title` is the paper's; `page` is the model's page in the site, `link` one elsewhere.
     """
@@ -44,6 +49,11 @@ class Entry:
     seeds: tuple[int, ...] = ()
     members: int = 1
     warnings: tuple[NamedWarning, ...] = ()
+    rank: int | None = None
+    reasons: tuple[str, ...] = ()
+    union: Value | None = None
+    over_seeds: Value | None = None
+    seed_count: int = 1
     verified: str = ""
     page: str | None = None
     link: str | None = None
@@ -76,9 +86,34 @@ def entry_of(model: Model) -> Entry:
         seeds=record.seeds,
         members=members_of(record),
         warnings=record.warnings,
-        verified="" if model.verification is None else model.verification.status,
+        rank=model.standing.rank,
+        reasons=model.standing.reasons,
+        union=model.union,
+        verified="" if model.standing.verdict is None else model.standing.verdict.status,
         page=f"{model.folder}/index.html",
     )
+
+
+def with_seeds(models: Sequence[Model]) -> list[Entry]:
+    """The lines of models, each with the spread over those that were trained and evaluated alike but for their seed."""
+    alike: dict[str, dict[tuple[int, ...], float]] = {}
+    for model in models:
+        # Of two models of one seed the first counts.
+        alike.setdefault(_alike(model.record), {}).setdefault(model.record.seeds, model.record.robust.accuracy)
+    entries = []
+    for model in models:
+        accuracies = list(alike[_alike(model.record)].values())
+        spread = mean_sd(accuracies)
+        over = None if spread.sd is None or not model.record.seeds else Value(accuracy=spread.mean, sd=spread.sd)
+        entries.append(replace(entry_of(model), over_seeds=over, seed_count=len(accuracies)))
+    return entries
+
+
+def _alike(record: Record) -> str:
+    """All that models of one recipe share, but for the seed, and the conditions of their evaluation."""
+    made = record.recipe or record.weights_hash, record.preset, record.checkpoint, plain(record.training)
+    images = record.data_hash, record.split, record.n, str(record.threat), record.suite, record.seed
+    return json.dumps([made, plain(record.architecture), images, conditions_of(record)], sort_keys=True)
 
 
 def web_link(text: str) -> str | None:
@@ -99,11 +134,12 @@ def describe(record: Record) -> str:
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries board by board, the most robust first, then the most accurate."""
+    """Entries board by board: by rank, then those without, the most robust first, then the most accurate."""
 
     def place(entry: Entry) -> tuple[Any, ...]:
         threat = entry.threat.norm, entry.threat.eps
-        return entry.data_name, *threat, -entry.robust.accuracy, -entry.clean.accuracy, entry.name, entry.source
+        rank = entry.rank is None, entry.rank or 0
+        return entry.data_name, *threat, *rank, -entry.robust.accuracy, -entry.clean.accuracy, entry.name, entry.source
 
     return sorted(entries, key=place)
 
@@ -175,6 +211,12 @@ FIELDS: Mapping[str, Callable[[Entry], object]] = {
     "forward_passes": lambda e: e.forward_passes,
     "seeds": lambda e: seeds_text(e.seeds),
     "warnings": lambda e: "; ".join(f"{warning.name} ({warning.message})" for warning in e.warnings),
+    "rank": lambda e: e.rank,
+    "unranked": lambda e: "; ".join(e.reasons),
+    "union_accuracy": lambda e: None if e.union is None else e.union.accuracy,
+    "seeds_mean": lambda e: None if e.over_seeds is None else e.over_seeds.accuracy,
+    "seeds_sd": lambda e: None if e.over_seeds is None else e.over_seeds.sd,
+    "seeds_n": lambda e: e.seed_count,
     "verified": lambda e: e.verified,
     "page": lambda e: e.page,
     "link": lambda e: e.link,

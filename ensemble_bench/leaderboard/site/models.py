@@ -1,8 +1,7 @@
 """Models of the site: one model on one data set under one threat, with all records that score it there."""
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,26 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
-from ensemble_bench.records import Record, find_records, place_of
+from ensemble_bench.leaderboard.published import board_of, name_of
+from ensemble_bench.leaderboard.ranking import Standing, standings
+from ensemble_bench.leaderboard.verified import Verified, read_verified, verified_file
+from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, worst_case
+from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verification:
-    """The outcome of verifying a submission: "verified" or "not reproduced", and why; `date` is in UTC."""
-
-    status: str
-    reasons: tuple[str, ...]
-    date: str
-    weights_hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """A model's evaluations on one data set under one threat.
 
-    `record` ranks it. `records` holds it and all others of the whole model, the strongest suite first, those of other
-    checkpoints at the end; `views` those of its parts; `sweep` those of one suite over ascending eps (two or more, or
-    none). `folder` is its place in the site. What was published with it: `weights`, the files of the scored checkpoint,
-    `card`, its card in Markdown, `info`, its entry in RobustBench's schema, and `verification`.
+    `record` stands for it, the one that ranks it if it has a rank. `records` holds it and all others of the whole
+    model, the strongest suite first, those of other checkpoints at the end; `views` those of its parts; `sweep` those
+    of one suite over ascending eps (two or more, or none). `standings` say of each of `records` where it stands on its
+    board, `standing` of `record`. `union` is the share of the images of `record` that withstood every evaluation of
+    these weights, None where there is one evaluation alone. `folder` is its place in the site. What was published with
+    it: `weights`, the files of the scored checkpoint, `card`, its card in Markdown, `info`, its entry in RobustBench's
+    schema, and `verified`, the verdicts on its records.
     """
 
     name: str
@@ -41,10 +38,13 @@ class Model:
     views: tuple[Record, ...]
     sweep: tuple[Record, ...]
     folder: str
+    standing: Standing
+    standings: tuple[Standing, ...]
+    union: Value | None = None
     weights: tuple[Path, ...] = ()
     card: str | None = None
     info: ModelInfo | None = None
-    verification: Verification | None = None
+    verified: Verified | None = None
 
 
 def read_models(root: Path) -> list[Model]:
@@ -53,16 +53,16 @@ def read_models(root: Path) -> list[Model]:
     Raises RecordError for a missing folder, a broken record or verification, and weights that are not those scored.
     """
     records = find_records(root)
+    whole = [record for record in records if record.view is None]
+    stands = {_key(record): standing for record, standing in zip(whole, standings(whole), strict=True)}
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.data_name, str(record.threat), name_of(record)), []).append(record)
-    return [_model(group, records) for _, group in sorted(groups.items()) if any(r.view is None for r in group)]
+    return [_model(group, records, stands) for _, group in sorted(groups.items()) if any(r.view is None for r in group)]
 
 
-def name_of(record: Record) -> str:
-    """Name of a record's model: the one it was published under, else its run's."""
-    board = _board(record)
-    return record.run if board is None or record.path is None else record.path.parents[2].name
+def _key(record: Record) -> str:
+    return f"{record.path} {record.id}"
 
 
 def strength(suite: str) -> int:
@@ -71,18 +71,24 @@ def strength(suite: str) -> int:
     return highest - max((SUITES[part].rank for part in suite.split("+") if part in SUITES), default=0)
 
 
-def _model(group: Iterable[Record], everything: Iterable[Record]) -> Model:
+def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mapping[str, Standing]) -> Model:
     whole: dict[str, Record] = {}
     for record in sorted((record for record in group if record.view is None), key=_place):
         whole.setdefault(record.id, record)  # where the best checkpoint is the last one, both have the same id
-    record, *_ = whole.values()
+    first = next(iter(whole.values()))
+    record = next((r for r in whole.values() if stands[_key(r)].rank is not None), first)
     name = name_of(record)
     same = [r for r in whole.values() if r.weights_hash == record.weights_hash]
     parts = [r for r in group if r.view is not None and r.weights_hash == record.weights_hash]
+    ordered = (record, *(r for r in same if r is not record))
+    ordered += tuple(r for r in whole.values() if r.weights_hash != record.weights_hash)
     return Model(
         name=name,
         record=record,
-        records=(*same, *(r for r in whole.values() if r.weights_hash != record.weights_hash)),
+        records=ordered,
+        standing=stands[_key(record)],
+        standings=tuple(stands[_key(r)] for r in ordered),
+        union=_union(record, same),
         views=tuple(sorted(parts, key=lambda r: (strength(r.suite), -r.n, r.view == "logit", r.view, r.id))),
         sweep=_sweep(record, everything),
         folder="/".join(("models", _safe(record.data_name), record.threat.slug, _safe(name))),
@@ -109,17 +115,30 @@ def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:
     return tuple(longest[eps] for eps in sorted(longest)) if len(longest) > 1 else ()
 
 
-def _board(record: Record) -> Path | None:
-    """The published board that a record lies in: <board>/records/<name>/evaluations/<evaluation>/record.json."""
-    if record.path is None or len(record.path.parents) < 5:
+def _union(record: Record, same: Sequence[Record]) -> Value | None:
+    """Share of the images of `record` that no evaluation of these weights broke, with its interval.
+
+    None where there is no other evaluation of them, or the samples that say so are not there.
+    """
+    others = [r for r in same if (r.data_hash, r.split) == (record.data_hash, record.split)]
+    paths = [r.path for r in others if r.path is not None and (r.path.parent / SAMPLES_FILE).is_file()]
+    if len(paths) < 2 or record.path not in paths:
         return None
-    folders = record.path.parents
-    return folders[4] if (folders[1].name, folders[3].name) == ("evaluations", "records") else None
+    fates = {path: _fates(path.parent) for path in paths}
+    standing = [all(fate.get(image, True) for fate in fates.values()) for image in fates[record.path]]
+    low, high = wilson(sum(standing), len(standing))
+    return Value(accuracy=sum(standing) / len(standing), ci_low=low, ci_high=high)
+
+
+def _fates(folder: Path) -> dict[int, bool]:
+    """Whether each image of a record, by its id, was classified correctly and withstood every attack."""
+    samples = read_samples(folder)
+    return dict(zip(samples["id"].tolist(), worst_case(samples).tolist(), strict=True))
 
 
 def _published(record: Record, name: str) -> dict[str, Any]:
     """The fields of Model that come from files beside the records of a published model."""
-    board = _board(record)
+    board = board_of(record)
     if board is None:
         return {}
     base = board / "weights" / name / f"{_safe(record.checkpoint or 'best')}.safetensors"
@@ -128,36 +147,14 @@ def _published(record: Record, name: str) -> dict[str, Any]:
         raise RecordError(f"{base}: not the weights that {record.path} scored ({record.weights_hash})")
     card = base.with_name("README.md")
     info = board / "model_info" / f"{name}.json"
-    verdict = _verification(board / "verified" / f"{name}.json")
-    # A verdict on other weights says nothing about these.
-    known = verdict is not None and verdict.weights_hash == record.weights_hash
+    known = read_verified(verified_file(board, name))
     return {
         "weights": weights,
         "card": card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
         "info": read_info(info) if info.is_file() else None,
-        "verification": verdict if known else None,
+        # A verdict on other weights says nothing about these.
+        "verified": known if known is not None and known.weights_hash == record.weights_hash else None,
     }
-
-
-def _verification(path: Path) -> Verification | None:
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Verification(
-            status=str(values["status"]),
-            reasons=_texts(values["reasons"]),
-            date=str(values["date"]),
-            weights_hash=str(values["weights_hash"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{path}: not a verification ({type(error).__name__}: {error})") from None
-
-
-def _texts(values: Sequence[object]) -> tuple[str, ...]:
-    if not isinstance(values, list):
-        raise TypeError(f"expected a list of reasons, got {values!r}")
-    return tuple(map(str, values))
 
 
 def _safe(part: str) -> str:

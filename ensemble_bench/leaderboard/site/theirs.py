@@ -49,6 +49,7 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
         clean=Value(accuracy=info.clean),
         forward_passes=info.number_forward_passes,
         warnings=(note,) if info.unreliable else (),
+        reasons=("quoted from RobustBench, not evaluated by this board",),
         link=web_link(info.link),
     )
 

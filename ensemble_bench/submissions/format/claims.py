@@ -7,18 +7,24 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ensemble_bench import registry
-from ensemble_bench.errors import BundleError, InvalidValueError, shortened
-from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore, Threat
+from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
+from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore, Threat, read_samples, worst_case
+from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.records.decoding import decode, plain
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.records.threat import NORMS
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import quoted
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 HASH = "sha256:[0-9a-f]{64}"
 SPLIT = "test"
+WRONG, STANDS, FELL, TRANSFERRED = OUTCOMES = "wsfb"
+"""What became of an image: wrong without an attack, robust, broken by an attack, or by the black-box set's image."""
+PRECISIONS = ("float32", "bf16")
+LINE = 1000
+"""Images in one line of outcomes: texts of strangers are bounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,9 @@ class Claim:
     """One record of the submitter: what was evaluated, how, and the scores.
 
     `id` is the record's; `weights_hash` and `data_hash` ("sha256:…") say of which weights and images. `eps` is in units
-    of the pixel range; scores are counts of images, fractions and 95 % Wilson intervals.
+    of the pixel range; scores are counts of images, fractions and 95 % Wilson intervals. `outcomes` hold a letter of
+    OUTCOMES for every image, in the order of the split; `precision` is that of the search, None where it is not known,
+    `blackbox` the hash of the black-box set, if there is one.
     """
 
     id: str
@@ -42,14 +50,24 @@ class Claim:
     eps: float
     clean: CleanScore
     robust: RobustScore
+    outcomes: tuple[str, ...]
+    precision: str | None
+    blackbox: str | None
     versions: Mapping[str, str]
     commit: str | None
 
     @classmethod
     def of(cls, record: Record) -> "Claim":
-        """The claim that a record backs."""
-        threat: dict[str, Any] = {"norm": record.threat.norm, "eps": record.threat.eps}
-        return cls(**threat, **{f.name: getattr(record, f.name) for f in fields(cls) if f.name not in threat})
+        """The claim that a record backs; raises RecordError without its samples."""
+        letters = outcomes_of(record)
+        own: dict[str, Any] = {
+            "norm": record.threat.norm,
+            "eps": record.threat.eps,
+            "outcomes": tuple(letters[start : start + LINE] for start in range(0, len(letters), LINE)),
+            "precision": precision_of(record) or None,
+            "blackbox": blackbox_of(record),
+        }
+        return cls(**own, **{f.name: getattr(record, f.name) for f in fields(cls) if f.name not in own})
 
     @property
     def threat(self) -> Threat:
@@ -120,19 +138,46 @@ def can_claim(record: Record, limits: Limits) -> bool:
     return True
 
 
-def agreeing_counts(low: float, high: float, n: int, m: int) -> tuple[int, int]:
-    """Smallest and largest count of `m` images that agrees with a claim of `low` to `high` on `n` images, m ≤ n.
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Of `compared` images `differing` have another verdict in the claim; `apart` more are not compared."""
 
-    `low` and `high` are the claim's 95 % interval, as fractions. On the same images (m = n) the count has to lie inside
-    it, which leaves room for other hardware and other black-box sets. On the first m of them, chance is added:
-    the counts between the 2.5 % and the 97.5 % quantile of m images drawn from n, of which as many are right as the
-    ends of the interval say (hypergeometric, so exact). Splits are in random order, so the first m are such a draw.
+    differing: int
+    compared: int
+    apart: int
+
+
+def agreement(claim: Claim, record: Record) -> Agreement:
+    """Compare a claim, image by image, with our record of it on as many images, or the first of them.
+
+    What an attack broke is broken, whichever attack that was. With another black-box set than the claim's, an image
+    that either set broke is apart: what the other attacks would have done with it is not known.
     """
-    from scipy.stats import hypergeom
+    ours = outcomes_of(record)
+    pairs = list(zip("".join(claim.outcomes)[: len(ours)], ours, strict=True))
+    same_set = claim.blackbox == blackbox_of(record)
+    kept = [pair for pair in pairs if same_set or TRANSFERRED not in pair]
+    broken = str.maketrans(TRANSFERRED, FELL)
+    differing = sum(said.translate(broken) != found.translate(broken) for said, found in kept)
+    return Agreement(differing=differing, compared=len(kept), apart=len(pairs) - len(kept))
 
-    least, most = math.ceil(low * n - 1e-9), math.floor(high * n + 1e-9)
-    # A tail of 2.5 % exactly still agrees, whichever way its sum is rounded.
-    return int(hypergeom.ppf(0.025 - 1e-12, n, least, m)), int(hypergeom.ppf(0.975 + 1e-12, n, most, m))
+
+def outcomes_of(record: Record) -> str:
+    """A letter of OUTCOMES for every image of a record, in the order of its samples; RecordError without them."""
+    if record.path is None:
+        raise RecordError(f"{record.model}: the record was not read from a file, so its samples are nowhere")
+    samples = read_samples(record.path.parent)
+    standing = worst_case(samples)
+    rows = zip(samples["clean"].tolist(), standing.tolist(), samples["broken_by"].tolist(), strict=True)
+    return "".join(
+        WRONG if not clean else STANDS if stands else TRANSFERRED if broken_by == registry.BLACKBOX else FELL
+        for clean, stands, broken_by in rows
+    )
+
+
+def blackbox_of(record: Record) -> str | None:
+    """Hash of the black-box set that a record used, None without one."""
+    return None if record.blackbox is None else record.blackbox.hash
 
 
 def _check(claim: Claim, where: str, limits: Limits) -> None:
@@ -144,6 +189,10 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
         raise ValueError(f"{where}.commit is {quoted(claim.commit)}: expected a commit's hash or null")
     registry.check("data set", claim.dataset)
     _check_suite(claim.suite, limits)
+    if claim.precision not in (None, *PRECISIONS):
+        raise ValueError(f"{where}.precision is {quoted(claim.precision)}: expected {', '.join(PRECISIONS)} or null")
+    if claim.blackbox is not None and not re.fullmatch(HASH, claim.blackbox):
+        raise ValueError(f"{where}.blackbox is {quoted(claim.blackbox)}: expected {HASH} or null")
     if claim.split != SPLIT:
         raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {SPLIT}")
     if not 1 <= claim.n <= limits.max_images:
@@ -157,6 +206,13 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
         raise ValueError(f"{where}: n is {claim.n}, its scores are of {claim.clean.n} and {claim.robust.n} images")
     _check_score(f"{where}.clean", claim.clean.correct, claim.clean, claim.n)
     _check_score(f"{where}.robust", claim.robust.robust, claim.robust, claim.clean.correct)
+    letters = "".join(claim.outcomes)
+    if len(letters) != claim.n or not set(letters) <= set(OUTCOMES):
+        raise ValueError(f"{where}.outcomes: expected a letter of {OUTCOMES} for each of {claim.n} images")
+    counts = claim.n - letters.count(WRONG), letters.count(STANDS)
+    if counts != (claim.clean.correct, claim.robust.robust):
+        told = claim.clean.correct, claim.robust.robust
+        raise ValueError(f"{where}.outcomes: {counts} images correct and robust, its scores say {told}")
 
 
 def _check_suite(suite: str, limits: Limits) -> None:

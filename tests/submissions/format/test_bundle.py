@@ -16,14 +16,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_bundles import Files, bytes_of, edited, files_of, honest, tree, with_header, zipped
-from scipy.stats import hypergeom
 
 from ensemble_bench.errors import BundleError, InvalidValueError
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions import format as bundle_format
 from ensemble_bench.submissions.format.archive import FILES, packed
 from ensemble_bench.submissions.format.bundle import unpack
-from ensemble_bench.submissions.format.claims import agreeing_counts
 from ensemble_bench.submissions.format.limits import Limits
 
 LIMITS = Limits(max_bytes=2**22, max_unpacked_bytes=2**22, max_text_bytes=2**20)
@@ -351,31 +349,6 @@ def test_no_byte_that_is_flipped_raises_anything_else(
         unpack(folder / "x.zip", folder / "out")
     except BundleError:
         assert [path.name for path in folder.iterdir()] == ["x.zip"]
-
-
-def test_a_count_whose_tail_is_exactly_a_fortieth_agrees() -> None:
-    assert agreeing_counts(*wilson(10, 16), 16, 14)[1] == 13
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_counts_that_agree(data: st.DataObject) -> None:
-    """On the same images: inside the claim's interval. On fewer: where no claim inside it puts the count in a tail."""
-    n = data.draw(st.integers(1, 40))
-    count, m = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
-    low, high = wilson(count, n)
-    least, most = agreeing_counts(low, high, n, m)
-    assert agreeing_counts(low, high, n, n) == (
-        min(k for k in range(n + 1) if k / n >= low - 1e-9),
-        max(k for k in range(n + 1) if k / n <= high + 1e-9),
-    )
-    inside = [k for k in range(n + 1) if low - 1e-9 <= k / n <= high + 1e-9]
-    for found in range(m + 1):
-        agrees = any(
-            hypergeom.cdf(found, n, k, m) >= 0.025 - 1e-12 and hypergeom.sf(found - 1, n, k, m) >= 0.025 - 1e-12
-            for k in inside
-        )
-        assert agrees == (least <= found <= most), (n, count, m, found)
 
 
 def test_torch_is_not_needed_for_weights(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Conditions: what two records have to share, beside images and threat, before their numbers are compared."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ensemble_bench.records.decoding import plain
+from ensemble_bench.records.record import CARRIED, Record
+from ensemble_bench.records.store import identify
+
+DIRTY = "-dirty"
+TREES: Mapping[bool | None, str] = {None: "not recorded", True: "clean", False: "dirty"}
+"""What `clean_tree` says, in words."""
+
+
+def precision_of(record: Record) -> str:
+    """Precision that the attacks searched in, empty in records from before it was written down."""
+    return "" if record.search is None else record.search.precision
+
+
+def clean_tree(record: Record) -> bool | None:
+    """Whether the source tree of the evaluation held nothing but its commit; None for an installed package."""
+    return None if record.commit is None else not record.commit.endswith(DIRTY)
+
+
+def crossed_commits(record: Record) -> bool:
+    """Whether the training went on with other code than it began with, as far as its description says."""
+    return bool((record.training or {}).get("crossed_commits"))
+
+
+def settings_of(record: Record) -> Mapping[str, Any]:
+    """Settings of every attack by its name, the black-box set among them: together they are a suite's version."""
+    return {attack.name: plain(attack.settings) for attack in record.attacks if attack.name != CARRIED}
+
+
+def version_of(record: Record) -> str:
+    """Eight hex digits for a suite's version: equal for records of one suite whose every attack had equal settings."""
+    return identify(settings_of(record))[:8]
+
+
+def conditions_of(record: Record) -> tuple[str, str, str, bool]:
+    """Settings of the attacks as JSON, precision, state of the tree, and a training's other code."""
+    settings = json.dumps([(name, its) for name, its in settings_of(record).items()], sort_keys=True)
+    return settings, precision_of(record), TREES[clean_tree(record)], crossed_commits(record)
