@@ -17,6 +17,7 @@ from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
+from ensemble_bench.evaluation.draws import Drawn, Shares
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
 from ensemble_bench.evaluation.triage import nearest_first
@@ -71,6 +72,8 @@ class Job:
     forecast: Forecast | None = None
     twin: Twin | None = None
     """What proposes instead of the model."""
+    drawn: Drawn | None = None
+    """Of a model that answers at random, which `model` judges by many draws: the model itself, and further draws."""
     progress: Progress = silent
 
     @property
@@ -114,6 +117,8 @@ class Scores:
     """Classes of the model."""
     fell_at: Array = field(default_factory=lambda: np.empty(0, dtype=object))
     """Name of the stage that broke every image, None for those that none did."""
+    shares: Shares | None = None
+    """Of a model that answers at random."""
 
 
 def blocks_of(images: int) -> list[slice]:
@@ -137,6 +142,7 @@ def score(job: Job, journal: Journal) -> Scores:
         }
     )
     scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean), classes=clean[0]["classes"])
+    scores.shares = None if job.drawn is None else Shares.of(clean)
     standing = correct.copy()
     broken_by, scores.fell_at = (np.full(len(correct), None, dtype=object) for _ in range(2))
     predictions = np.full(len(correct), -1, dtype=np.int64)
@@ -169,6 +175,7 @@ def score(job: Job, journal: Journal) -> Scores:
             before=standing.copy(),
             predictions=predictions,
             fell_at=scores.fell_at,
+            shares=scores.shares,
         )
         scores.stages[attack.name] = ran = _triaged(job, journal, run, nearest, told)
         if ran[0].attacked:
@@ -212,6 +219,7 @@ class _Run:
     before: Bools
     predictions: Array
     fell_at: Array
+    shares: Shares | None
 
 
 def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress) -> tuple[StageScore, ...]:
@@ -262,6 +270,8 @@ def _stages(
             entries.append(_attack_block(job, journal, stage, name, index, block, targets[block], fresh, left, told))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
+        if run.shares is not None:
+            run.shares.lower(entries)
         np.add(run.steps, _column(entries, "steps").astype(np.int32), out=run.steps)
         np.fmax(run.margin, _column(entries, "margin").astype(np.float32), out=run.margin)
         np.logical_and(run.robust, ~broken, out=run.robust)
@@ -292,14 +302,19 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     with calling.frozen(job.model):
         worker = engine.Worker(job.model, job.budget.batch_size)
         logits = worker.logits(x, y)
-        first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
+        if job.drawn is None:
+            first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
+        else:
+            first, again = job.drawn.two_draws(x, job.budget.batch_size)
+        shares = {} if job.drawn is None else job.drawn.shares(logits, x, y, job.budget.batch_size)
     values = {
-        "prediction": first.tolist(),
+        **{name: share.tolist() for name, share in shares.items()},
+        "prediction": logits.argmax(dim=1).tolist(),
         "unstable": int((first != again).sum()),
         "classes": logits.shape[1],
         "seconds": time.perf_counter() - start,
     }
-    job.progress(f"{job.label} clean", block.stop, len(job.images), accuracy=(first == y).double().mean().item())
+    job.progress(f"{job.label} clean", block.stop, len(job.images), accuracy=(logits.argmax(dim=1) == y).double().mean().item())
     return journal.put("clean", index, values)
 
 
@@ -337,6 +352,8 @@ def _attack_block(
     seconds = time.perf_counter() - start
     predicted, fell = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
 
+    shares = {} if job.drawn is None else job.drawn.shares_at(job.model, outcome, y[rows.to(y.device)], job.budget)
+
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)
         full[rows] = values.cpu()
@@ -353,6 +370,7 @@ def _attack_block(
             "passes": outcome.passes,
             "seconds": seconds,
             "predicted": spread(predicted, -1),
+            **{share: spread(values, float("nan")) for share, values in shares.items()},
         },
         outcome.x_adv[fell].float().cpu().numpy() if journal.keeps_images else None,
     )

@@ -29,7 +29,8 @@ def answer(module: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor,
         own = precision_of(module)
         if own in (None, x.dtype):
             raise
-        given = module(x.to(own))
+        with torch.autocast(x.device.type, enabled=False):
+            given = module(x.to(own))
     return logits_in(given, x)
 
 
@@ -46,7 +47,8 @@ def logits_in(given: Any, x: Tensor) -> Float[Tensor, "batch class"]:
         raise AttackError(f"the model gave {shape} for {len(x)} images{hint}: expected (batch, class)")
     if not found.is_floating_point():
         raise AttackError(f"the model gave logits of dtype {found.dtype}: expected floating point")
-    return found
+    # Of a module that turns inference mode on; a copy takes part in what follows.
+    return found.clone() if found.is_inference() and not torch.is_inference_mode_enabled() else found
 
 
 _EXPECTED = "expected a tensor of logits (batch, class), or an output that has one as .logits or under 'logits'"

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble_bench import losses
-from ensemble_bench.errors import AttackError
+from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models.answers import answer
 from ensemble_bench.models.ensemble import Ensemble
 
@@ -41,6 +41,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
     Restored are every submodule's train/eval flag, every parameter's requires_grad, and torch's global random
     state. Parameters' .grad is never touched. Gradients can be taken inside, also where the caller is in inference mode.
     """
+    if any(p.is_inference() for p in model.parameters()):
+        raise InvalidValueError("the model's weights were made in torch.inference_mode: make or load it outside of that")
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.inference_mode(False), torch.random.fork_rng(devices=devices), modes_kept(model):

@@ -50,7 +50,7 @@ class ModelSource:
 
     def load(self, dataset: DataSource | None) -> Ensemble:
         """The model in eval mode on the CPU; the global random state stays as it is. Raises EnsembleBenchError."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             model = self.read(dataset)
         model = model if isinstance(model, Ensemble) else Ensemble([model])
         to_eval(model)
