@@ -60,8 +60,7 @@ class AttackView(nn.Module):
         with modes_kept(model):
             to_eval(model)
             # A copy: a model may write into what it is given.
-            logits = logits_in(functional_call(model, state, (self._cast(x).clone(),)), x)
-        return logits
+            return logits_in(functional_call(model, state, (self._cast(x).clone(),)), x)
 
     def _cast(self, x: Tensor) -> Tensor:
         """Images in the precision of the model: arrays are float64 by default, and some toolkits make them so."""

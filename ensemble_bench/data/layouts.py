@@ -180,7 +180,9 @@ def _find_folders(root: Path) -> Layout | None:
     train, test = (_image_files(root / split, classes[split], skipped) for split in ("train", "test"))
     if skipped:
         files = "1 file that is" if len(skipped) == 1 else f"{len(skipped)} files that are"
-        warnings.warn(f"data folder {root}: skips {files} hidden or no .png or .jpg, such as {skipped[0]}", stacklevel=2)
+        warnings.warn(
+            f"data folder {root}: skips {files} hidden or no .png or .jpg, such as {skipped[0]}", stacklevel=2
+        )
     return Layout(kind="folders", root=root, train=train, test=test, read=partial(_read_files, label_of=label_of))
 
 

@@ -47,15 +47,17 @@ class Drawn:
             log_shares = engine.Worker(judge, budget.batch_size).logits(outcome.x_adv, y)
             return self.shares(log_shares, outcome.x_adv, y, budget.batch_size)
 
-    def two_draws(self, x: Tensor, batch_size: int) -> tuple[Int64[Tensor, "batch"], Int64[Tensor, "batch"]]:
-        """Predictions of the model itself, asked twice."""
+    def clean(self, log_shares: Tensor, x: Tensor, y: Tensor, batch_size: int) -> Entry:
+        """As `shares`, of clean images, and of how many of them the model itself, asked twice, says two classes."""
 
         def asked() -> Tensor:
-            return torch.cat([logits_of(self.model, part).argmax(dim=1) for part in x.split(batch_size)])
+            return torch.cat([logits_of(self.model, part).argmax(dim=1) for part in torch.split(x, batch_size)])
 
         with frozen(self.model), torch.no_grad():
             torch.manual_seed(0)
-            return asked(), asked()
+            unstable = int((asked() != asked()).sum())
+        shares = self.shares(log_shares, x, y, batch_size)
+        return {"unstable": unstable, **{name: share.tolist() for name, share in shares.items()}}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,8 @@ import torch
 from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.data import DataSource
-from ensemble_bench.evaluation.scoring import Carried, Job, Scores, StageScore
+from ensemble_bench.evaluation.scoring import Carried, Job, Scores
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.evaluation.trust.masking import entry_warnings, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
 from ensemble_bench.evaluation.draws import Drawn, Shares
 from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
 from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models import calling
@@ -85,23 +86,6 @@ class Job:
         """Images, labels and ids of a block, on the device (ids on the CPU)."""
         x, y = self.images.batch(block)
         return x.to(self.budget.device), y.to(self.budget.device), self.images.ids[block]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageScore:
-    """The score of one stage of an attack: of `attacked` images, the survivors of the stages before, `broken` fell."""
-
-    name: str
-    attacked: int
-    broken: int
-    seconds: float = 0.0
-    passes: int = 0
-    zero_gradients: int = 0
-
-    def __add__(self, more: "StageScore") -> "StageScore":
-        """This stage, and what it found on further images."""
-        counts = ("attacked", "broken", "seconds", "passes", "zero_gradients")
-        return replace(self, **{count: getattr(self, count) + getattr(more, count) for count in counts})
 
 
 @dataclass(kw_only=True)
@@ -302,19 +286,17 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     with calling.frozen(job.model):
         worker = engine.Worker(job.model, job.budget.batch_size)
         logits = worker.logits(x, y)
+        first = logits.argmax(dim=1)
         if job.drawn is None:
-            first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
+            values: Entry = {"unstable": int((first != worker.logits(x, y).argmax(dim=1)).sum())}
         else:
-            first, again = job.drawn.two_draws(x, job.budget.batch_size)
-        shares = {} if job.drawn is None else job.drawn.shares(logits, x, y, job.budget.batch_size)
-    values = {
-        **{name: share.tolist() for name, share in shares.items()},
-        "prediction": logits.argmax(dim=1).tolist(),
-        "unstable": int((first != again).sum()),
+            values = job.drawn.clean(logits, x, y, job.budget.batch_size)
+    values |= {
+        "prediction": first.tolist(),
         "classes": logits.shape[1],
         "seconds": time.perf_counter() - start,
     }
-    job.progress(f"{job.label} clean", block.stop, len(job.images), accuracy=(logits.argmax(dim=1) == y).double().mean().item())
+    job.progress(f"{job.label} clean", block.stop, len(job.images), accuracy=(first == y).double().mean().item())
     return journal.put("clean", index, values)
 
 
@@ -351,7 +333,6 @@ def _attack_block(
     outcome = attempt(job, attack, x, y, ids, rows, on_done)
     seconds = time.perf_counter() - start
     predicted, fell = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
-
     shares = {} if job.drawn is None else job.drawn.shares_at(job.model, outcome, y[rows.to(y.device)], job.budget)
 
     def spread(values: Tensor, fill: float) -> list[Any]:

@@ -147,7 +147,9 @@ def in_memory(model: nn.Module, images: ImageSet) -> Subject:
         )
     logits = _answers(model, tuple(images.images.shape[1:]))
     if logits.shape[1] <= (most := int(images.labels.max())):
-        raise InvalidValueError(f"the model tells {logits.shape[1]} classes apart, {images.name} has labels up to {most}")
+        raise InvalidValueError(
+            f"the model tells {logits.shape[1]} classes apart, {images.name} has labels up to {most}"
+        )
     return Subject(name="model", weights_hash=_hash(model, logits), model=model)
 
 

@@ -50,7 +50,8 @@ class AsLogits(nn.Module):
         with _SoftmaxSeen() as seen:
             probs = answer(self.network, x)
         if seen.last is not None and seen.last[0] is probs:
-            return seen.last[1].log_softmax(1)
+            log_probs: Tensor = seen.last[1].log_softmax(1)
+            return log_probs
         return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
 
@@ -75,7 +76,7 @@ class OneByOne(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch class"]:
         """Logits."""
-        return torch.cat([answer(self.network, image) for image in x.split(1)])
+        return torch.cat([answer(self.network, image) for image in torch.split(x, 1)])
 
 
 def scales_by_batch(network: nn.Module) -> bool:

@@ -1,7 +1,7 @@
-"""What a module answers to images: its own copy of them goes in, logits (batch, class) come out, or one line says why not.
+"""What a module answers to images: its own copy of them goes in, logits come out, or one line says why not.
 
-Every call of a network that may be someone else's goes through `answer`: those of an ensemble's members and of its gate,
-and those of a network on its own.
+Every call of a network that may be someone else's goes through `answer`: those of an ensemble's members and of its
+gate, and those of a network on its own.
 """
 
 from collections.abc import Mapping

@@ -26,7 +26,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 def to_eval(model: nn.Module) -> None:
-    """Put `model` in eval mode; an exported program, whose graph is fixed and which refuses to be told, stays as it is."""
+    """Put `model` in eval mode; an exported program, whose graph is fixed and which takes no mode, stays as it is."""
     try:
         model.eval()
     except NotImplementedError:
@@ -39,10 +39,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """Put `model` in eval mode with frozen parameters; on leaving, also by an exception, all is as it was.
 
     Restored are every submodule's train/eval flag, every parameter's requires_grad, and torch's global random
-    state. Parameters' .grad is never touched. Gradients can be taken inside, also where the caller is in inference mode.
+    state. Parameters' .grad is never touched. Gradients can be taken inside, also where the caller is in inference
+    mode. Raises InvalidValueError for weights that were made there.
     """
     if any(p.is_inference() for p in model.parameters()):
-        raise InvalidValueError("the model's weights were made in torch.inference_mode: make or load it outside of that")
+        raise InvalidValueError(
+            "the model's weights were made in torch.inference_mode: make or load it outside of that"
+        )
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.inference_mode(False), torch.random.fork_rng(devices=devices), modes_kept(model):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.answers import answer
+from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.calling import modes_kept, to_eval
 

@@ -94,13 +94,15 @@ def _network(network: nn.Module, x: Tensor, *, alone: bool) -> tuple[nn.Module, 
         network = AsLogits(network)
         notes.append(("probabilities-not-logits", "the model gives probabilities: attacks and verdicts take their log"))
         logits = answer(network, x)
-    elif (distinct := logits.unique().numel()) < logits.numel() // 4:
+    elif (distinct := torch.unique(logits).numel()) < logits.numel() // 4:
         message = f"{distinct} of {logits.numel()} logits are distinct: rounded or saturated, which hides gradients"
         notes.append(("coarse-logits", message))
     factor = factor_for(logits) if alone else 1.0
     if factor != 1:
         spread = (logits.amax(dim=1) - logits.amin(dim=1)).max().item()
-        message = f"logits of {len(x)} images lie up to {spread:.2g} apart: attacks and verdicts take {factor:g} times these"
+        message = (
+            f"logits of {len(x)} images lie up to {spread:.2g} apart: attacks and verdicts take {factor:g} times these"
+        )
         notes.append(("rescaled-logits", message))
         network = Scaled(network, factor)
     return network, tuple(notes)
@@ -116,14 +118,19 @@ def _stable(entered: Entered, x: Tensor) -> Entered:
     again = [logits_of(asked, x) for _ in range(AGAIN - 1)]
     if max(_moved(whole, answers) for answers in again) > (bound or SAME):
         members = isinstance(model, Ensemble) and model.aggregation == "draw"
-        exact = members and _repeats(model.aggregate_as("prob"), x, bound or SAME)  # type: ignore[union-attr, operator]
+        exact = members and _repeats(model.aggregate_as("prob"), x, bound or SAME)  # type: ignore[operator]
         return replace(_of_its_batch_alone(entered, asked, x), randomised=True, exact=exact)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
+    parts = torch.split(x, [3, len(x) - 3])
     half, crowd = len(x) // 2, x.repeat(4, *[1] * (x.dim() - 1))
     questions: tuple[tuple[str, Callable[[], Tensor], float], ...] = (
         ("beside other images", lambda: logits_of(asked, torch.cat([x[:half], 1 - x[half:]]))[:half], SAME),
         ("in another order", lambda: logits_of(asked, x[order])[order.argsort()], SPLIT),
-        ("in another split", lambda: torch.cat([logits_of(asked, part) for part in x.split([3, len(x) - 3])]), SPLIT),
+        (
+            "in another split",
+            lambda: torch.cat([logits_of(asked, part) for part in parts]),
+            SPLIT,
+        ),
         ("in a larger batch", lambda: logits_of(asked, crowd)[-len(x) :], SPLIT),
         ("alone", lambda: _alone(asked, x), SPLIT),
     )
@@ -136,11 +143,15 @@ def _stable(entered: Entered, x: Tensor) -> Entered:
             told = " ".join(str(error).split())[:160]
             raise AttackError(f"{_DEPENDS}: asked {how}, it fails: {type(error).__name__}: {told}") from error
         if (moved := _moved(whole[: len(answers)], answers)) > (bound or limit):
-            raise AttackError(f"{_DEPENDS}: asked {how}, its log-probabilities move by {moved:.2g}{_batch_norms(model)}")
+            raise AttackError(
+                f"{_DEPENDS}: asked {how}, its log-probabilities move by {moved:.2g}{_batch_norms(model)}"
+            )
     return entered
 
 
-_DEPENDS = "the model's answer to an image depends on the other images of its batch, so that its robustness is undefined"
+_DEPENDS = (
+    "the model's answer to an image depends on the other images of its batch, so that its robustness is undefined"
+)
 
 
 def _of_its_batch_alone(entered: Entered, asked: nn.Module, x: Tensor) -> Entered:
@@ -157,7 +168,7 @@ def _of_its_batch_alone(entered: Entered, asked: nn.Module, x: Tensor) -> Entere
 
 
 def _alone(model: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([logits_of(model, image) for image in x.split(1)])
+    return torch.cat([logits_of(model, image) for image in torch.split(x, 1)])
 
 
 def _repeats(model: nn.Module, x: Tensor, bound: float) -> bool:
@@ -199,7 +210,9 @@ def _no_gradient(model: nn.Module, x: Tensor) -> str:
         with torch.enable_grad():
             logits = logits_of(model, x)
             if not logits.requires_grad:
-                return integer or "it detaches its input (torch.no_grad, inference_mode, detach), or is a count of votes"
+                return (
+                    integer or "it detaches its input (torch.no_grad, inference_mode, detach), or is a count of votes"
+                )
             torch.autograd.grad(logits.sum(), x)
     except (RuntimeError, NotImplementedError) as error:
         return integer or f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

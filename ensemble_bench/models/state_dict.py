@@ -46,7 +46,9 @@ def read(path: Path) -> dict[str, Tensor]:
         content = next((content[key] for key in (*WRAPPERS, *AVERAGED) if key in content), None)
     found = _listed(map(str, whole)) if isinstance(whole, Mapping) else f"a {type(whole).__name__}"
     keys = ", ".join((*WRAPPERS, *AVERAGED))
-    raise CheckpointError(f"{path}: no state_dict in it, expected names and tensors, alone or as {keys}: it holds {found}")
+    raise CheckpointError(
+        f"{path}: no state_dict in it, expected names and tensors, alone or as {keys}: it holds {found}"
+    )
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

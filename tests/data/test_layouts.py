@@ -59,7 +59,9 @@ def test_hidden_files_and_what_is_no_image_are_skipped_and_counted(tmp_path: Pat
         (root / odd).write_bytes(b"\0\5\26\7")
     for odd in ("train/.cache", "train/__MACOSX", "test/dog/.png"):
         (root / odd).mkdir()
-    with pytest.warns(UserWarning, match=r"copy: skips 5 files that are hidden or no \.png or \.jpg, such as train/dog/"):
+    with pytest.warns(
+        UserWarning, match=r"copy: skips 5 files that are hidden or no \.png or \.jpg, such as train/dog/"
+    ):
         found = open_source("cifar10", root)
     assert found.fingerprint == plain.fingerprint
     (root / "train/dog/Thumbs.db").unlink()

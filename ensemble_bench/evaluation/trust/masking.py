@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench import registry
-from ensemble_bench.evaluation.scoring import Scores, StageScore
+from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.trust.conduct import conduct_of, family_of, gradient_free, is_white_box
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.records import AttackResult, Blackbox, NamedWarning, Randomised
@@ -28,7 +29,7 @@ WARNINGS: Mapping[str, str] = {
     "unstable-predictions": "a clean prediction changes when the model is asked again",
     "randomised": "the model answers the same images differently: what counts is its expected accuracy over many draws",
     "probabilities-not-logits": "the model gives probabilities; attacks and verdicts took their log",
-    "rescaled-logits": "logits lie so far apart, or so near, that gradients vanish; attacks and verdicts took a multiple",
+    "rescaled-logits": "logits lie so far apart, or so near, that gradients vanish; they were taken times a power of 2",
     "coarse-logits": "the logits of a network take few different values: they are rounded or saturated",
     "zero-gradients": "more than 1 % of the images have a gradient of exactly zero at the start",
     "single-step-beats-multi-step": "one step breaks more than many do (McNemar, p < 0.01)",

@@ -14,7 +14,8 @@ import ensemble_bench as eb
 from ensemble_bench import registry
 from ensemble_bench.cli.console import show_records
 from ensemble_bench.evaluation.runner import Result
-from ensemble_bench.evaluation.scoring import Scores, StageScore
+from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.trust.masking import gradient_free, is_white_box, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.leaderboard import leaderboard_csv

@@ -171,7 +171,9 @@ def test_an_evaluation_killed_in_the_probe_goes_on(tmp_path: Path, monkeypatch: 
             labels.append(label.rpartition(" ")[2])
 
     def run(**settings: Any) -> Result:
-        return eb.evaluate(Wrapped(trained(), lambda z, x: 20 * (1000 * z).softmax(1)), suite="probed", n=20, **settings)
+        return eb.evaluate(
+            Wrapped(trained(), lambda z, x: 20 * (1000 * z).softmax(1)), suite="probed", n=20, **settings
+        )
 
     with pytest.raises(KeyboardInterrupt):
         run(out=tmp_path, progress=killed)
