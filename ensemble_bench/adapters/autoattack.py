@@ -63,8 +63,12 @@ def pyautoattack_standard(
     *,
     seed: int = 0,
     batch_size: int = 128,
+    randomised: bool = False,
 ) -> tuple[Float[Tensor, "batch channel row column"], Bool[Tensor, "batch"], int]:
     """Run AutoAttack's "standard" version from its own library: adversarial images, which are robust, and the passes.
+
+    Of a `randomised` model it is the version "rand": APGD on two losses, every gradient a mean over 20 draws. Its
+    library decides by single draws: its verdicts are no expected accuracy.
 
     Nothing of ours is in it but the count of images that went through the model, forward and backward. The model is
     left as it was found. With fewer than ten classes there are fewer targets. Raises InvalidValueError below four
@@ -88,7 +92,7 @@ def pyautoattack_standard(
             eps=threat.eps,
             seed=budget.seed,
             device=budget.device,
-            version="standard",
+            version="rand" if randomised else "standard",
         )
         made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
         # Its checks call .view(), which images that are not contiguous do not have.

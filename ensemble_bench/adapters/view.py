@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ensemble_bench.models.calling import modes_kept
+from ensemble_bench.models.answers import logits_in
+from ensemble_bench.models.calling import modes_kept, to_eval
 
 
 class AttackView(nn.Module):
@@ -57,8 +58,9 @@ class AttackView(nn.Module):
         model = self.model
         state = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
         with modes_kept(model):
-            logits: Tensor = functional_call(model.eval(), state, (self._cast(x),))
-        return logits
+            to_eval(model)
+            # A copy: a model may write into what it is given.
+            return logits_in(functional_call(model, state, (self._cast(x).clone(),)), x)
 
     def _cast(self, x: Tensor) -> Tensor:
         """Images in the precision of the model: arrays are float64 by default, and some toolkits make them so."""

@@ -45,7 +45,7 @@ class MALT(Chain):
         def rank(rows: slice) -> tuple[Tensor, ...]:
             x, y = task.x[rows].detach().requires_grad_(), task.y[rows]
             with torch.enable_grad():
-                logits = calling.logits_of(worker.model, x)
+                logits = calling.logits_of(worker.proposer, x)
                 wrong = losses.strongest_wrong(logits.detach(), y)[:, : min(self.candidates, logits.shape[1] - 1)]
                 gaps = logits.gather(1, wrong) - logits.gather(1, y[:, None])
             worker.passes += len(x) * (1 + wrong.shape[1])
@@ -53,7 +53,7 @@ class MALT(Chain):
             return (wrong.gather(1, distances.argsort(dim=1, stable=True)),)
 
         with calling.frozen(task.model):
-            worker = Worker(task.model, task.budget.batch_size)
+            worker = Worker(task.model, task.budget.batch_size, proposer=task.proposer)
             (order,) = worker.map(rank, len(task.x))
         outcome = Chain(name=self.name, stages=self.stages).search(replace(task, targets=order))
         return replace(outcome, passes=outcome.passes + worker.passes)

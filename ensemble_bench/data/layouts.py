@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -175,7 +176,13 @@ def _find_folders(root: Path) -> Layout | None:
         odd = ", ".join(sorted(set(classes["train"]) ^ set(classes["test"])))
         raise DataError(f"train/ and test/ in {root} differ in their classes: {odd} in only one of them")
     label_of = _label_of(classes["train"], root)
-    train, test = (_image_files(root / split, classes[split]) for split in ("train", "test"))
+    skipped: list[str] = []
+    train, test = (_image_files(root / split, classes[split], skipped) for split in ("train", "test"))
+    if skipped:
+        files = "1 file that is" if len(skipped) == 1 else f"{len(skipped)} files that are"
+        warnings.warn(
+            f"data folder {root}: skips {files} hidden or no .png or .jpg, such as {skipped[0]}", stacklevel=2
+        )
     return Layout(kind="folders", root=root, train=train, test=test, read=partial(_read_files, label_of=label_of))
 
 
@@ -185,7 +192,12 @@ def _natural(name: str) -> tuple[tuple[int, ...], str]:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_natural)
+    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name)), key=_natural)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a name is one that systems give to what they keep beside the user's files."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def _label_of(names: Sequence[str], root: Path) -> dict[str, int]:
@@ -201,15 +213,17 @@ def _label_of(names: Sequence[str], root: Path) -> dict[str, int]:
     return {name: CLASSES.index(name.lower()) for name in names}
 
 
-def _image_files(folder: Path, classes: Sequence[str]) -> tuple[Path, ...]:
-    """Return the image files of a split, by the numbers in their names and not class by class.
+def _image_files(folder: Path, classes: Sequence[str], skipped: list[str]) -> tuple[Path, ...]:
+    """Return the image files of a split, by the numbers in their names and not class by class; add others to `skipped`.
 
     The first n images are then a fair sample, and files that are numbered through (as exports of the official
     batches are) come in their original order.
     """
     keyed: list[tuple[tuple[tuple[int, ...], str], str]] = []
     for name in classes:
-        files = [file for file in os.listdir(folder / name) if file.lower().endswith((".png", ".jpg", ".jpeg"))]
+        there = os.listdir(folder / name)
+        files = [f for f in there if f.lower().endswith((".png", ".jpg", ".jpeg")) and not _is_hidden(f)]
+        skipped += [f"{folder.name}/{name}/{f}" for f in sorted({*there} - {*files})]
         if not files:
             raise DataError(f"class folder {folder / name} holds no .png or .jpg files")
         keyed += [(_natural(file), f"{name}/{file}") for file in files]

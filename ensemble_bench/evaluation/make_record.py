@@ -9,9 +9,10 @@ import torch
 from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.data import DataSource
-from ensemble_bench.evaluation.scoring import Carried, Job, Scores, StageScore
+from ensemble_bench.evaluation.scoring import Carried, Job, Scores
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.subject import Subject
-from ensemble_bench.evaluation.trust.masking import warnings_of
+from ensemble_bench.evaluation.trust.masking import entry_warnings, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe
 from ensemble_bench.models import cost
 from ensemble_bench.models.ensemble import as_ensemble
@@ -45,6 +46,9 @@ def make_record(
 ) -> Record:
     """Record of the `scores` that `job` got with the attacks of `suite`, and of its `probe`; nothing is rounded."""
     samples = scores.samples
+    model = job.model if job.drawn is None else job.drawn.model
+    expected = None if job.drawn is None or scores.shares is None else scores.shares.expected(exact=job.drawn.exact)
+    notes = () if subject.entered is None else subject.entered.notes
     tried: list[Attack | Carried] = [job.carried] if job.carried else []
     tried += job.attacks
     results = tuple(_attack_result(a, scores, cascade=job.cascade, one_in=job.one_in.get(a.name, 1)) for a in tried)
@@ -63,9 +67,9 @@ def make_record(
         checkpoint=subject.meta("checkpoint"),
         step=subject.meta("step"),
         architecture=None if subject.info is None else subject.info.architecture.as_dict(),
-        parameters=cost.parameters(job.model),
-        flops=cost.flops(job.model, source.image_shape),
-        forward_passes=len(as_ensemble(job.model).members),
+        parameters=cost.parameters(model),
+        flops=cost.flops(model, source.image_shape),
+        forward_passes=len(as_ensemble(model).members),
         dataset=source.dataset,
         data_name=source.name,
         data_hash=source.fingerprint,
@@ -78,7 +82,8 @@ def make_record(
         robust=RobustScore(robust=robust, n=n, accuracy=robust / n, ci_low=low, ci_high=high),
         attacks=results,
         blackbox=blackbox,
-        warnings=warnings_of(
+        warnings=entry_warnings(notes, expected, n)
+        + warnings_of(
             scores,
             results,
             cascade=job.cascade,
@@ -94,6 +99,7 @@ def make_record(
         cascade=job.cascade,
         training=None if subject.info is None else training_of(subject.info.meta),
         search=_search(job),
+        randomised=expected,
     )
 
 

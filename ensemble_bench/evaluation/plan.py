@@ -1,20 +1,21 @@
 """The plan of an evaluation: its model, images, attacks and settings, and the id that these give it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack, get
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
-from ensemble_bench.attacks.engine import Budget
+from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
 from ensemble_bench.evaluation.scoring import Carried
 from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.models.architecture import CheckpointInfo
+from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS
 from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
@@ -46,12 +47,18 @@ class EvaluationPlan:
     progress: Progress
 
     def attacks(self) -> tuple[Attack, ...]:
-        """Attacks of the suite, the black-box one with its set."""
-        return tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in self.names())
+        """Attacks of the suite, the black-box one with its set.
+
+        Those on a randomised model take every step: where most draws are wrong is not yet where the fewest are right.
+        """
+        made = tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in self.names())
+        return tuple(map(_taking_every_step, made)) if self.subject.is_randomised else made
 
     def names(self) -> tuple[str, ...]:
         """Names of the attacks, in order."""
         names = self.suite.attacks if self.subject.view is None else self.suite.views
+        if self.subject.is_randomised and self.suite.randomised:
+            names = self.suite.randomised
         if self.suite.ensembles and not self.subject.has_members:
             names = tuple(name for name in names if name not in self.suite.ensembles)
         return (*names, *self.suite.weighted) if self.subject.is_weighted else names
@@ -80,6 +87,8 @@ class EvaluationPlan:
             identity["compile"] = True
         if self.subject.view is not None:
             identity["view"] = self.subject.view
+        if self.subject.is_randomised:
+            identity["draws"] = [EOT_DRAWS, DRAWS]
         if self.carried is not None:
             identity["carried"] = self.carried.settings()
         return identify(identity)
@@ -129,6 +138,13 @@ class EvaluationPlan:
                     f"{path}: its {key} is {info.get(key)!r}, the evaluation's {value!r}: choose another --suite or set"
                 )
         return path
+
+
+def _taking_every_step(attack: Attack) -> Attack:
+    """`attack`, of a chain every stage, without stopping early."""
+    if isinstance(attack, Chain):
+        return replace(attack, stages=tuple(map(_taking_every_step, attack.stages)))
+    return replace(attack, stop_early=False) if isinstance(attack, GradientAttack) else attack
 
 
 def source_of(

@@ -13,9 +13,10 @@ from torch import nn
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
+from ensemble_bench.evaluation.draws import Drawn
 from ensemble_bench.evaluation.estimate import passes_an_image
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import make_record
@@ -24,8 +25,10 @@ from ensemble_bench.evaluation.plan import EvaluationPlan
 from ensemble_bench.evaluation.request import Request, budget_on, images_of, plans_of
 from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
 from ensemble_bench.evaluation.suite_progress import Forecast
+from ensemble_bench.evaluation.trust.conduct import is_white_box
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.files import write_atomic
+from ensemble_bench.models import randomised
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
@@ -56,13 +59,18 @@ class Result:
 
     @property
     def clean_accuracy(self) -> float:
-        """Fraction of images classified correctly without an attack."""
-        return self.record.clean.accuracy
+        """Fraction of images classified correctly without an attack; expected, of a model that answers at random."""
+        drawn = self.record.randomised
+        return self.record.clean.accuracy if drawn is None else drawn.clean
 
     @property
     def robust_accuracy(self) -> float:
-        """Fraction of images that are classified correctly and that no attack broke: the per-image worst case."""
-        return self.record.robust.accuracy
+        """Fraction of images that are classified correctly and that no attack broke: the per-image worst case.
+
+        Of a model that answers at random, the expected accuracy over its draws.
+        """
+        drawn = self.record.randomised
+        return self.record.robust.accuracy if drawn is None else drawn.robust
 
     @property
     def per_attack(self) -> dict[str, float | None]:
@@ -80,6 +88,7 @@ class Result:
         return self.record.warnings
 
 
+@torch.inference_mode(False)
 def evaluate(
     model: nn.Module,
     *,
@@ -197,11 +206,13 @@ def evaluate_checkpoints(
     return evaluate_request(request, progress)
 
 
+@torch.inference_mode(False)
 def evaluate_request(request: Request, progress: Progress = silent) -> list[Record]:
     """As `evaluate_checkpoints`, of arguments that are together already."""
     return [record for plan in plans_of(request, progress) for record in _run_sizes(plan, request.sizes)]
 
 
+@torch.inference_mode(False)
 def evaluate_block(request: Request, block: int, *, progress: Progress = silent) -> None:
     """Attack one block of images, counted from 0, and keep that in the journals of the evaluations.
 
@@ -212,7 +223,7 @@ def evaluate_block(request: Request, block: int, *, progress: Progress = silent)
     for plan in plans_of(request, progress):
         threats = [replace(plan.threat, eps=eps) for eps in request.sizes] or [plan.threat]
         for threat in threats:
-            plan = replace(plan, threat=threat)
+            plan = _entered(replace(plan, threat=threat))
             made = plan.attacks()
             key = plan.key(made)
             fallen = _fallen_in_block(plan, made, key, block)
@@ -269,7 +280,9 @@ def _fallen(samples: pd.DataFrame) -> Bools:
 
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     """Evaluate, or read a finished evaluation, in `out` or beside the checkpoint of a trained model."""
-    images = plan.save_images
+    if plan.subject.info is None:  # whether it answers at random is part of the evaluation's id
+        plan = _entered(plan)
+    images, given = plan.save_images, out
     if images is not None:  # before a black-box set is made
         adversarial.check_target(images, None, channels=plan.source.image_shape[0])
     made = plan.attacks()
@@ -277,6 +290,9 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     out = plan.folder(key) if out is None else out
     if out is not None and (known := _finished(plan, out, key)) is not None:
         return Result(record=known, samples=read_samples(out))
+    if plan.subject.entered is None:
+        return _run(_entered(plan), given)
+    _check_gradients(plan, made)
     if images is not None:
         adversarial.check_target(images, key, channels=plan.source.image_shape[0])
         if out is not None and (out / RECORD_FILE).exists():
@@ -300,10 +316,44 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     return Result(record=record, samples=scores.samples)
 
 
+def _entered(plan: EvaluationPlan) -> EvaluationPlan:
+    """The plan after a look at its model, and told what was found; raises AttackError for one that is refused."""
+    if plan.subject.entered is not None:
+        return plan
+    subject = plan.subject.enter(plan.images, plan.budget.device)
+    assert subject.entered is not None
+    for name, message in subject.entered.notes:
+        plan.progress(subject.name, 1, 1, status=f"{name}: {message}")
+    if subject.is_randomised:
+        plan.progress(subject.name, 1, 1, status="answers at random: gradients and verdicts are means over many draws")
+    return replace(plan, subject=subject)
+
+
+def _check_gradients(plan: EvaluationPlan, made: Sequence[Attack]) -> None:
+    """Raise AttackError where attacks need gradients that the model has not, naming those that do without."""
+    entered = plan.subject.entered
+    if entered is None or not entered.no_gradient:
+        return
+    need = [a.name for a in made if is_white_box(a.name, a.settings())] + (["the probe"] if plan.suite.probe else [])
+    if need:
+        raise AttackError(
+            f"{plan.subject.name}: it has no gradient, which {', '.join(need[:4])} need: {entered.no_gradient}; "
+            "--suite square5000 needs none"
+        )
+
+
 def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
     """The evaluation to do, with the twin that proposes in all of it."""
-    model, classes = plan.subject.load().to(plan.budget.device), len(plan.source.classes)
-    twin = twin_of(model, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
+    entered, classes = plan.subject.entered, len(plan.source.classes)
+    assert entered is not None
+    model, exact = entered.model.to(plan.budget.device), entered.exact
+    climbed = randomised.expected(model, exact=exact) if entered.randomised else model
+    twin = twin_of(climbed, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
+    drawn = None
+    if entered.randomised:
+        other = randomised.judge(model, exact=exact, seed=1)
+        drawn = Drawn(model=model, other_judge=other, exact=exact)
+        model = randomised.judge(model, exact=exact)
     if twin.note:
         plan.progress(plan.subject.name, 1, 1, status=twin.note)
     pace = partial(
@@ -319,6 +369,7 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         label=plan.subject.name,
         model=model,
         twin=twin,
+        drawn=drawn,
         images=plan.images,
         threat=plan.threat,
         attacks=made,

@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError, EnsembleBenchError
+from ensemble_bench.evaluation.draws import Drawn, Shares
 from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
 from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models import calling
@@ -71,6 +73,8 @@ class Job:
     forecast: Forecast | None = None
     twin: Twin | None = None
     """What proposes instead of the model."""
+    drawn: Drawn | None = None
+    """Of a model that answers at random, which `model` judges by many draws: the model itself, and further draws."""
     progress: Progress = silent
 
     @property
@@ -82,23 +86,6 @@ class Job:
         """Images, labels and ids of a block, on the device (ids on the CPU)."""
         x, y = self.images.batch(block)
         return x.to(self.budget.device), y.to(self.budget.device), self.images.ids[block]
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageScore:
-    """The score of one stage of an attack: of `attacked` images, the survivors of the stages before, `broken` fell."""
-
-    name: str
-    attacked: int
-    broken: int
-    seconds: float = 0.0
-    passes: int = 0
-    zero_gradients: int = 0
-
-    def __add__(self, more: "StageScore") -> "StageScore":
-        """This stage, and what it found on further images."""
-        counts = ("attacked", "broken", "seconds", "passes", "zero_gradients")
-        return replace(self, **{count: getattr(self, count) + getattr(more, count) for count in counts})
 
 
 @dataclass(kw_only=True)
@@ -114,6 +101,8 @@ class Scores:
     """Classes of the model."""
     fell_at: Array = field(default_factory=lambda: np.empty(0, dtype=object))
     """Name of the stage that broke every image, None for those that none did."""
+    shares: Shares | None = None
+    """Of a model that answers at random."""
 
 
 def blocks_of(images: int) -> list[slice]:
@@ -137,6 +126,7 @@ def score(job: Job, journal: Journal) -> Scores:
         }
     )
     scores = Scores(samples=samples, unstable=sum(e["unstable"] for e in clean), classes=clean[0]["classes"])
+    scores.shares = None if job.drawn is None else Shares.of(clean)
     standing = correct.copy()
     broken_by, scores.fell_at = (np.full(len(correct), None, dtype=object) for _ in range(2))
     predictions = np.full(len(correct), -1, dtype=np.int64)
@@ -169,6 +159,7 @@ def score(job: Job, journal: Journal) -> Scores:
             before=standing.copy(),
             predictions=predictions,
             fell_at=scores.fell_at,
+            shares=scores.shares,
         )
         scores.stages[attack.name] = ran = _triaged(job, journal, run, nearest, told)
         if ran[0].attacked:
@@ -212,6 +203,7 @@ class _Run:
     before: Bools
     predictions: Array
     fell_at: Array
+    shares: Shares | None
 
 
 def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress) -> tuple[StageScore, ...]:
@@ -262,6 +254,8 @@ def _stages(
             entries.append(_attack_block(job, journal, stage, name, index, block, targets[block], fresh, left, told))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
+        if run.shares is not None:
+            run.shares.lower(entries)
         np.add(run.steps, _column(entries, "steps").astype(np.int32), out=run.steps)
         np.fmax(run.margin, _column(entries, "margin").astype(np.float32), out=run.margin)
         np.logical_and(run.robust, ~broken, out=run.robust)
@@ -292,10 +286,13 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     with calling.frozen(job.model):
         worker = engine.Worker(job.model, job.budget.batch_size)
         logits = worker.logits(x, y)
-        first, again = logits.argmax(dim=1), worker.logits(x, y).argmax(dim=1)
-    values = {
+        first = logits.argmax(dim=1)
+        if job.drawn is None:
+            values: Entry = {"unstable": int((first != worker.logits(x, y).argmax(dim=1)).sum())}
+        else:
+            values = job.drawn.clean(logits, x, y, job.budget.batch_size)
+    values |= {
         "prediction": first.tolist(),
-        "unstable": int((first != again).sum()),
         "classes": logits.shape[1],
         "seconds": time.perf_counter() - start,
     }
@@ -336,6 +333,7 @@ def _attack_block(
     outcome = attempt(job, attack, x, y, ids, rows, on_done)
     seconds = time.perf_counter() - start
     predicted, fell = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
+    shares = {} if job.drawn is None else job.drawn.shares_at(job.model, outcome, y[rows.to(y.device)], job.budget)
 
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)
@@ -353,6 +351,7 @@ def _attack_block(
             "passes": outcome.passes,
             "seconds": seconds,
             "predicted": spread(predicted, -1),
+            **{share: spread(values, float("nan")) for share, values in shares.items()},
         },
         outcome.x_adv[fell].float().cpu().numpy() if journal.keeps_images else None,
     )

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
-from ensemble_bench.models import calling, checkpoint
+from ensemble_bench.errors import AttackError, CheckpointError, EnsembleBenchError, InvalidValueError
+from ensemble_bench.models import calling, checkpoint, cost
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble, as_ensemble
+from ensemble_bench.models.entry import IMAGES, Entered, enter
 from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.models.state_dict import reason
 
@@ -25,7 +26,7 @@ class Subject:
     """The model to score, with its name, hash and origin; `model` is None for a checkpoint that is not loaded yet.
 
     Records lie below `home`; there are none without. Of an ensemble a part can be scored: the `view` "member1",
-    "member2", …, or "logit", its members' logits averaged.
+    "member2", …, or "logit", its members' logits averaged. `entered` is what was found when the model was looked at.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Subject:
     info: CheckpointInfo | None = None
     home: Path | None = None
     view: str | None = None
+    entered: Entered | None = None
 
     def meta(self, key: str) -> Any:
         """Entry `key` of what training wrote into the checkpoint, None for a model from elsewhere."""
@@ -53,6 +55,23 @@ class Subject:
         member = model.members[int(self.view.removeprefix("member")) - 1]
         return member if isinstance(member, Ensemble) else Ensemble([member]).eval()
 
+    def enter(self, images: ImageSet, device: torch.device) -> "Subject":
+        """Itself, after a look at the model on a few of the images; raises AttackError, naming it, as `entry.enter`."""
+        if self.entered is not None:
+            return self
+        x, _ = images.batch(slice(IMAGES))
+        try:
+            return replace(self, entered=enter(self.load().to(device), x.to(device)))
+        except AttackError as error:
+            raise AttackError(f"{self.name}: {error}") from None
+
+    @property
+    def is_randomised(self) -> bool:
+        """Whether the model answers the same images differently, as far as is known."""
+        if self.entered is not None:
+            return self.entered.randomised
+        return self.info is not None and self.view is None and self.info.architecture.aggregation == "draw"
+
     def views(self) -> "list[Subject]":
         """The parts of an ensemble: every member on its own, and the logit average; none of a single network."""
         if isinstance(self.model, Ensemble):
@@ -64,7 +83,7 @@ class Subject:
         if members < 2:
             return []
         names = [f"member{i + 1}" for i in range(members)] + ([LOGIT] if aggregation != LOGIT else [])
-        return [replace(self, name=f"{self.name}#{name}", view=name) for name in names]
+        return [replace(self, name=f"{self.name}#{name}", view=name, entered=None) for name in names]
 
     @property
     def has_members(self) -> bool:
@@ -98,7 +117,7 @@ def of_source(source: ModelSource, data: DataSource, *, runs: Path) -> Subject:
     if source.info is not None:
         return of_checkpoint(source.info)
     model = source.load(data)
-    if not any(True for _ in model.parameters()):
+    if not cost.parameters(model):
         raise InvalidValueError(f"{source.text}: has no parameters: its networks must be submodules of it")
     try:
         logits = _answers(model, data.image_shape)
@@ -127,6 +146,10 @@ def in_memory(model: nn.Module, images: ImageSet) -> Subject:
             name=name_of(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info
         )
     logits = _answers(model, tuple(images.images.shape[1:]))
+    if logits.shape[1] <= (most := int(images.labels.max())):
+        raise InvalidValueError(
+            f"the model tells {logits.shape[1]} classes apart, {images.name} has labels up to {most}"
+        )
     return Subject(name="model", weights_hash=_hash(model, logits), model=model)
 
 
@@ -143,8 +166,13 @@ def _hash(model: nn.Module, logits: Tensor) -> str:
     """Hash of the weights, the modules' text and the logits of some noise, which stand for the code."""
     digest = hashlib.sha256(repr(model).encode())
     for name, value in model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Tensor):
+                part = part.dequantize() if part.is_quantized else part
+                digest.update(f"{name} {tuple(part.shape)} {part.dtype}".encode())
+                digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            else:  # integer layers keep more than tensors
+                digest.update(f"{name} {part}".encode())
     # Weights do not say what a module computes: two wrappers of one network can differ in code alone.
     digest.update(logits.cpu().contiguous().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"

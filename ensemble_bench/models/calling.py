@@ -8,14 +8,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble_bench import losses
-from ensemble_bench.errors import AttackError
+from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.models.answers import answer
 from ensemble_bench.models.ensemble import Ensemble
 
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
     """Put the train or eval mode of every submodule back on leaving, also by an exception."""
-    modes = [(module, module.training) for module in model.modules()]
+    # Frozen TorchScript has no mode, nor needs one.
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     try:
         yield
     finally:
@@ -23,18 +25,32 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def to_eval(model: nn.Module) -> None:
+    """Put `model` in eval mode; an exported program, whose graph is fixed and which takes no mode, stays as it is."""
+    try:
+        model.eval()
+    except NotImplementedError:
+        for module in model.modules():
+            module.training = False
+
+
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put `model` in eval mode with frozen parameters; on leaving, also by an exception, all is as it was.
 
     Restored are every submodule's train/eval flag, every parameter's requires_grad, and torch's global random
-    state. Parameters' .grad is never touched.
+    state. Parameters' .grad is never touched. Gradients can be taken inside, also where the caller is in inference
+    mode. Raises InvalidValueError for weights that were made there.
     """
+    if any(p.is_inference() for p in model.parameters()):
+        raise InvalidValueError(
+            "the model's weights were made in torch.inference_mode: make or load it outside of that"
+        )
     trainable = [(p, p.requires_grad) for p in model.parameters()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    with torch.random.fork_rng(devices=devices), modes_kept(model):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), modes_kept(model):
         try:
-            model.eval()
+            to_eval(model)
             for p, _ in trainable:
                 p.requires_grad_(False)
             yield
@@ -50,8 +66,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def logits_of(model: nn.Module, x: Tensor) -> Float[Tensor, "batch class"]:
     """Logits of `x`, in its dtype even under autocast. Raises AttackError unless finite and one row an image."""
-    logits: Tensor = model(channels_last(x))
-    return _checked(logits, x, "(batch, class)")
+    return _checked(answer(model, channels_last(x)), x, "(batch, class)")
 
 
 def member_logits_of(model: Ensemble, x: Tensor) -> Float[Tensor, "member batch class"]:

@@ -1,15 +1,16 @@
 """Parameters and FLOPs of a model, and the width at which a single network has as many as an ensemble."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.answers import answer
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
-from ensemble_bench.models.calling import modes_kept
+from ensemble_bench.models.calling import modes_kept, to_eval
 
 # The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
 PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
@@ -18,7 +19,18 @@ PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
 def parameters(model: nn.Module | Architecture) -> int:
     """Number of distinct weights, without buffers such as batch norm's statistics."""
     module = skeleton(model, device="meta") if isinstance(model, Architecture) else model
-    return sum(parameter.numel() for parameter in module.parameters())
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return count or sum(value.numel() for value in _packed(module))
+
+
+def _packed(module: nn.Module) -> Iterator[Tensor]:
+    """Weights that are no parameters: those of integer layers, and the constants of frozen TorchScript."""
+    for value in module.state_dict().values():
+        yield from (v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Tensor))
+    for part in module.modules():
+        if isinstance(part, torch.jit.ScriptModule) and not part.state_dict():
+            constants = (node for node in part.inlined_graph.nodes() if node.kind() == "prim::Constant")
+            yield from (node.t("value") for node in constants if node.kindOf("value") == "t" if node.hasAttributes())
 
 
 def flops(model: nn.Module | Architecture, image_shape: tuple[int, int, int] | None = None) -> int:
@@ -88,7 +100,8 @@ def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     like = next(model.parameters(), torch.empty(0))
     try:
         with modes_kept(model), torch.no_grad():
-            model.eval()(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
+            to_eval(model)
+            answer(model, torch.zeros(1, *image_shape, device=like.device))
     finally:
         for hook in hooks:
             hook.remove()

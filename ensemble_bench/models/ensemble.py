@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import AttackError, InvalidValueError, UnknownNameError
+from ensemble_bench.models.answers import answer
 from ensemble_bench.models.architecture import AGGREGATIONS, CheckpointInfo
 
 # What a class of another package needs to count as an ensemble.
@@ -50,13 +51,17 @@ class Ensemble(nn.Module):
 
     def member_logits(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "member batch class"]:
         """Logits of every member, in float32 or better also under autocast."""
-        return _at_least_float32(torch.stack([member(x) for member in self.members]))
+        answers = [_member_answer(i, member, x) for i, member in enumerate(self.members, 1)]
+        if len({logits.shape[1] for logits in answers}) > 1:
+            told = ", ".join(str(logits.shape[1]) for logits in answers)
+            raise AttackError(f"the members tell {told} classes apart: expected as many in each")
+        return _at_least_float32(torch.stack(answers))
 
     def log_gate(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "member batch 1"]:
         """Log of the gate's weight of every member for every image; the weights sum to 1 over the members."""
         if self.gate is None:
             raise InvalidValueError("the ensemble has no gate: its members count alike")
-        logits: Tensor = self.gate(x)
+        logits = answer(self.gate, x)
         if logits.shape[1:] != (len(self.members),):
             raise InvalidValueError(
                 f"the gate gives shape {tuple(logits.shape)}: expected (batch, {len(self.members)})"
@@ -120,8 +125,7 @@ class Single(Ensemble):
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Logits of the network."""
-        logits: Tensor = self.members[0](x)
-        return logits
+        return answer(self.members[0], x)
 
     def aggregate(
         self, member_logits: Float[Tensor, "member batch class"], x: Float[Tensor, "batch channel row column"]
@@ -135,6 +139,14 @@ def as_ensemble(model: nn.Module) -> Ensemble:
     if isinstance(model, Ensemble) or all(hasattr(model, name) for name in INTERFACE):
         return cast(Ensemble, model)
     return Single(model)
+
+
+def _member_answer(number: int, member: nn.Module, x: Tensor) -> Tensor:
+    """As `answer`, its error naming the member."""
+    try:
+        return answer(member, x)
+    except AttackError as error:
+        raise AttackError(f"member {number} ({type(member).__name__}): {error}") from None
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ensemble_bench.models.answers import answer
 from ensemble_bench.models.backbones.vgg import VGG16BN
 from ensemble_bench.models.calling import channels_last, frozen
 from ensemble_bench.models.compiled import compiled
@@ -153,7 +154,7 @@ def _answers(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
     torch.manual_seed(0)
     x = channels_last(x).detach().requires_grad_()
     with torch.enable_grad():
-        logits: Tensor = model(x)
+        logits = answer(model, x)
         if not logits.requires_grad:
             return logits, None
         weights = torch.linspace(-1, 1, logits.numel(), device=x.device, dtype=logits.dtype).view_as(logits)

@@ -20,6 +20,7 @@ from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidVa
 from ensemble_bench.models import checkpoint, state_dict
 from ensemble_bench.models.architecture import Architecture, CheckpointInfo
 from ensemble_bench.models.build import skeleton
+from ensemble_bench.models.calling import to_eval
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.normalise import Normalise
 
@@ -49,9 +50,11 @@ class ModelSource:
 
     def load(self, dataset: DataSource | None) -> Ensemble:
         """The model in eval mode on the CPU; the global random state stays as it is. Raises EnsembleBenchError."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             model = self.read(dataset)
-        return (model if isinstance(model, Ensemble) else Ensemble([model])).eval()
+        model = model if isinstance(model, Ensemble) else Ensemble([model])
+        to_eval(model)
+        return model
 
 
 def load(
@@ -110,7 +113,9 @@ def _part(text: str, arch: str | None, normalise: str | None, folder: Path) -> M
     """One model, by the form of its text; an existing file or folder comes first."""
     path, (kind, colon, name) = Path(text), text.partition(":")
     if os.path.exists(text):
-        if path.suffix not in state_dict.SUFFIXES or path.is_dir() or _is_described(path):
+        # With an arch a file may have any name: w.pth.tar, w.ckpt, w.
+        may_be_weights = arch is not None or path.suffix in state_dict.SUFFIXES
+        if path.is_dir() or _is_described(path) or not may_be_weights:
             return _checkpoint(path)
         return _state_dict(path, arch, normalise)
     if colon and kind in registry.MODEL_SOURCES:

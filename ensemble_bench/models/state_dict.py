@@ -4,7 +4,7 @@ import os
 import pickle
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,14 +16,20 @@ from ensemble_bench.errors import CheckpointError
 
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 # The usual names of the state_dict inside a larger checkpoint.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+# As those, of weights averaged over training: taken where a file holds no others.
+AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema", "params_ema", "averaged_model", "swa_state_dict")
+# Counters that averages of weights keep beside them, and that no network of the architecture has.
+COUNTERS = ("n_averaged", "num_updates", "decay")
+# Batch norm counts its batches in training alone; weights from before it did lack the count, and torch loads them.
+COUNTED = "num_batches_tracked"
 # DataParallel, a wrapper's `self.model` and torch.compile put these before every name.
-PREFIXES = ("module.", "model.", "_orig_mod.")
+PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema_model.", "ema.")
 _FORCE, _UNDO = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The state_dict in a file, alone or in a checkpoint under one of `WRAPPERS`, its names unchanged.
+    """The state_dict in a file, alone or in a checkpoint under one of `WRAPPERS` or `AVERAGED`, its names unchanged.
 
     Raises CheckpointError when it cannot be read, holds more than tensors and plain values, or holds no state_dict.
     """
@@ -33,20 +39,30 @@ def read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a damaged file leads it to
         raise CheckpointError(f"{path}: {reason(error)}") from error
+    whole = content
     while isinstance(content, Mapping):
         if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
             return dict(content)
-        content = next((content[key] for key in WRAPPERS if key in content), None)
-    raise CheckpointError(f"{path}: no state_dict in it, expected names and tensors, alone or as {', '.join(WRAPPERS)}")
+        content = next((content[key] for key in (*WRAPPERS, *AVERAGED) if key in content), None)
+    found = _listed(map(str, whole)) if isinstance(whole, Mapping) else f"a {type(whole).__name__}"
+    keys = ", ".join((*WRAPPERS, *AVERAGED))
+    raise CheckpointError(
+        f"{path}: no state_dict in it, expected names and tensors, alone or as {keys}: it holds {found}"
+    )
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Load `weights`, read from `path`, into `network`; raises CheckpointError unless they fit and are finite."""
     expected = network.state_dict()
-    weights = _stripped(weights, expected)
+    held = weights = _stripped({n: v for n, v in weights.items() if n in expected or n not in COUNTERS}, expected)
+    counts = {n: v for n, v in expected.items() if n.endswith(COUNTED) and n not in weights}
+    weights = {**weights, **counts}
     if odd := sorted(set(weights) ^ set(expected)):
         kind = "lacks" if odd[0] in expected else "has an unexpected"
-        raise CheckpointError(f"{path}: does not fit its architecture: {kind} {odd[0]} (of {len(odd)} such tensors)")
+        raise CheckpointError(
+            f"{path}: does not fit its architecture: {kind} {odd[0]} (of {len(odd)} such tensors); "
+            f"it holds {_listed(held)}"
+        )
     for name, value in weights.items():
         if value.shape != expected[name].shape:
             actual, wanted = tuple(value.shape), tuple(expected[name].shape)
@@ -76,6 +92,13 @@ def reason(error: BaseException) -> str:
             return f"holds more than tensors and plain values ({code[1]}), and code in it is never run"
         return "not a file that torch.save wrote"
     return f"{type(error).__name__}: {textwrap.shorten(str(error), 240)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first of some names, and how many there are."""
+    listed = list(names)
+    more = f", … ({len(listed)} in all)" if len(listed) > 5 else ""
+    return ", ".join(listed[:5]) + more if listed else "nothing"
 
 
 def _stripped(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -149,6 +149,25 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Randomised:
+    """Expected accuracy, over its draws, of a model that answers at random: on clean images, and on attacked ones.
+
+    The shares are those of `draws` draws that no attack was chosen by (None: all members, by their weights), each image
+    at that of its adversarial images where other draws were wrong most often. Intervals are Wilson's for the images, as
+    if every share were 0 or 1: wider than those of any shares. A gradient is a mean over `gradient_draws`.
+    """
+
+    draws: int | None
+    gradient_draws: int | None
+    clean: float
+    clean_low: float
+    clean_high: float
+    robust: float
+    robust_low: float
+    robust_high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One evaluation of one model: the model, the images, the threat, the attacks, and the results.
 
@@ -158,8 +177,9 @@ class Record:
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, the eps (in units of the pixel range), and whether it
     was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in
-    records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `path` is
-    where the record was read from; it is neither written nor compared.
+    records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `randomised`
+    is there for a model that answers at random, whose `clean` and `robust` count images that most draws get right.
+    `path` is where the record was read from; it is neither written nor compared.
     """
 
     id: str
@@ -196,6 +216,7 @@ class Record:
     training: Mapping[str, Any] | None = None
     images: SavedImages | None = None
     search: Search | None = None
+    randomised: Randomised | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -217,7 +238,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        for name in ("training", "images", "search"):
+        for name in ("training", "images", "search", "randomised"):
             if getattr(self, name) is None:
                 del values[name]  # a record from before is written as it was
         return values
@@ -269,6 +290,9 @@ def _check(record: Record) -> None:
         _check_fraction("blackbox.keep_rate", record.blackbox.keep_rate)
     if record.images is not None:
         _check_images(record.images, sum(attack.credit for attack in record.attacks))
+    if record.randomised is not None:
+        for what in ("clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high"):
+            _check_fraction(f"randomised.{what}", getattr(record.randomised, what))
     if record.training is not None:
         _check_training(record.training)
 

@@ -15,6 +15,7 @@ class Suite:
     number k in `one_in` meets one in k of the images that a cascade left standing so far, of every block of images (see
     evaluation/scoring.py) those nearest to being broken; where it breaks some, it meets the next as many. Attacks in
     `ensembles` are left out for a single network; `weighted` names further ones for gated and randomised ensembles.
+    `randomised`, where it is given, are the attacks on a model that answers at random, instead of all others.
     With `views`, every member of a checkpoint and its logit average are scored on their own too, with these attacks. A
     `probe` adds the tests for masked gradients that need attacks of their own. The worst case of the suite with the
     highest `rank` ranks a model on the leaderboard's page. Raises InvalidValueError for a number below 1 in `one_in`,
@@ -27,6 +28,7 @@ class Suite:
     one_in: Mapping[str, int] = field(default_factory=dict, hash=False)
     ensembles: tuple[str, ...] = ()
     weighted: tuple[str, ...] = ()
+    randomised: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     probe: bool = False
     rank: int = 0
@@ -79,6 +81,7 @@ SUITES: Mapping[str, Suite] = {
             name="autoattack",
             rank=5,
             attacks=("apgd100", "apgd-t100", "fab-t100", "square5000"),
+            randomised=("apgd100", "apgd-dlr100"),
             cascade=True,
             probe=True,
             description="the standard version as published (Croce & Hein 2020)",

@@ -225,7 +225,7 @@ _ALL = (
         name="cpu",
         description="WRN-10-2, 8 epochs, N-FGSM: the most robust for an hour of a CPU core",
         settings={"cifar10": _CIFAR_CPU, "digits": _DIGITS_TINY},
-        tuned={"cifar10": dict.fromkeys(_TUNED_ALIKE, {"learning_rate": 0.8})},
+        tuned={"cifar10": {recipe: {"learning_rate": 0.8} for recipe in _TUNED_ALIKE}},
     ),
     Preset(
         name="tiny",

@@ -49,8 +49,25 @@ def test_image_files_come_by_number_not_class_by_class(tmp_path: Path) -> None:
             path = tmp_path / split / name / f"{name}_{row}.PNG"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(files.png(x))
-            (path.parent / ".DS_Store").touch()
     assert open_source("cifar10", tmp_path).split("test").labels.tolist() == IMAGES["test"][1].tolist()
+
+
+def test_hidden_files_and_what_is_no_image_are_skipped_and_counted(tmp_path: Path) -> None:
+    root = files.write_folders(tmp_path / "copy", IMAGES)
+    plain = open_source("cifar10", root)
+    for odd in ("test/cat/._7.png", "test/cat/.DS_Store", "train/dog/Thumbs.db", "train/dog/notes.txt"):
+        (root / odd).write_bytes(b"\0\5\26\7")
+    for odd in ("train/.cache", "train/__MACOSX", "test/dog/.png"):
+        (root / odd).mkdir()
+    with pytest.warns(
+        UserWarning, match=r"copy: skips 5 files that are hidden or no \.png or \.jpg, such as train/dog/"
+    ):
+        found = open_source("cifar10", root)
+    assert found.fingerprint == plain.fingerprint
+    (root / "train/dog/Thumbs.db").unlink()
+    (root / "train/dog/notes.txt").rename(root / "train/dog/notes.png")  # says that it is an image, and is none
+    with pytest.warns(UserWarning, match="skips 3"), pytest.raises(DataError, match=r"notes\.png: not a PNG or JPEG"):
+        open_source("cifar10", root)
 
 
 def test_grey_and_palette_images_become_rgb(tmp_path: Path) -> None:

@@ -291,3 +291,39 @@ def test_code_in_a_pickle_never_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(UserWarning, match="NO_WEIGHTS_ONLY"):
         torch.load("weights.pt")  # the bomb is live: torch alone does what the environment says
     assert Path("exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["w.pth.tar", "w.ckpt", "w", "w.pt"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "swa", "ema", "swa in a checkpoint", "no counts", "lightning", "both", "ema first"]
+)
+def test_weights_as_other_tools_leave_them(network: nn.Module, digits: DataSource, name: str, kind: str) -> None:
+    weights = network.state_dict()
+    averaged = torch.optim.swa_utils.AveragedModel(network).state_dict()
+    zeros = {key: torch.zeros_like(value) for key, value in weights.items()}
+    content: dict[str, Any] = {
+        "plain": weights,
+        "swa": averaged,
+        "ema": {"model_ema": weights, "epoch": 3},
+        "swa in a checkpoint": {"state_dict": averaged, "epoch": 3},
+        "no counts": {key: value for key, value in weights.items() if "num_batches_tracked" not in key},
+        "lightning": {"epoch": 1, "state_dict": {f"net.{key}": value for key, value in weights.items()}},
+        "both": {"state_dict_ema": zeros, "state_dict": weights},
+        "ema first": {"ema": {f"module.{key}": value for key, value in weights.items()}},
+    }[kind]
+    torch.save(content, name)
+    with torch.no_grad():
+        assert_computes(
+            eb.load(name, arch="small_cnn-0.5", dataset="digits"), network(normalised(images(20)[0], digits))
+        )
+
+
+def test_what_does_not_fit_lists_what_the_file_holds(network: nn.Module) -> None:
+    torch.save({"epoch": 3, "optimizer": {"lr": 0.1}}, "w.pth.tar")
+    with pytest.raises(CheckpointError, match=r"^w\.pth\.tar: no state_dict in it, .*: it holds epoch, optimizer$"):
+        eb.load("w.pth.tar", arch="small_cnn-0.5", dataset="digits")
+    torch.save({f"layer{i}.weight": torch.zeros(2) for i in range(7)}, "w.pth.tar")
+    with pytest.raises(CheckpointError, match=r"lacks .*; it holds layer0\.weight, .*layer4\.weight, … \(7 in all\)$"):
+        eb.load("w.pth.tar", arch="small_cnn-0.5", dataset="digits")
+    with pytest.raises(CheckpointError, match=r"^w\.pth\.tar: not a safetensors checkpoint"):
+        eb.load("w.pth.tar")

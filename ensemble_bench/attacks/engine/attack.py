@@ -43,16 +43,19 @@ class Attack(ABC):
         on_done: OnDone | None = None,
     ) -> Outcome:
         """As calling the attack, with the verdict on every image; `on_done` is called as images are finished."""
-        task = Task(
-            model=model,
-            x=x,
-            y=y,
-            threat=threat,
-            ids=torch.arange(len(x)) if ids is None else ids.cpu(),
-            budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
-            on_done=on_done,
-        )
-        return self.search(replace(task, twin=twin_of(model, x).model))
+        with torch.inference_mode(False):
+            # What was made in inference mode takes part in no gradient; a copy does.
+            x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+            task = Task(
+                model=model,
+                x=x,
+                y=y,
+                threat=threat,
+                ids=torch.arange(len(x)) if ids is None else ids.cpu(),
+                budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
+                on_done=on_done,
+            )
+            return self.search(replace(task, twin=twin_of(model, x).model))
 
     def __call__(
         self,

@@ -108,6 +108,11 @@ def validate(x: Tensor, y: Tensor, ids: Tensor) -> None:
         raise InvalidValueError(f"{len(x)} images, {len(y)} labels and {len(ids)} ids: expected as many of each")
     if not x.is_floating_point():
         raise InvalidValueError(f"images have dtype {x.dtype}: expected floating point in [0, 1]")
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise InvalidValueError(
+            f"images have dtype {x.dtype}, whose rounding leaves the ball: expected float32 or float64, such as "
+            "x.float(); a model in half precision takes these too"
+        )
     if y.dtype != torch.int64 or y.dim() != 1:
         raise InvalidValueError(f"labels have dtype {y.dtype} and shape {tuple(y.shape)}: expected int64 of shape (n,)")
     if len(x) == 0:

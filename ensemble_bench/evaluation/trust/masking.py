@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench import registry
-from ensemble_bench.evaluation.scoring import Scores, StageScore
+from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.trust.conduct import conduct_of, family_of, gradient_free, is_white_box
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
-from ensemble_bench.records import AttackResult, Blackbox, NamedWarning
+from ensemble_bench.records import AttackResult, Blackbox, NamedWarning, Randomised
 from ensemble_bench.records.statistics import mcnemar
 
 # Athalye et al. 2018a list the behaviours; a share of the images below this is taken for chance.
@@ -26,6 +27,10 @@ SURROGATE = 0.9
 _GRADIENT_FREE = "an attack without gradients breaks more than 1 % of the images that those with gradients missed"
 WARNINGS: Mapping[str, str] = {
     "unstable-predictions": "a clean prediction changes when the model is asked again",
+    "randomised": "the model answers the same images differently: what counts is its expected accuracy over many draws",
+    "probabilities-not-logits": "the model gives probabilities; attacks and verdicts took their log",
+    "rescaled-logits": "logits lie so far apart, or so near, that gradients vanish; they were taken times a power of 2",
+    "coarse-logits": "the logits of a network take few different values: they are rounded or saturated",
     "zero-gradients": "more than 1 % of the images have a gradient of exactly zero at the start",
     "single-step-beats-multi-step": "one step breaks more than many do (McNemar, p < 0.01)",
     "more-steps-weaker": "an attack leaves more standing than the same one with half its steps or fewer (p < 0.01)",
@@ -78,6 +83,18 @@ def warnings_of(
     if overfitted is not None:
         message = f"from training step {overfitted} on, the model withstands one step better than many"
         found.append(_warning("catastrophic-overfitting", message))
+    return tuple(found)
+
+
+def entry_warnings(notes: Sequence[tuple[str, str]], expected: Randomised | None, n: int) -> tuple[NamedWarning, ...]:
+    """Warnings of what was found when a model was looked at, and of its expected accuracy if it answers at random."""
+    found = [_warning(name, message) for name, message in notes]
+    if expected is not None:
+        draws = f"over {expected.draws} draws an image" if expected.draws else "over the members, by their weights"
+        clean, robust = (f"{n * v:.1f} of {n} images ({100 * v:.4g} %" for v in (expected.clean, expected.robust))
+        interval = f"95 %: {100 * expected.robust_low:.3g} to {100 * expected.robust_high:.3g}"
+        message = f"expected to be right {draws}: clean {clean}), attacked {robust}; {interval})"
+        found.append(_warning("randomised", message))
     return tuple(found)
 
 

@@ -122,7 +122,7 @@ def test_batch_size_changes_nothing() -> None:
 
 
 def test_images_that_a_blind_attack_broke_first_meet_one_that_follows_gradients() -> None:
-    flat = Wrapped(trained(), lambda z, x: (1000 * z).softmax(dim=1))
+    flat = Wrapped(trained(), lambda z, x: 20 * (1000 * z).softmax(dim=1))
     found, scores = probed(j := job(names=("square100", "pgd5"), model=flat))
     rows = np.flatnonzero(scores.samples["broken_by"] == "square100")
     x, y = (v[rows] for v in j.images.batch(slice(None)))
@@ -171,14 +171,16 @@ def test_an_evaluation_killed_in_the_probe_goes_on(tmp_path: Path, monkeypatch: 
             labels.append(label.rpartition(" ")[2])
 
     def run(**settings: Any) -> Result:
-        return eb.evaluate(Wrapped(trained(), lambda z, x: (1000 * z).softmax(1)), suite="probed", n=20, **settings)
+        return eb.evaluate(
+            Wrapped(trained(), lambda z, x: 20 * (1000 * z).softmax(1)), suite="probed", n=20, **settings
+        )
 
     with pytest.raises(KeyboardInterrupt):
         run(out=tmp_path, progress=killed)
     resumed = run(out=tmp_path, progress=heard)
     assert set(labels) == {"probe"}
     assert resumed.record.warnings == run().record.warnings
-    assert {"zero-gradients", "large-eps-not-zero"} == {w.name for w in resumed.record.warnings}
+    assert {"coarse-logits", "zero-gradients", "large-eps-not-zero"} == {w.name for w in resumed.record.warnings}
     pd.testing.assert_frame_equal(resumed.samples, run().samples)
 
 
