@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.models.answers import answer
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.calling import modes_kept, to_eval
@@ -101,7 +100,7 @@ def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     try:
         with modes_kept(model), torch.no_grad():
             to_eval(model)
-            answer(model, torch.zeros(1, *image_shape, device=like.device))
+            model(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
     finally:
         for hook in hooks:
             hook.remove()

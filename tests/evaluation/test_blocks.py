@@ -93,8 +93,9 @@ def test_what_blocks_found_is_not_done_again(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(checkpoint, "load", lambda path: model)
     with recorded(model) as calls:
         evaluate_checkpoints([run], suite="triaged", n=N)
-    # Counting the FLOPs of a record takes one image.
-    assert sum(images for images, _ in calls) <= 1
+    # Counting the FLOPs of a record takes one image; the look at the model repeats a few images and some noise.
+    assert sum(images for images, _ in calls) < 300
+    assert sum(gradient for _, gradient in calls) == 1
 
 
 def test_a_missing_block_is_made_up_for(tmp_path: Path) -> None:

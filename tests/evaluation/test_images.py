@@ -174,7 +174,9 @@ def test_images_that_are_there_are_not_made_again_and_missing_ones_are(tmp_path:
     model = trained()
     with recorded(model) as calls:
         evaluate(model, n=N, suite=CASCADE, threat=THREAT, out=out, save_images=images)
-    assert sum(count for count, _ in calls) <= 8  # the noise that hashes a model in memory
+    # The noise that hashes a model in memory, and a look at it that repeats a few images, once for a gradient.
+    assert sum(count for count, _ in calls) < 300
+    assert sum(gradient for _, gradient in calls) == 1
     held = images.read_bytes()
     images.unlink()
     scored(out, images)
