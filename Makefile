@@ -2,13 +2,14 @@
 # make test    the whole test suite, in two processes
 # make lint    formatting, lint, types and the order of imports
 # make install the set-up alone; the others call it, and it does nothing when nothing has changed
+# make bench   speed side by side with other toolkits, into benchmarks/README.md (half an hour on two idle cores)
 # make browser Chromium for the tests of the pages: by apt-get as root, else Playwright's own for this user
 # make test-machines
 #              the tests that call a network under other instruction sets, thread counts, Pythons and the oldest
 #              packages (environments of their own, about 6 GB each); SETTINGS="avx2 oldest" for some of these
 #
 # VENV=dir puts the environment elsewhere, PYTHON=python3.12 picks the interpreter that makes it,
-# ARGS="…" is handed on to the demo or to pytest.
+# ARGS="…" is handed on to the demo, to the benchmarks or to pytest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,7 +22,7 @@ comma := ,
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint browser test-machines
+.PHONY: help install demo test lint bench browser test-machines
 
 help:
 	@sed -n '/^[A-Z]/q; s/^# \{0,1\}//p' Makefile
@@ -41,6 +42,9 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(call timed,lint,ruff$(comma) mypy and lint-imports,\
 		$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m mypy && $(VENV)/bin/lint-imports)
+
+bench: $(VENV)/.installed-bench
+	$(call timed,bench,speed side by side with other toolkits,$(RUN) benchmarks/run.py $(ARGS))
 
 test-machines: $(VENV)/.installed-dev
 	$(call timed,test-machines,the tests that call a network$(comma) in one setting after the other,\
@@ -63,3 +67,8 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(call timed,install,the development tools into $(VENV),$(PIP) install -q -e '.[dev]' && touch "$@")
+
+# The constraint reaches the isolated build of a package that adv-lib needs and that imports pkg_resources.
+$(VENV)/.installed-bench: $(VENV)/.installed
+	$(call timed,install,the toolkits of the benchmarks into $(VENV),\
+		PIP_CONSTRAINT=benchmarks/constraints.txt $(PIP) install -q -e '.[bench]' && touch "$@")

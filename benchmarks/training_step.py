@@ -5,7 +5,7 @@
 The same two WRN-10-1 and the same batch for all. The peers run as their users would write them, with the network in
 PyTorch's default layout, and a second time in channels-last, which our trainer sets by itself. Preset tiny trains in
 bf16 where the processor has it. ART's AdversarialTrainer (ratio 1) trains on the adversarial half only,
-so it does less work than the others. The second part prints the peak memory of `evaluate` at 500 and at 5,000 images.
+so it does less work than the others. The second part prints the peak memory of `evaluate` at 500 and at 10,000 images.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import tempfile
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ import torchattacks
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from art.defences.trainer import AdversarialTrainer
 from art.estimators.classification import PyTorchClassifier
-from common import precisions, print_ratios, print_setting, side_by_side
+from common import CLOCKS, add_clock, precisions, print_ratios, print_setting, save, setting, side_by_side
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,19 +37,28 @@ from ensemble_bench.training.attack import perturb
 from ensemble_bench.training.objectives import objective_of
 
 BATCH, STEPS, THREAT = 128, 7, eb.ThreatModel(eps=8 / 255)
+PEERS = ("torchattacks", "adversarial-robustness-toolbox")
+IMAGES = (500, 10_000)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    add_clock(parser)
+    parser.add_argument("--save", action="store_true", help="into benchmarks/results")
     parser.add_argument("--evaluate", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--data-dir", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.evaluate:
         evaluate(options.evaluate, options.data_dir)
         return
-    compare_steps(options.rounds)
-    print_memory()
+    print_setting(*PEERS)
+    parts = [compare_steps(options.rounds, options.clock)]
+    peaks = peak_memory()
+    shown = ", ".join(f"{n} images: {mib:.0f} MiB" for n, mib in peaks.items())
+    print(f"peak memory of evaluate, {shown} ({peaks[IMAGES[1]] / peaks[IMAGES[0]]:.2f}x)")
+    if options.save:
+        save("training_step", {**setting(*PEERS), "clock": options.clock, "parts": parts, "peak_mib": peaks})
 
 
 def network() -> nn.Module:
@@ -56,18 +66,20 @@ def network() -> nn.Module:
     return build(Architecture(backbone="wrn", depth=10, width=1.0, members=2, **shape), seed=0)
 
 
-def compare_steps(rounds: int) -> None:
+def compare_steps(rounds: int, clock: str) -> dict[str, Any]:
+    """Seconds of a step of every contestant in every round."""
     x = torch.rand(BATCH, 3, 32, 32, generator=generator("cpu", "x"))
     y = torch.randint(0, 10, (BATCH,), generator=generator("cpu", "y"))
     mine = {f"ensemble-bench {p}": ours(network(), x, y, p) for p in precisions()}
     contestants = dict(mine)
-    for name, layout in (("default layout", torch.contiguous_format), ("channels-last", torch.channels_last)):
+    for name, layout in (("", torch.contiguous_format), (", channels-last", torch.channels_last)):
         given = x.contiguous(memory_format=layout)
         make = partial(deepcopy(network()).to, memory_format=layout)
-        contestants[f"torchattacks PGD in a loop, {name}"] = plain_loop(make(), given, y)
-        contestants[f"ART AdversarialTrainer, {name}"] = art_trainer(make(), given, y)
-    print_setting("torchattacks", "adversarial-robustness-toolbox")
-    print_ratios(side_by_side(contestants, rounds=rounds), ours=list(mine))
+        contestants[f"torchattacks PGD in a loop{name}"] = plain_loop(make(), given, y)
+        contestants[f"ART AdversarialTrainer{name}"] = art_trainer(make(), given, y)
+    seconds = side_by_side(contestants, rounds=rounds, clock=CLOCKS[clock])
+    print_ratios(seconds, ours=list(mine))
+    return {"title": f"One ensemble2adv step, batch {BATCH}, IFGSM-{STEPS}", "ours": list(mine), "seconds": seconds}
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -117,16 +129,17 @@ def art_trainer(model: nn.Module, x: Tensor, y: Tensor) -> partial[None]:
     return partial(trainer.fit, x.numpy(), labels, batch_size=BATCH, nb_epochs=1)
 
 
-def print_memory() -> None:
-    """Peak resident memory of evaluating an untrained network, each size in a process of its own."""
+def peak_memory() -> dict[int, float]:
+    """Peak resident memory in MiB of evaluating an untrained network, each size in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        write_noise(Path(folder), n=5000)
+        write_noise(Path(folder), n=max(IMAGES))
         peaks = {}
-        for n in (500, 5000):
+        for n in IMAGES:
             command = [sys.executable, __file__, "--evaluate", str(n), "--data-dir", folder]
-            peaks[n] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-    shown = ", ".join(f"{n} images: {kib / 1024:.0f} MiB" for n, kib in peaks.items())
-    print(f"peak memory of evaluate, {shown} ({peaks[5000] / peaks[500]:.2f}x)")
+            peaks[n] = (
+                int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) / 1024
+            )
+    return peaks
 
 
 def write_noise(folder: Path, *, n: int) -> None:

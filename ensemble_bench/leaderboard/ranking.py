@@ -14,9 +14,9 @@ from ensemble_bench.records import NamedWarning, Record, place_of
 from ensemble_bench.records.conditions import clean_tree, precision_of, settings_of
 
 SPLIT, VERIFIED = "test", "verified"
-# These say something of the training, of the attacks' conditions, which are the operator's, or of outputs that the attacks
-# read exactly: the number stands. Any other warning contests it, also one that a plugin or a later version names, and
-# `randomised`, whose count of images is by majority and no expected accuracy.
+# These say something of the training, of the attacks' conditions, which are the operator's, or of outputs that the
+# attacks read exactly: the number stands. Any other warning contests it, also one that a plugin or a later version
+# names, and `randomised`, whose count of images is by majority and no expected accuracy.
 NO_CONTEST = frozenset(
     {"catastrophic-overfitting", "dlr-falls-back", "probabilities-not-logits", "rescaled-logits", "weak-surrogates"}
 )

@@ -1,0 +1,71 @@
+"""Runs the benchmarks against peers, one after the other, and renders benchmarks/README.md of what they found.
+
+    make bench                                      (half an hour on two idle cores)
+    make bench ARGS="training_step --clock processor"
+    make bench ARGS=--render
+
+What follows the names of benchmarks is handed to each. A benchmark that fails stops the run; what others found stays.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, in_words, median_ratio
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE / "README.md"
+BENCHMARKS = {"attack_engine": "PGD-20", "training_step": "Training"}
+CLOCK_WORDS = {"wall": "of the wall", "processor": "of the processor, all threads together"}
+
+
+def main(arguments: Sequence[str]) -> None:
+    names = [name for name in arguments if name in BENCHMARKS]
+    others = [argument for argument in arguments if argument not in BENCHMARKS]
+    if others != ["--render"]:
+        for name in names or BENCHMARKS:
+            subprocess.run([sys.executable, HERE / f"{name}.py", "--save", *others], check=True)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """benchmarks/README.md, of the files in benchmarks/results."""
+    parts = [
+        "# Side by side with other toolkits\n",
+        "`make bench` makes these tables. All contestants took turns in one process; a ratio is the median over rounds "
+        "of the time over that of ensemble-bench in the same round: how many times as fast ours is. The peers run in "
+        "PyTorch's default layout, as their users hand them a network, where no other is named.\n",
+    ]
+    for name, title in BENCHMARKS.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            parts += [f"## {title} (`{name}.py`)\n", *_described(json.loads(path.read_text(encoding="utf-8")))]
+    return "\n".join(parts)
+
+
+def _described(found: Mapping[str, Any]) -> list[str]:
+    lines = [f"{in_words(found)}. Times are {CLOCK_WORDS[found['clock']]}.\n"]
+    for part in found["parts"]:
+        seconds, ours, robust = part["seconds"], part["ours"], part.get("robust", {})
+        rounds = len(next(iter(seconds.values())))
+        last = " robust accuracy |" if robust else ""
+        lines += [f"{part['title']}; medians of {rounds} rounds.\n"]
+        lines += ["| | seconds |" + "".join(f" over {name.split()[-1]} |" for name in ours) + last]
+        lines += ["| :-- |" + " --: |" * (1 + len(ours) + bool(robust))]
+        for name, times in seconds.items():
+            ratios = "".join(f" {median_ratio(times, seconds[base]):.2f} |" for base in ours)
+            tail = f" {100 * robust[name]:.2f} |" if robust else ""
+            lines.append(f"| {name} | {statistics.median(times):.3f} |{ratios}{tail}")
+        lines.append("")
+    if peaks := found.get("peak_mib"):
+        shown = ", ".join(f"{mib:.0f} MiB for {int(n):,} images" for n, mib in peaks.items())
+        lines.append(f"Peak memory of `evaluate --suite quick`: {shown}.\n")
+    return lines
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,29 @@
+"""benchmarks/README.md is rendered from benchmarks/results, and says what these hold."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import run as bench  # noqa: E402
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    assert bench.PAGE.read_text(encoding="utf-8") == bench.page()
+
+
+def test_a_ratio_is_the_median_of_those_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"ensemble-bench float32": [1.0, 2.0, 4.0], "peer": [3.0, 8.0, 8.0]}  # ratios 3, 4, 2; of medians 4
+    part = {"title": "Steps", "ours": ["ensemble-bench float32"], "seconds": seconds}
+    setting = {"processor": "P", "threads": 1, "versions": {"torch": "2"}, "clock": "wall", "parts": [part]}
+    (tmp_path / "training_step.json").write_text(json.dumps(setting))
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    page = bench.page()
+    assert "| peer | 8.000 | 3.00 |" in page
+    assert "| ensemble-bench float32 | 2.000 | 1.00 |" in page
+    assert "P, 1 threads, torch 2. Times are of the wall." in page
+    assert "medians of 3 rounds" in page
