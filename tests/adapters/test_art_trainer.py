@@ -191,7 +191,8 @@ def test_the_weights_are_those_of_our_own_trainer(
     wanted = eb.load(out / "last.safetensors")
     assert wanted.info is not None
     model = build(wanted.info.architecture, seed=3).eval()
-    made = classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.2, momentum=0.9, weight_decay=5e-4))
+    rate = 0.25 * wanted.info.meta["settings"]["learning_rate"]
+    made = classifier(model, optimizer=torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4))
     trainer = EnsembleTrainer(made, eps=EPS, train_attack="nfgsm", seed=3)
     for _ in range(2):  # two calls go on as one
         trainer.fit(arrays[0], arrays[1].numpy(), nb_epochs=1, batch_size=128)

@@ -119,12 +119,13 @@ def test_a_plan_lists_what_the_caller_changed(digits: DataSource) -> None:
 
 
 def test_what_equals_the_preset_or_does_not_matter_is_no_change(digits: DataSource) -> None:
+    own = PRESETS["tiny"].on("digits", "ensemble2adv").learning_rate
     same = {
         "objective": "ensemble",
         "train_attack": TINY.train_attack,
         "eps": digits.default_eps,
         "max_steps": 400,
-        "settings": {"learning_rate": TINY.learning_rate, "steps": 400},
+        "settings": {"learning_rate": own, "steps": 400},
     }
     assert _plan(digits, "ensemble2adv", **same, match="flops").as_dict() == _plan(digits, "ensemble2adv").as_dict()
     assert _plan(digits, "ensemble2adv").changes == {}

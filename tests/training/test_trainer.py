@@ -268,7 +268,7 @@ def test_unknown_names_come_before_any_folder(tmp_path: Path) -> None:
 def test_divergence_stops_with_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = presets.PRESETS["tiny"]
     wild = replace(tiny.on("digits"), learning_rate=1e30)
-    monkeypatch.setitem(presets.PRESETS, "tiny", replace(tiny, settings={"digits": wild}))
+    monkeypatch.setitem(presets.PRESETS, "tiny", replace(tiny, settings={"digits": wild}, tuned={}))
     with pytest.raises(AttackError, match=r"diverged: the loss of step \d+ is (nan|inf)"):
         train("baseline", out=tmp_path / "clean")
     with pytest.raises(AttackError, match=r"step \d+"):
