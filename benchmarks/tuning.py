@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
 SEEDS = (1000, 1001)
 RATES = (0.2, 0.4, 0.8, 1.6)
-COLUMNS = ("recipe", "learning_rate", "weight_decay", "width", "steps", "seed", "n", "clean", "fgsm", "ifgsm7", "pgd20")
+KEYS = ("recipe", "learning_rate", "weight_decay", "width", "steps", "seed")
+ACCURACIES = ("clean", "fgsm", "ifgsm7", "pgd20")
+COLUMNS = (*KEYS, "n", "precision", *ACCURACIES)
 TIMES_K = "k times the loss"
 Row = Mapping[str, Any]
 
@@ -92,7 +94,7 @@ def collect(runs: Path) -> None:
             continue
         path = TABLES / f"{folder.name}.csv"
         known = read(path) if path.exists() else []
-        rows = {tuple(row[name] for name in COLUMNS[:6]): row for row in (*known, *map(_row, metas))}
+        rows = {tuple(row[name] for name in KEYS): row for row in (*known, *map(_row, metas))}
         TABLES.mkdir(exist_ok=True)
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -104,13 +106,13 @@ def _row(meta: Mapping[str, Any]) -> Row:
     settings = meta["settings"]
     about = {"recipe": meta["recipe"], "steps": meta["step"], "seed": meta["seed"], "n": settings["evaluate_n"]}
     about |= {name: settings[name] for name in ("learning_rate", "weight_decay")}
-    about["width"] = settings["network"]["width"]
-    return about | {name: meta["validation"][name] for name in ("clean", "fgsm", "ifgsm7", "pgd20")}
+    about |= {"width": settings["network"]["width"], "precision": meta["precision"]}
+    return about | {name: meta["validation"][name] for name in ACCURACIES}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Rows of a table, numbers as numbers."""
-    kinds: dict[str, Any] = {"recipe": str, "steps": int, "seed": int, "n": int}
+    kinds: dict[str, Any] = {"recipe": str, "steps": int, "seed": int, "n": int, "precision": str}
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: kinds.get(name, float)(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
@@ -154,7 +156,7 @@ def page() -> str:
         "recipe gets its own rate: one grid, one budget, seeds that no result uses, validation images only. Cells are "
         "accuracies in percent of the running average of the weights, clean / under pgd20, means over the seeds. Taken "
         "(bold) is the rate with the highest accuracy under pgd20, or on clean images where a recipe learns from these "
-        "alone. `benchmarks/tuning.py` made these tables.\n",
+        "alone; the highest rate tried only shows where accuracy falls. `benchmarks/tuning.py` made these tables.\n",
     ]
     for path in sorted(TABLES.glob("*.csv")):
         rows = read(path)
@@ -168,8 +170,10 @@ def page() -> str:
         about = [" or ".join(map(str, steps)) + " steps", f"networks of width {' or '.join(f'{w:g}' for w in widths)}"]
         about.append(f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}")
         about.append(f"n = {' or '.join(map(str, ns))} validation images")
+        trained = {kind: {row["recipe"] for row in rows if row["precision"] == kind} for kind in ("float32", "bf16")}
+        about += [f"trained in {kind}: {', '.join(sorted(found))}" for kind, found in trained.items() if found]
         parts.append(
-            f"## {dataset}, preset {preset}\n\n{', '.join(about)}. The last column takes the loss of the mean k times "
+            f"## {dataset}, preset {preset}\n\n{'; '.join(about)}. The last column takes the loss of the mean k times "
             f"at the preset's rate ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
         )
         lines = [["recipe", *(f"{rate:g}" for rate in rates), TIMES_K], ["---"] * (len(rates) + 2)]

@@ -28,6 +28,7 @@ def _row(
         "steps": 10.0,
         "seed": seed,
         "n": 100.0,
+        "precision": "float32",
     }
     return {**about, "clean": clean, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
 
@@ -80,6 +81,7 @@ def test_finished_runs_are_added_to_what_the_tables_hold(tmp_path: Path, monkeyp
         settings = {"evaluate_n": 9, "learning_rate": 0.2, "weight_decay": 5e-4, "network": {"width": 1.0}}
         validation = {"clean": 0.9, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
         meta = {"recipe": "singleadv", "step": 5, "seed": seed, "settings": settings, "validation": validation}
+        meta["precision"] = "bf16"
         (run / "averaged.json").write_text(json.dumps({"meta": meta}))
         tuning.collect(tmp_path / f"runs-{seed}")
     tuning.collect(tmp_path / "runs-1000")
