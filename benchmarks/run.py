@@ -19,7 +19,7 @@ from common import RESULTS, in_words, median_ratio
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "README.md"
-BENCHMARKS = {"attack_engine": "PGD-20", "training_step": "Training"}
+BENCHMARKS = {"attack_engine": "PGD-20", "training_step": "A training step"}
 CLOCK_WORDS = {"wall": "of the wall", "processor": "of the processor, all threads together"}
 
 
@@ -45,6 +45,20 @@ def page() -> str:
         if path.exists():
             parts += [f"## {title} (`{name}.py`)\n", *_described(json.loads(path.read_text(encoding="utf-8")))]
     return "\n".join(parts)
+
+
+def summary() -> str:
+    """README's table: of every part how many times as fast as each peer, in float32 and, where it was run, in bf16."""
+    lines = ["| times as fast as … | float32 | bf16 |", "| :-- | --: | --: |"]
+    for name, title in BENCHMARKS.items():
+        for part in json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["parts"]:
+            seconds, ours = part["seconds"], part["ours"]
+            peers = [peer for peer in seconds if peer not in ours]
+            for peer in peers:
+                ratios = [f"{median_ratio(seconds[peer], seconds[base]):.1f}" for base in ours]
+                label = f"{title}, {part['title']}: {peer}" if peer == peers[0] else f"… {peer}"
+                lines.append(f"| {label} | {' | '.join((*ratios, '')[:2])} |")
+    return "\n".join(lines) + "\n"
 
 
 def _described(found: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,10 @@ def test_the_page_is_that_of_the_results() -> None:
     assert bench.PAGE.read_text(encoding="utf-8") == bench.page()
 
 
+def test_readme_has_the_same_ratios() -> None:
+    assert bench.summary() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_ratio_is_the_median_of_those_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"ensemble-bench float32": [1.0, 2.0, 4.0], "peer": [3.0, 8.0, 8.0]}  # ratios 3, 4, 2; of medians 4
     part = {"title": "Steps", "ours": ["ensemble-bench float32"], "seconds": seconds}
