@@ -66,11 +66,10 @@ def enter(model: nn.Module, x: Float[Tensor, "batch *image"]) -> Entered:
 
 def _adapted(model: nn.Module, x: Tensor) -> Entered:
     """`model`, or one of the same order of classes that gives logits which gradients can work with."""
+    logits_of(model, x)
     if type(model) is not Ensemble:
-        logits_of(model, x)
         network, notes = _network(model, x, alone=True)
         return Entered(model=network, notes=notes)
-    logits_of(model, x)
     # An ensemble's answer depends on how its members' logits compare: only one alone may be rescaled.
     found = [_network(member, x, alone=len(model.members) == 1) for member in model.members]
     changed = any(new is not old for (new, _), old in zip(found, model.members, strict=True))

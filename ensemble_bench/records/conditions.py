@@ -40,5 +40,5 @@ def version_of(record: Record) -> str:
 
 def conditions_of(record: Record) -> tuple[str, str, str, bool]:
     """Settings of the attacks as JSON, precision, state of the tree, and a training's other code."""
-    settings = json.dumps([(name, its) for name, its in settings_of(record).items()], sort_keys=True)
+    settings = json.dumps(list(settings_of(record).items()), sort_keys=True)
     return settings, precision_of(record), TREES[clean_tree(record)], crossed_commits(record)

@@ -66,7 +66,10 @@ def read_run(out: Path) -> dict[str, Any] | None:
 
 def crossed_commits(out: Path) -> bool:
     """Whether the run in folder `out` was continued at another commit than it began at, now or before."""
-    run = read_run(out) or {}
+    return _crossed(read_run(out) or {})
+
+
+def _crossed(run: Mapping[str, Any]) -> bool:
     return bool(run.get("crossed_commits")) or run.get("commit") != commit()
 
 
@@ -109,15 +112,14 @@ def claim(
     # What they changed is in the other values too; runs of versions before lack the list of it.
     wanted.pop("changes", None)
     # A setting that their version did not know yet had the value that is now its default.
-    existing = existing | {"settings": _DEFAULTS | existing.get("settings", {})}
-    if different := differences(wanted, existing):
+    known = existing | {"settings": _DEFAULTS | existing.get("settings", {})}
+    if different := differences(wanted, known):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")
     if not resume and not is_finished(out):
         raise InvalidValueError(
             f"{out} holds an unfinished run of this: pass --resume to continue it, or another --out"
         )
-    known = read_run(out) or {}
-    if not is_finished(out) and crossed_commits(out) and not known.get("crossed_commits"):
+    if not is_finished(out) and _crossed(existing) and not existing.get("crossed_commits"):
         # The next continuation may be at the first commit again.
-        write_atomic(out / RUN, json.dumps(known | {"crossed_commits": True}, indent=2) + "\n")
+        write_atomic(out / RUN, json.dumps(existing | {"crossed_commits": True}, indent=2) + "\n")
