@@ -18,6 +18,7 @@ import torch
 from ensemble_bench.files import write_atomic
 from ensemble_bench.training.hardware import resolve_precision
 
+AUTOATTACK = "AutoAttack"
 RESULTS = Path(__file__).resolve().parent / "results"
 CPUINFO = Path("/proc/cpuinfo")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

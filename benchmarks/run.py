@@ -2,6 +2,7 @@
 
     make bench                                      (half an hour on two idle cores)
     make bench ARGS="training_step --clock processor"
+    make bench ARGS=suite_cost                      (hours)
     make bench ARGS=--render
 
 What follows the names of benchmarks is handed to each. A benchmark that fails stops the run; what others found stays.
@@ -15,11 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, in_words, median_ratio
+from common import AUTOATTACK, RESULTS, in_words, median_ratio
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "README.md"
-BENCHMARKS = {"attack_engine": "PGD-20", "training_step": "A training step"}
+SPEED = {"attack_engine": "PGD-20", "training_step": "A training step"}
+# Hours, and so not among those that run by default.
+LONG = {"suite_cost": "Suites beside AutoAttack"}
+BENCHMARKS = SPEED | LONG
 CLOCK_WORDS = {"wall": "of the wall", "processor": "of the processor, all threads together"}
 
 
@@ -27,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
     names = [name for name in arguments if name in BENCHMARKS]
     others = [argument for argument in arguments if argument not in BENCHMARKS]
     if others != ["--render"]:
-        for name in names or BENCHMARKS:
+        for name in names or SPEED:
             subprocess.run([sys.executable, HERE / f"{name}.py", "--save", *others], check=True)
     PAGE.write_text(page(), encoding="utf-8")
 
@@ -48,9 +52,9 @@ def page() -> str:
 
 
 def summary() -> str:
-    """README's table: of every part how many times as fast as each peer, in float32 and, where it was run, in bf16."""
+    """README's table of speed: of every part how many times as fast as each peer, in float32 and, where it was run, in bf16."""
     lines = ["| times as fast as … | float32 | bf16 |", "| :-- | --: | --: |"]
-    for name, title in BENCHMARKS.items():
+    for name, title in SPEED.items():
         for part in json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["parts"]:
             seconds, ours = part["seconds"], part["ours"]
             peers = [peer for peer in seconds if peer not in ours]
@@ -61,18 +65,37 @@ def summary() -> str:
     return "\n".join(lines) + "\n"
 
 
+def costs() -> str:
+    """README's table of what a number costs: robust accuracies, and how many times less AutoAttack's a suite takes."""
+    found = json.loads((RESULTS / "suite_cost.json").read_text(encoding="utf-8"))["parts"]
+    suites = found[0]["ours"]
+    lines = [
+        "| | " + " | ".join((*suites, AUTOATTACK, *(f"{suite}: passes, time" for suite in suites))) + " |",
+        "| :-- |" + " --: |" * (2 * len(suites) + 1),
+    ]
+    for part in found:
+        seconds, passes = part["seconds"], part["passes"]
+        cells = [f"{100 * part['robust'][name]:.1f}" for name in (*suites, AUTOATTACK)]
+        for name in suites:
+            fewer = passes[AUTOATTACK] / passes[name]
+            cells.append(f"÷ {fewer:.1f}, ÷ {median_ratio(seconds[AUTOATTACK], seconds[name]):.1f}")
+        lines.append(f"| {part['title'].partition(',')[0]} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _described(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{in_words(found)}. Times are {CLOCK_WORDS[found['clock']]}.\n"]
     for part in found["parts"]:
-        seconds, ours, robust = part["seconds"], part["ours"], part.get("robust", {})
+        seconds, ours, robust, passes = part["seconds"], part["ours"], part.get("robust", {}), part.get("passes", {})
         rounds = len(next(iter(seconds.values())))
-        last = " robust accuracy |" if robust else ""
-        lines += [f"{part['title']}; medians of {rounds} rounds.\n"]
+        last = (" robust accuracy |" if robust else "") + (" passes |" if passes else "")
+        lines += [f"{part['title']}; {f'medians of {rounds} rounds' if rounds > 1 else 'run once'}.\n"]
         lines += ["| | seconds |" + "".join(f" over {name.split()[-1]} |" for name in ours) + last]
-        lines += ["| :-- |" + " --: |" * (1 + len(ours) + bool(robust))]
+        lines += ["| :-- |" + " --: |" * (1 + len(ours) + bool(robust) + bool(passes))]
         for name, times in seconds.items():
             ratios = "".join(f" {median_ratio(times, seconds[base]):.2f} |" for base in ours)
             tail = f" {100 * robust[name]:.2f} |" if robust else ""
+            tail += f" {passes[name]:,} |" if passes else ""
             lines.append(f"| {name} | {statistics.median(times):.3f} |{ratios}{tail}")
         lines.append("")
     if peaks := found.get("peak_mib"):
