@@ -52,7 +52,7 @@ def page() -> str:
 
 
 def summary() -> str:
-    """README's table of speed: of every part how many times as fast as each peer, in float32 and, where it was run, in bf16."""
+    """README's table of speed: how many times as fast as each peer, in float32 and, where it was run, in bf16."""
     lines = ["| times as fast as … | float32 | bf16 |", "| :-- | --: | --: |"]
     for name, title in SPEED.items():
         for part in json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["parts"]:
