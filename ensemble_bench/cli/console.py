@@ -61,6 +61,9 @@ def show_records(records: Sequence[Record]) -> None:
         for warning in record.warnings:
             print(f"warning: {record.model}: {warning.name}: {warning.message}")
     for record in records:
+        if record.recapture is not None:
+            print(f"recapture of {record.model}: {record.recapture}")
+    for record in records:
         if (images := record.images) is not None:
             print(
                 f"images of {record.model}: {images.broken} broken; asked again, the model gets {images.confirmed} of "

@@ -14,6 +14,7 @@ from ensemble_bench.attacks.malt import MALT
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import EvaluationPlan
 from ensemble_bench.evaluation.scoring import blocks_of
+from ensemble_bench.evaluation.trust.recapture import MOST, ONE_IN
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
@@ -77,7 +78,7 @@ def is_guess(attack: Attack) -> bool:
 
 
 def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
-    """Cost of every attack of an evaluation, the clean predictions and the probe; nothing is attacked.
+    """Cost of every attack of an evaluation, clean predictions, probe and recapture; nothing is attacked.
 
     The time is that of a few passes of this model on this machine. With several eps, images that fell at a smaller one
     are attacked again here. A black-box set that does not exist yet is not built.
@@ -100,9 +101,10 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
             guessed=guessed,
         )
 
-    costs = [priced("clean", n, 2)]
+    costs, alone = [priced("clean", n, 2)], 0
     for name, attack in _attacks(plan):
         each = 2 if attack is None else passes_an_image(attack, model, classes=classes)
+        alone += each * (1 + (name in plan.suite.ensembles))
         one_in = plan.one_in.get(name, 1)
         met = sum(-(-(block.stop - block.start) // one_in) for block in blocks_of(n))
         rests = [GUESS] if attack is not None and is_guess(attack) else []
@@ -111,6 +113,8 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
     if plan.suite.probe:
         images, each = PROBE
         costs.append(priced("probe", min(images, n), each))
+    if plan.suite.recapture and plan.suite.cascade:
+        costs.append(priced("recapture", min(-(-n // ONE_IN) + 1, 2 * MOST), alone))
     return costs
 
 
@@ -125,19 +129,22 @@ def bound_of_suite(suite: str, architecture: Architecture, *, weighted: bool) ->
     """Most passes that a suite spends on one image of an ensemble, whose parts it scores too where it has `views`.
 
     An attack on the nearest survivors counts as if it broke none of them, and so met no more.
-    A pass of one member counts as its share of a pass of the ensemble. The probe counts as if every image met it.
+    A pass of one member counts as its share of a pass of the ensemble. The probe counts as if every image met it,
+    and so does, with one image in ten, each attack alone.
     """
     chosen, model = suite_of(suite), skeleton(architecture, device="meta")
     classes, members = architecture.classes, architecture.members
 
-    def total(names: Sequence[str], of: nn.Module) -> float:
-        each = {name: 2 if name == BLACKBOX else passes_an_image(get(name), of, classes=classes) for name in names}
-        return sum(passes / chosen.one_in.get(name, 1) for name, passes in each.items())
+    def total(names: Sequence[str], one_in: Mapping[str, int]) -> float:
+        each = ((name, 2 if name == BLACKBOX else passes_an_image(get(name), model, classes=classes)) for name in names)
+        return sum(passes / one_in.get(name, 1) for name, passes in each)
 
     names = tuple(name for name in chosen.attacks if members > 1 or name not in chosen.ensembles)
     names = (*names, *chosen.weighted) if weighted else names
-    passes: float = 2 + total(names, model) + (PROBE[1] if chosen.probe else 0)
+    passes: float = 2 + total(names, chosen.one_in) + (PROBE[1] if chosen.probe else 0)
+    if chosen.recapture and chosen.cascade:
+        passes += total((*names, *filter(chosen.ensembles.__contains__, names)), {}) / ONE_IN
     if chosen.views and members > 1:
         # Every member on its own is together one pass of the ensemble; then the logit average.
-        passes += 2 * (2 + total(chosen.views, model))
+        passes += 2 * (2 + total(chosen.views, chosen.one_in))
     return passes

@@ -29,6 +29,7 @@ from ensemble_bench.records import (
     Threat,
     training_of,
 )
+from ensemble_bench.records.recapture import Recapture
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.training.provenance import commit, versions
 
@@ -40,11 +41,12 @@ def make_record(
     job: Job,
     scores: Scores,
     probe: Probe | None,
+    recapture: Recapture | None,
     *,
     key: str,
     seconds: float,
 ) -> Record:
-    """Record of the `scores` that `job` got with the attacks of `suite`, and of its `probe`; nothing is rounded."""
+    """Record of the `scores`, `probe` and `recapture` that a `job` with the attacks of `suite` got, unrounded."""
     samples = scores.samples
     model = job.model if job.drawn is None else job.drawn.model
     expected = None if job.drawn is None or scores.shares is None else scores.shares.expected(exact=job.drawn.exact)
@@ -100,6 +102,7 @@ def make_record(
         training=None if subject.info is None else training_of(subject.info.meta),
         search=_search(job),
         randomised=expected,
+        recapture=recapture,
     )
 
 

@@ -83,6 +83,8 @@ class EvaluationPlan:
         }
         if self.one_in:
             identity["one_in"] = self.one_in
+        if self.suite.recapture:
+            identity["recapture"] = True
         if self.budget.compile:
             identity["compile"] = True
         if self.subject.view is not None:

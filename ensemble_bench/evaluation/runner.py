@@ -27,6 +27,7 @@ from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
 from ensemble_bench.evaluation.suite_progress import Forecast
 from ensemble_bench.evaluation.trust.conduct import is_white_box
 from ensemble_bench.evaluation.trust.probe import probe
+from ensemble_bench.evaluation.trust.recapture import recapture
 from ensemble_bench.files import write_atomic
 from ensemble_bench.models import randomised
 from ensemble_bench.models.folded import twin_of
@@ -305,8 +306,10 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     with computing_on(plan.threads or journal.threads):
         scores = score(job, journal)
         probed = probe(job, scores, journal) if plan.suite.probe else None
+        recaptured = recapture(job, scores, journal, members=plan.suite.ensembles) if plan.suite.recapture else None
         seconds = time.perf_counter() - start
-        record = make_record(plan.subject, plan.source, plan.suite.name, job, scores, probed, key=key, seconds=seconds)
+        name = plan.suite.name
+        record = make_record(plan.subject, plan.source, name, job, scores, probed, recaptured, key=key, seconds=seconds)
         if images is not None:
             record = replace(record, images=adversarial.save(images, job, scores, journal, record))
     if out is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records.decoding import decode, plain
+from ensemble_bench.records.recapture import Recapture
 from ensemble_bench.records.threat import NORMS, Threat
 
 SCHEMA = 1
@@ -179,6 +180,7 @@ class Record:
     was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in
     records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `randomised`
     is there for a model that answers at random, whose `clean` and `robust` count images that most draws get right.
+    `recapture` is there where each attack of a cascade was run alone too, on a sample.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -217,6 +219,7 @@ class Record:
     images: SavedImages | None = None
     search: Search | None = None
     randomised: Randomised | None = None
+    recapture: Recapture | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -238,7 +241,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        for name in ("training", "images", "search", "randomised"):
+        for name in ("training", "images", "search", "randomised", "recapture"):
             if getattr(self, name) is None:
                 del values[name]  # a record from before is written as it was
         return values
@@ -293,6 +296,8 @@ def _check(record: Record) -> None:
     if record.randomised is not None:
         for what in ("clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high"):
             _check_fraction(f"randomised.{what}", getattr(record.randomised, what))
+    if record.recapture is not None:
+        _check_recapture(record.recapture, record)
     if record.training is not None:
         _check_training(record.training)
 
@@ -305,6 +310,19 @@ def _check_images(images: SavedImages, credits: int) -> None:
     for name in ("confirmed", "rounded"):
         if not 0 <= (count := getattr(images, name)) <= images.broken:
             raise ValueError(f"images.{name}: expected 0 to broken {images.broken}, got {count}")
+
+
+def _check_recapture(found: Recapture, record: Record) -> None:
+    sampled, stand = found.survivors + found.broken, record.robust.robust
+    for name, most in (("survivors", stand), ("fell", found.survivors)):
+        if not 0 <= (count := getattr(found, name)) <= most:
+            raise ValueError(f"recapture.{name}: expected 0 to {most}, got {count}")
+    if not 0 <= found.low <= found.hidden <= found.high <= stand:
+        shown = f"{found.hidden} [{found.low}, {found.high}]"
+        raise ValueError(f"recapture.hidden: expected an interval in [0, {stand}] around it, got {shown}")
+    for attack in found.alone:
+        if record.attack(attack.name) is None or not 0 <= attack.broken <= sampled:
+            raise ValueError(f"recapture.alone: {attack.name} broke {attack.broken} of {sampled} sampled images")
 
 
 def _check_training(training: Mapping[str, Any]) -> None:

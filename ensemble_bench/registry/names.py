@@ -141,6 +141,7 @@ def suite_of(text: str) -> Suite:
         weighted=joined("weighted"),
         views=joined("views"),
         probe=any(part.probe for part in parts),
+        recapture=any(part.recapture for part in parts),
         description=" and ".join(part.name for part in parts),
     )
 

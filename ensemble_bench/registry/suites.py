@@ -17,7 +17,8 @@ class Suite:
     `ensembles` are left out for a single network; `weighted` names further ones for gated and randomised ensembles.
     `randomised`, where it is given, are the attacks on a model that answers at random, instead of all others.
     With `views`, every member of a checkpoint and its logit average are scored on their own too, with these attacks. A
-    `probe` adds the tests for masked gradients that need attacks of their own. The worst case of the suite with the
+    `probe` adds the tests for masked gradients that need attacks of their own, and `recapture` runs each attack of a
+    cascade alone too, on a sample (see evaluation/trust). The worst case of the suite with the
     highest `rank` ranks a model on the leaderboard's page. Raises InvalidValueError for a number below 1 in `one_in`,
     or one for an attack that is not in the cascade.
     """
@@ -31,6 +32,7 @@ class Suite:
     randomised: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     probe: bool = False
+    recapture: bool = False
     rank: int = 0
     description: str
 
@@ -122,6 +124,7 @@ SUITES: Mapping[str, Suite] = {
             weighted=("arc100", "eot50"),
             cascade=True,
             probe=True,
+            recapture=True,
             description="a planned cascade, ensembles' own attacks included: what an image near the boundary may need",
         ),
         Suite(
@@ -151,6 +154,12 @@ SUITES: Mapping[str, Suite] = {
             attacks=(),
             probe=True,
             description="no attack that counts, only the short tests for masked gradients: quick+probe has both",
+        ),
+        Suite(
+            name="recapture",
+            attacks=(),
+            recapture=True,
+            description="each attack of a cascade alone too, on a sample: quick+recapture has both",
         ),
         Suite(
             name="crosscheck",

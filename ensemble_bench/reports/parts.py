@@ -8,7 +8,7 @@ TABLES = {
     "1": ("table1a", "table1b", "table1c"),
     "2": ("table2",),
     "suites": ("suites",),
-    "credits": ("credits",),
+    "credits": ("credits", "alone"),
     "paper": ("beside_paper",),
     "classes": ("classes", "confusion"),
 }

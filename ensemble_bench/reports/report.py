@@ -16,7 +16,7 @@ from ensemble_bench.reports.figures.lines import Panel, write_figure
 from ensemble_bench.reports.parts import ALL, CAPTIONS, WHOLE, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.classes import class_tables, confusion_tables, strongest
-from ensemble_bench.reports.tables.credits import credit_tables
+from ensemble_bench.reports.tables.credits import alone_tables, credit_tables
 from ensemble_bench.reports.tables.paper import beside_paper
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
@@ -85,6 +85,7 @@ def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> 
         "table2": partial(table_2, records),
         "suites": partial(suite_tables, records),
         "credits": partial(credit_tables, records),
+        "alone": partial(alone_tables, records),
         "classes": lambda: class_tables(strongest(records)),
         "confusion": lambda: confusion_tables(strongest(records)),
         "beside_paper": partial(_beside_paper, records, curves, paper),

@@ -208,7 +208,11 @@ def test_nothing_at_all_says_what_to_run(tmp_path: Path) -> None:
         (("2",), (), {"table2"}),
         ((), ("3",), {"figure3"}),
         (("1",), (), {"table1a", "table1b", "table1c"}),
-        (("2", "credits"), ("2", "eps"), {"table2", "credits", "figure2a", "figure2b", "figure2c", "robustness_curve"}),
+        (
+            ("2", "credits"),
+            ("2", "eps"),
+            {"table2", "credits", "alone", "figure2a", "figure2b", "figure2c", "robustness_curve"},
+        ),
     ],
 )
 def test_tables_and_figures_are_chosen_by_number(

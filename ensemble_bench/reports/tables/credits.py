@@ -1,5 +1,6 @@
-"""Credits: which attack of a cascade broke how many images that all attacks before it had missed."""
+"""Credits: how many images each attack of a cascade broke that all before it had missed, and how many alone."""
 
+import math
 from collections.abc import Collection, Iterable
 
 from ensemble_bench.records import CARRIED, Record
@@ -14,7 +15,7 @@ from ensemble_bench.reports.groups import (
     grouped,
     scored_models,
 )
-from ensemble_bench.reports.tables.rows import Cells, table_rows
+from ensemble_bench.reports.tables.rows import Cells, Number, table_rows
 
 HEADINGS = {CARRIED: "fell at a smaller eps"}
 
@@ -53,6 +54,44 @@ def _table(runs: list[Scored], group: Group, suite: str, split: str, n: int, car
         rows=tuple(table_rows(runs, keys, lambda scored: _cells(scored.record, attacks))),
         about=group_columns(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
     )
+
+
+def alone_tables(records: Iterable[Record]) -> list[Table]:
+    """As `credit_tables`, of the records that ran each attack alone too, on a sample of the images."""
+    chosen = grouped((scored for scored in scored_models(records) if scored.record.recapture is not None), _key)
+    return [_alone_table(runs, *key) for key, runs in chosen.items()]
+
+
+def _alone_table(runs: list[Scored], group: Group, suite: str, split: str, n: int, carried: float) -> Table:
+    cells = [_alone_cells(scored.record) for scored in runs]
+    keys = tuple(dict.fromkeys(key for found in cells for key in found))
+    caption = (
+        f"{conditions(group, runs, split, n, carried or None)} Of a random sample of the images that stand and of "
+        "those that fell, each attack broke so many alone; “on the output” is the same loss on what the ensemble "
+        "answers instead of on its members. Fell: sampled images that stand in the suite and that one of them broke. "
+        "Breakable: of all that stand, at least about so many, and up to so many (95 %)."
+    )
+    return Table(
+        name="alone",
+        title=f"Credit without order: what each attack of the suite {suite} breaks alone",
+        caption=caption,
+        columns=("model", "seeds", *keys),
+        keys=("model", "seeds", *keys),
+        rows=tuple(table_rows(runs, keys, lambda scored: {**dict.fromkeys(keys), **_alone_cells(scored.record)})),
+        about=group_columns(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
+    )
+
+
+def _alone_cells(record: Record) -> Cells:
+    found = record.recapture
+    assert found is not None
+    alone: dict[str, Number] = {}
+    for attack in found.alone:
+        alone[attack.name] = attack.broken
+        if attack.whole is not None:
+            alone[f"{attack.name} on the output"] = attack.whole
+    sampled = {"sampled": found.survivors + found.broken, **alone, "sampled standing": found.survivors}
+    return sampled | {"fell": found.fell, "breakable": round(found.hidden), "up to": math.floor(found.high)}
 
 
 def _cells(record: Record, attacks: Iterable[str]) -> Cells:
