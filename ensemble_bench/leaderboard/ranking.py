@@ -18,7 +18,14 @@ SPLIT, VERIFIED = "test", "verified"
 # attacks read exactly: the number stands. Any other warning contests it, also one that a plugin or a later version
 # names, and `randomised`, whose count of images is by majority and no expected accuracy.
 NO_CONTEST = frozenset(
-    {"catastrophic-overfitting", "dlr-falls-back", "probabilities-not-logits", "rescaled-logits", "weak-surrogates"}
+    {
+        "catastrophic-overfitting",
+        "dlr-falls-back",
+        "no-plateau",
+        "probabilities-not-logits",
+        "rescaled-logits",
+        "weak-surrogates",
+    }
 )
 
 

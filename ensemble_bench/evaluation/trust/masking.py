@@ -47,6 +47,7 @@ WARNINGS: Mapping[str, str] = {
     "catastrophic-overfitting": (
         "in training, accuracy under one step rose or held while that under many fell by more than chance"
     ),
+    "no-plateau": "an attack that doubles its steps until that breaks nothing reached its last doubling before",
     "dlr-falls-back": "the model has too few classes for a difference of logits ratio; the margin stood in",
 }
 
@@ -78,6 +79,7 @@ def warnings_of(
         found += _implementations_disagree(scores, attacks)
     if probe is not None:
         found += _probed(probe, attacks, n)
+    found += _no_plateau(attacks)
     if blackbox is not None:
         found += _weak_surrogates(blackbox)
     if overfitted is not None:
@@ -118,6 +120,18 @@ def _dlr_falls_back(classes: int, attacks: Sequence[AttackResult]) -> Iterator[N
         if classes < needed:
             message = f"{attack.name}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
             yield _warning("dlr-falls-back", message)
+
+
+def _no_plateau(attacks: Sequence[AttackResult]) -> Iterator[NamedWarning]:
+    """Chains that end once stages in a row, as many as their patience, break nothing, and that never did."""
+    for attack in attacks:
+        patience, ran = attack.settings.get("patience"), attack.stages or ()
+        if not patience or not attack.robust or len(ran) < len(attack.settings["stages"]):
+            continue
+        if broken := sum(stage.broken for stage in ran[-patience:]):
+            last = f"the last {patience} stages" if patience > 1 else "its last stage"
+            message = f"{attack.name}: {last} still broke {broken} images: more steps may break more"
+            yield _warning("no-plateau", message)
 
 
 def _weak_surrogates(blackbox: Blackbox) -> Iterator[NamedWarning]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.trust.masking import gradient_free, is_white_box, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.leaderboard import leaderboard_csv
-from ensemble_bench.records import AttackResult, Blackbox, NamedWarning, Surrogate
+from ensemble_bench.records import AttackResult, Blackbox, NamedWarning, StageResult, Surrogate
 from ensemble_bench.registry import Suite, suite_of, suites
 
 
@@ -325,6 +326,29 @@ def test_the_ratio_falls_back_to_the_margin(attack: str, classes: int, warned: b
         assert found[0].message == (
             f"{attack}: its loss needs {needed} classes, the model has {classes}: the margin stood in"
         )
+
+
+@pytest.mark.parametrize(
+    ("broken", "warned"),
+    [
+        ((9, 3, 0, 0), False),  # a plateau, found early
+        ((9, 3, 1, 0, 0), False),  # found with the last doubling
+        ((9, 3, 0, 1, 0), True),
+        ((9, 3, 0, 0, 2), True),
+    ],
+)
+def test_doublings_that_end_without_a_plateau(broken: tuple[int, ...], warned: bool) -> None:
+    left, stages = 100, list[StageResult]()
+    for steps, fell in zip((100, 200, 400, 800, 1600), broken, strict=False):
+        stages.append(StageResult(name=f"{steps}", attacked=left, broken=fell, seconds=0.0, passes=0))
+        left -= fell
+    made = {"patience": 2, "stages": [{"steps": steps} for steps in (100, 200, 400, 800, 1600)]}
+    plateau = replace(result("margin-plateau1600", left, credit=sum(broken), **made), stages=tuple(stages))
+    found = found_in([plateau], cascade=True)
+    assert names(found) == ["no-plateau"] * warned
+    if warned:
+        count = sum(broken[-2:])
+        assert f"the last 2 stages still broke {count} images: more steps may break more" in found[0].message
 
 
 def test_only_a_ratio_needs_several_classes() -> None:
