@@ -3,11 +3,12 @@
     python benchmarks/suite_cost.py --data-dir DIR     (CIFAR-10; default ../shared/data/cifar10-jpeg, where it is)
     python benchmarks/suite_cost.py --suites quick autoattack --n 200 --checkpoints runs/…
 
-All meet the same test images. A pass is an image pushed through the model, forward or backward; verdicts count too, the
-probe for masked gradients (some 30,000 passes, in strongest) only in the seconds. AutoAttack itself is pyautoattack's
-version "standard", in float32. The checkpoints, unless others are named, are the published adversarially trained
-networks, on which the suites were planned, and networks of preset cpu on which nobody tuned anything. All of it takes
-hours on two cores: every figure is kept in --out as it comes, and a second call goes on from there.
+All meet the same test images. "quick (float32)" searches in float32, where the others search in bf16 if it is native. A
+pass is an image pushed through the model, forward or backward; verdicts count too, but what strongest does beside its
+attacks, the probe for masked gradients and the recapture, counts in the seconds alone. AutoAttack itself is
+pyautoattack's version "standard", in float32. The checkpoints, unless others are named, are the published adversarially
+trained networks, on which the suites were planned, and networks of preset cpu on which nobody tuned anything. All of it
+takes hours on two cores: every figure is kept in --out as it comes, and a second call goes on from there.
 """
 
 import argparse
@@ -29,17 +30,17 @@ PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights"
 EXPERIMENT = ROOT / "experiments/cifar10-jpeg-cpu"
 UNTUNED = ("singleadv-cifar10-jpeg-cpu-s1", "singleadv-cifar10-jpeg-cpu-s2", "ensemble2adv-cifar10-jpeg-cpu-s0")
 DATA = ROOT.parent / "shared/data/cifar10-jpeg"
+FLOAT32 = "quick (float32)"
 Figures = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", nargs="+", type=Path, help="run folders or .safetensors files")
-    parser.add_argument("--suites", nargs="+", default=["quick", "strongest"])
+    parser.add_argument("--suites", nargs="+", default=["quick", FLOAT32, "strongest"])
     parser.add_argument("--data-dir", help="folder of the data set that the checkpoints were trained on")
     parser.add_argument("--blackbox", type=Path, help="black-box set of suite strongest; by default found or built")
     parser.add_argument("--n", type=int, default=1000, help="number of test images")
-    parser.add_argument("--precision", default="auto", help="in which the suites search; verdicts are in float32")
     parser.add_argument("--out", type=Path, default=Path("runs/suite_cost"), help="folder of the figures so far")
     parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results")
     add_clock(parser)
@@ -61,7 +62,7 @@ def main() -> None:
 
 def known(path: Path, name: str, data_dir: Any, options: argparse.Namespace, found: Figures) -> Figures:
     """The figures of a contestant on a model: those in --out if they were made in this setting, else made now."""
-    file = options.out / f"{path.name}-{name}-n{options.n}-{options.precision}.json"
+    file = options.out / f"{path.name}-{name}-n{options.n}.json"
     if file.exists() and (kept := json.loads(file.read_text()))["setting"] == found:
         return dict(kept["figures"])
     model = eb.load(path)
@@ -77,6 +78,7 @@ def known(path: Path, name: str, data_dir: Any, options: argparse.Namespace, fou
 def ours(model: Any, suite: str, data_dir: Any, options: argparse.Namespace) -> tuple[float, int]:
     """Robust accuracy under a suite, and its passes."""
     meta = model.info.meta
+    suite, _, precision = suite.removesuffix(")").partition(" (")
     with tempfile.TemporaryDirectory() as folder:  # a journal would shorten a second run
         found = eb.evaluate(
             model,
@@ -85,7 +87,7 @@ def ours(model: Any, suite: str, data_dir: Any, options: argparse.Namespace) -> 
             suite=suite,
             n=options.n,
             threat=eb.ThreatModel(**meta["threat"]),
-            precision=options.precision,
+            precision=precision or "auto",
             blackbox=options.blackbox,
             out=folder,
         )
