@@ -89,6 +89,32 @@ def untrained_perceptron(seed: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
 
 
+@dataclass(frozen=True)
+class Together:
+    """Perceptrons of these seeds, trained together on clean images: each on its own, or to diverge (ADP)."""
+
+    seeds: tuple[int, ...]
+    diverging: bool = False
+
+    @property
+    def file(self) -> str:
+        return f"perceptrons{len(self.seeds)}{'-diverging' if self.diverging else ''}.safetensors"
+
+    def untrained(self) -> Ensemble:
+        """The networks as they are before training."""
+        return Ensemble([untrained_perceptron(seed) for seed in self.seeds])
+
+    def trained(self) -> Ensemble:
+        """Every call returns its own copy, with weights from fixtures/."""
+        model = self.untrained()
+        model.load_state_dict(_weights(self.file))
+        return model.eval()
+
+
+STANDARD_TEN = Together(seeds=tuple(range(10, 20)))
+DIVERGING = Together(seeds=(20, 21, 22), diverging=True)
+
+
 @functools.lru_cache
 def _weights(file: str) -> dict[str, Tensor]:
     return load_file(FIXTURES / "networks" / file)

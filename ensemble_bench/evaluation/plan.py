@@ -82,7 +82,7 @@ class EvaluationPlan:
             "precision": self.budget.precision,
         }
         if self.one_in:
-            identity["one_in"] = self.one_in
+            identity["one_in"] = {"turns": "doubling", **self.one_in}
         if self.suite.recapture:
             identity["recapture"] = True
         if self.budget.compile:

@@ -58,7 +58,7 @@ class Job:
     """One evaluation to do: the model on its device, the images, and the attacks to score it with.
 
     An attack with a number k in `one_in` meets the nearest of the images that still stand, one in k of every block, and
-    the next as many while it breaks some.
+    the next twice as many while it breaks some.
     """
 
     label: str
@@ -207,7 +207,7 @@ class _Run:
 
 
 def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress) -> tuple[StageScore, ...]:
-    """Run an attack on the images that stand, or on the nearest of every block and on more while it breaks some.
+    """Run an attack on the images that stand, or on the nearest of every block and on twice as many while some fall.
 
     Blocks are ranked apart, because each may be attacked by a process of its own.
     """
@@ -228,6 +228,7 @@ def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteP
         ]
         if not any(map(len, queues)):
             break
+        sizes = [2 * size for size in sizes]
     return tuple(scored.values())
 
 

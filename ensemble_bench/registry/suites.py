@@ -13,8 +13,8 @@ class Suite:
 
     Without it every attack meets every correctly classified image, so that their accuracies compare. An attack with a
     number k in `one_in` meets one in k of the images that a cascade left standing so far, of every block of images (see
-    evaluation/scoring.py) those nearest to being broken; where it breaks some, it meets the next as many. Attacks in
-    `ensembles` are left out for a single network; `weighted` names further ones for gated and randomised ensembles.
+    evaluation/scoring.py) those nearest to being broken; where it breaks some, it meets the next twice as many. Those
+    in `ensembles` are left out for a single network; `weighted` names further ones for gated and randomised ensembles.
     `randomised`, where it is given, are the attacks on a model that answers at random, instead of all others.
     With `views`, every member of a checkpoint and its logit average are scored on their own too, with these attacks. A
     `probe` adds the tests for masked gradients that need attacks of their own, and `recapture` runs each attack of a

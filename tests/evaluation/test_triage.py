@@ -27,7 +27,7 @@ from ensemble_bench.registry import SUITES, Suite, suite_of
 
 N, THREAT = 90, ThreatModel(eps=0.09)
 FIRST, LATER = "ifgsm1", ("margin20", "apgd-t5")
-ONE_IN = {"margin20": 3, "apgd-t5": 8}
+ONE_IN = {"margin20": 12, "apgd-t5": 8}
 
 
 @pytest.fixture(autouse=True)
@@ -90,11 +90,12 @@ def test_the_nearest_are_met_in_every_block(monkeypatch: pytest.MonkeyPatch) -> 
     assert met_by(100) == [[9], [19], [23]]
 
 
-def test_the_next_are_met_while_some_break(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_twice_as_many_are_met_while_some_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "BLOCK", 10)
     first = [[7, 8, 9], [17, 18, 19], [23]]
-    assert met_by(4, breaks=(8,)) == [*first, [4, 5, 6]]
-    assert met_by(4, breaks=(8, 4, 23)) == [*first, [4, 5, 6], [22], [1, 2, 3]]
+    # Twice as many each time, or what is left.
+    assert met_by(4, breaks=(8,)) == [*first, [1, 2, 3, 4, 5, 6]]
+    assert met_by(4, breaks=(8, 4, 23)) == [*first, [1, 2, 3, 4, 5, 6], [21, 22], [0]]
     assert met_by(4, breaks=(6,)) == first  # it is not nearest, and none of those that are breaks
     everything = met_by(4, breaks=tuple(range(24)))
     assert sorted(chain(*everything)) == list(range(24))
@@ -123,7 +124,7 @@ def test_what_an_attack_meets_it_treats_as_ever_and_the_rest_withstands_it() -> 
 
 def test_the_record_says_how_many_were_met() -> None:
     record = scored().record
-    assert [a.settings.get("one_in") for a in record.attacks] == [None, 3, 8]
+    assert [a.settings.get("one_in") for a in record.attacks] == [None, 12, 8]
     assert [a.n for a in record.attacks] == [N] * 3
     assert record.attacks[0].stages is None
     assert Record.from_dict(record.as_dict()) == record
