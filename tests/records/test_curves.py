@@ -7,6 +7,9 @@ import pytest
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import curves
 
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = sorted(path for part in ("experiments", "leaderboards") for path in (ROOT / part).rglob("curves.csv"))
+
 
 def _rows(one_step: list[float], multi_step: list[float]) -> list[curves.Row]:
     return [
@@ -42,3 +45,10 @@ def test_curves_without_the_single_step_are_read_and_raise_no_alarm(tmp_path: Pa
     (tmp_path / "curves.csv").write_text("step,loss\n1,2\n")
     with pytest.raises(RecordError, match="expected the columns step,epoch,clean,fgsm"):
         curves.read(tmp_path / "curves.csv")
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_no_honest_run_raises_the_alarm(path: Path) -> None:
+    rows = curves.read(path)
+    assert rows
+    assert curves.catastrophic_overfitting(rows, 500) is None
