@@ -24,8 +24,11 @@ TRAINING: Mapping[str, tuple[type, ...]] = {
     "settings": (dict,),
     "eps": (float, int),
     "crossed_commits": (bool,),
+    "crossed_versions": (bool,),
 }
 """Keys of a record's `training` and the types of their values in JSON."""
+CROSSED = ("crossed_commits", "crossed_versions")
+"""Those that say how a run was continued, and not what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +179,11 @@ class Record:
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, the eps (in units of the pixel range), and whether it
-    was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in
+    was continued at another commit than it began at (`crossed_commits`), or under other versions or on another kind of
+    processor (`crossed_versions`); None for a model from elsewhere, and in
     records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `randomised`
     is there for a model that answers at random, whose `clean` and `robust` count images that most draws get right.
+    `samples_hash` is that of samples.parquet beside it, None in records from before.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -217,6 +222,7 @@ class Record:
     images: SavedImages | None = None
     search: Search | None = None
     randomised: Randomised | None = None
+    samples_hash: str | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -238,7 +244,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        for name in ("training", "images", "search", "randomised"):
+        for name in ("training", "images", "search", "randomised", "samples_hash"):
             if getattr(self, name) is None:
                 del values[name]  # a record from before is written as it was
         return values

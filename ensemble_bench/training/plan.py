@@ -17,6 +17,7 @@ from ensemble_bench.training.changes import replaced
 from ensemble_bench.training.hardware import resolve_precision
 from ensemble_bench.training.objectives import LOSSES
 from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
+from ensemble_bench.training.schedule import SCHEDULES
 
 MATCHES = ("params", "paper", "flops")
 
@@ -67,6 +68,14 @@ class TrainingPlan:
             "settings": self.settings.as_dict(),
             "changes": dict(self.changes),
         }
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return self.settings.learning_rate * SCHEDULES[self.settings.schedule](step, self.steps)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the weights after so many steps are an evaluation point."""
+        return step > 0 and (step % self.settings.evaluate_every == 0 or step == self.steps)
 
 
 def architecture_of(network: Network, source: DataSource) -> Architecture:
