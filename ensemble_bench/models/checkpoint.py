@@ -197,7 +197,9 @@ def _read_description(path: Path, description: Path) -> CheckpointInfo:
     except ValueError as error:
         raise CheckpointError(f"{description}: not JSON: {error}; {_remedy(path)}") from error
     if not isinstance(values, dict) or set(values) != set(KEYS):
-        raise CheckpointError(f"{description}: not a checkpoint's description, expected the keys {', '.join(KEYS)}")
+        raise CheckpointError(
+            f"{description}: not a checkpoint's description, expected the keys {', '.join(KEYS)}; {_remedy(path)}"
+        )
     if values["schema"] != SCHEMA:
         raise CheckpointError(f"{description}: schema is {values['schema']!r}, this version reads {SCHEMA}")
     if not isinstance(values["meta"], dict) or not isinstance(values["weights_hash"], str):
