@@ -1,6 +1,7 @@
 """The command line. torch and the toolkits load inside the commands, so that `--help` answers at once."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from ensemble_bench.errors import EnsembleBenchError
 from ensemble_bench.training import interrupts, launched
 
 INTERRUPTED, TERMINATED = 130, 143
+# A disk, or what a user may fill of it, is full: whoever writes to a stream cannot tell its name.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUSES = (
     "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "
     "with its traceback); 2 a mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by "
@@ -120,9 +123,10 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.filename is None or launched.rank() > 0:  # the first process may know nothing of it
+        nowhere = error.filename is None and error.errno not in FULL
+        if nowhere or launched.rank() > 0:  # the first process may know nothing of it
             raise
-        return _fail(f"{error.filename}: {error.strerror}")
+        return _fail(f"{error.filename or 'standard output, or a temporary file'}: {error.strerror}")
     except Exception as error:
         # The usage errors of typer: its releases take their classes from different places, so they are known by this.
         usage = getattr(error, "format_message", None)
