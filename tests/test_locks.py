@@ -67,9 +67,13 @@ def test_of_two_one_is_refused_and_a_killed_one_holds_nothing(tmp_path: Path) ->
 
 
 def test_those_who_share_keep_out_who_wants_it_alone(tmp_path: Path) -> None:
-    with held(tmp_path, "test", shared=True), held(tmp_path, "test", shared=True):
-        with pytest.raises(InvalidValueError), held(tmp_path, "test"):
-            pass
+    with (
+        held(tmp_path, "test", shared=True),
+        held(tmp_path, "test", shared=True),
+        pytest.raises(InvalidValueError),
+        held(tmp_path, "test"),
+    ):
+        pass
     with held(tmp_path, "test"), pytest.raises(InvalidValueError), held(tmp_path, "test", shared=True):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -160,9 +164,9 @@ def test_blocks_keep_out_the_whole_evaluation_but_not_each_other(tmp_path: Path)
         evaluate_block(Request(models=(model,), suite="ifgsm1", n=8), 0)
         with pytest.raises(InvalidValueError, match="at work there"):
             evaluate_checkpoints([model], suite="ifgsm1", n=8)
-    with another_process(folder, f"{locks.LOCK}-0"):
-        with pytest.raises(InvalidValueError, match="another evaluation of block 0 is at work there"):
-            evaluate_block(Request(models=(model,), suite="ifgsm1", n=8), 0)
+    refused = pytest.raises(InvalidValueError, match="another evaluation of block 0 is at work there")
+    with another_process(folder, f"{locks.LOCK}-0"), refused:
+        evaluate_block(Request(models=(model,), suite="ifgsm1", n=8), 0)
 
 
 def test_a_black_box_set_that_another_builds_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,9 @@ def _run(arguments: Sequence[str]) -> int:
         nowhere = error.filename is None and error.errno not in FULL
         if nowhere or launched.rank() > 0:  # the first process may know nothing of it
             raise
-        return _fail(f"{error.filename or 'standard output, or a temporary file'}: {error.strerror}")
+        # Of a copy that failed the second file is the one that was written.
+        named = error.filename2 or error.filename or "standard output, or a temporary file"
+        return _fail(f"{named}: {error.strerror}")
     except Exception as error:
         # The usage errors of typer: its releases take their classes from different places, so they are known by this.
         usage = getattr(error, "format_message", None)
