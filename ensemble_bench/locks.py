@@ -41,7 +41,10 @@ def held(
     saying that another `what` is at work and to wait for it `or_else`, if one still is after `wait` seconds (None:
     WAIT). A folder that cannot be written to, or on a file system without locks, is not locked: then None is yielded.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidValueError(f"{folder} is no folder, and cannot be made one ({error.strerror})") from None
     if fcntl is None:
         yield None
         return

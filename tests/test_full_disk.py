@@ -102,7 +102,9 @@ def test_a_full_disk_behind_a_stream_is_said_without_a_name(capsys: pytest.Captu
         assert fails(capsys, "version").endswith(": No space left on device")
 
 
-@pytest.mark.parametrize("content", [DEEP, '{"a":' * 100_000, "\x00\xff", ""], ids=["list", "object", "binary", "empty"])
+@pytest.mark.parametrize(
+    "content", [DEEP, '{"a":' * 100_000, "\x00\xff", ""], ids=["list", "object", "binary", "empty"]
+)
 def test_files_that_hold_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str) -> None:
     runs = tmp_path / "runs"
     model, evaluation = a_run(runs / "run"), runs / "run" / "evaluations" / "quick"

@@ -26,9 +26,7 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def built(path: Path) -> list[str]:
     """What building says."""
     told: list[str] = []
-    blackbox.build(
-        "digits", out=path, n=60, progress=lambda *_, **fields: told.append(str(fields.get("status", "")))
-    )
+    blackbox.build("digits", out=path, n=60, progress=lambda *_, **fields: told.append(str(fields.get("status", ""))))
     return [line for line in told if line]
 
 
@@ -62,7 +60,9 @@ def test_a_damaged_checkpoint_is_no_finished_run(tmp_path: Path, file: str) -> N
     out = train("baseline", **options)  # type: ignore[arg-type]
     assert train("baseline", **options) == out  # type: ignore[arg-type]
     cut(out / file)
-    with pytest.raises(CheckpointError, match=rf"{file}: .*; delete {out} and `ensemble-bench train`, with the options"):
+    with pytest.raises(
+        CheckpointError, match=rf"{file}: .*; delete {out} and `ensemble-bench train`, with the options"
+    ):
         train("baseline", **options)  # type: ignore[arg-type]
 
 

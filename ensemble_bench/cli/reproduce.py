@@ -82,6 +82,8 @@ def reproduce(
     if dry_run:
         _show_costs(experiment, jobs, kept(jobs), workers or _cores())
         return
+    if gpus and ray is None:
+        raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
     with held(experiment.out, "reproduce", or_else=", or choose another --out", name=LOCK) as lock:
         there = kept(jobs)
         expected = _show_costs(experiment, jobs, there, workers or _cores())
@@ -138,8 +140,6 @@ def _pool(experiment: "Experiment", *, workers: int | None, ray: str | None, gpu
         from ensemble_bench.experiment.cluster import RayPool
 
         return RayPool(ray, workers=workers or (_cores() if ray == "local" else None), gpus=gpus)
-    if gpus:
-        raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
     from ensemble_bench.experiment.local import LocalPool
 
     return LocalPool(workers or _cores(), log=experiment.out / "workers.log", held=() if lock is None else (lock,))

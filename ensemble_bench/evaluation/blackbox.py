@@ -13,7 +13,7 @@ from ensemble_bench import attacks, data, registry
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, read_blackbox_info, save_blackbox
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError
+from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError, check_whole
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.files import clear_leftovers
 from ensemble_bench.locks import LOCK, held
@@ -98,8 +98,7 @@ def build(
     Raises InvalidValueError for a choice that is not one, or an `out` that holds another set.
     """
     settings = PRESETS[registry.check("preset", preset)]
-    if seed < 0:
-        raise InvalidValueError(f"seed is {seed}: choose 0 or more")
+    check_whole("seed", seed)
     target = resolve_device(device)
     source = data.open_source(dataset, data_dir)
     if eps is None and norm != "linf":

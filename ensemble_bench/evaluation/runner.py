@@ -13,7 +13,7 @@ from torch import nn
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import InvalidValueError, check_kind
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.journal import Journal
@@ -119,6 +119,8 @@ def evaluate(
     chosen = suite_of(suite)
     if not isinstance(model, nn.Module):
         raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
+    if threat is not None:
+        check_kind("threat", threat, ThreatModel)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = data.open_source(dataset, data_dir)
     images = images_of(source, split, n)

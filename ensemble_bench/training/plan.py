@@ -8,7 +8,7 @@ import torch
 
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.registry import Recipe
@@ -180,10 +180,9 @@ def _architecture(recipe: Recipe, single: Architecture, match: str) -> Architect
 
 
 def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: str, objective: str) -> None:
-    if seed < 0:
-        raise InvalidValueError(f"seed is {seed}: choose 0 or more")
-    if max_steps is not None and max_steps < 1:
-        raise InvalidValueError(f"max_steps is {max_steps}: choose 1 or more")
+    check_whole("seed", seed)
+    if max_steps is not None:
+        check_whole("max_steps", max_steps, least=1)
     if match not in MATCHES:
         raise UnknownNameError("match", match, MATCHES)
     if objective not in LOSSES:
