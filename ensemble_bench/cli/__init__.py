@@ -29,9 +29,9 @@ from ensemble_bench.training import interrupts, launched
 INTERRUPTED, TERMINATED = 130, 143
 # A disk, or what a user may fill of it, is full: whoever writes to a stream cannot tell its name.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PATHS = tuple(
-    f"--{name}"
-    for name in ["blackbox", "data", "data-dir", "leaderboards", "model-dir", "out", "robustbench", "root", "runs", "save-images", "work"]
+PATHS = (
+    *("--blackbox", "--data", "--data-dir", "--leaderboards", "--model-dir", "--out", "--robustbench", "--root"),
+    *("--runs", "--save-images", "--work"),
 )
 STATUSES = (
     "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import tarfile
-import tempfile
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from ensemble_bench.data.layouts import BATCHES, CLASSES, Layout, find_layout
 from ensemble_bench.data.source import DataSource, Rows, fingerprint, stratified_draw
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
+from ensemble_bench.files import scratch_folder
 
 # Of the official training images; used for every copy, so that models of two copies are normalised alike.
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -121,10 +121,10 @@ def _download() -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         # Moved into place when complete, so that an interrupted download is never taken for the data.
-        with tempfile.TemporaryDirectory(dir=home, prefix=".downloading-") as folder:
-            download_and_extract_archive(CIFAR10.url, folder, md5=CIFAR10.tgz_md5)
+        with scratch_folder(home / BATCHES) as folder:
+            download_and_extract_archive(CIFAR10.url, str(folder), md5=CIFAR10.tgz_md5)
             if not (home / BATCHES).is_dir():
-                (Path(folder) / BATCHES).rename(home / BATCHES)
+                (folder / BATCHES).rename(home / BATCHES)
     # URLError and timeouts are OSErrors; a wrong sum is a RuntimeError; an interrupted stream an EOFError.
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         place = f"unpack {CIFAR10.url} into {home}, or name a folder that holds CIFAR-10"
