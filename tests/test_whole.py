@@ -41,7 +41,6 @@ def test_a_truncated_black_box_set_is_built_again(sets: Path, file: str) -> None
     cut(sets.with_name(file))
     assert any("built again: " in line and file in line for line in built(sets))
     again = load_blackbox(sets)
-    assert len(again) > 0
     assert {**again.info, "hash": ""}.keys() == {**before.info, "hash": ""}.keys()
     assert built(sets) == ["built before"]
 
@@ -78,7 +77,7 @@ def test_weights_that_are_not_their_hash_are_not_bundled(tmp_path: Path, capsys:
     folder, target = tmp_path / "a-run", tmp_path / "a-run.zip"
     meta = {"recipe": "singleadv", "preset": "tiny", "dataset": "digits", "threat": {"norm": "linf", "eps": 32 / 255}}
     checkpoint.save(folder / "best.safetensors", trained(), ARCHITECTURE, meta)
-    evaluate_checkpoints([folder], suite="quick", n=8)
+    evaluate_checkpoints([folder], suite="ifgsm1", n=8)
     weights = (folder / "best.safetensors").read_bytes()
     (folder / "best.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     capsys.readouterr()
