@@ -180,10 +180,10 @@ class Record:
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, the eps (in units of the pixel range), and whether it
     was continued at another commit than it began at (`crossed_commits`), or under other versions or on another kind of
-    processor (`crossed_versions`); None for a model from elsewhere, and in
-    records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `randomised`
-    is there for a model that answers at random, whose `clean` and `robust` count images that most draws get right.
-    `samples_hash` is that of samples.parquet beside it, None in records from before.
+    processor (`crossed_versions`); None for a model from elsewhere, and in records from before, as are `search` and
+    `samples_hash`, that of samples.parquet. `images` tells of the adversarial images, where they were saved.
+    `randomised` is there for a model that answers at random, whose `clean` and `robust` count images that most draws
+    get right.
     `path` is where the record was read from; it is neither written nor compared.
     """
 

@@ -107,8 +107,7 @@ def split_suite(text: str) -> list[str]:
     """
     parts = re.split(r"\+(?![^(]*\))", text) if isinstance(text, str) else [""]
     if "" in parts:
-        known = ", ".join(sorted(names("suite")))
-        raise InvalidValueError(f"suite is {text!r}: expected suites and attacks joined by plus signs; suites: {known}")
+        raise UnknownNameError("suite", text, names("suite"))
     for part in parts:
         if part.partition(":")[0] in TOOLKITS:
             continue
