@@ -151,7 +151,7 @@ def _given(error: Exception, arguments: Sequence[str]) -> str:
     """The value that a usage error is about: what typer's own message leaves out."""
     options = getattr(getattr(error, "param", None), "opts", ())
     values = [value for name, value in _options_in(arguments) if name in options]
-    return f", got {values[-1]!r}" if values and values[-1] not in str(error) else ""
+    return f", got {values[-1]!r}" if values and repr(values[-1]) not in str(error) else ""
 
 
 def _empty_path(arguments: Sequence[str]) -> str | None:
