@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 def shortened(text: str) -> str:
@@ -21,14 +22,28 @@ class InvalidValueError(EnsembleBenchError, ValueError):
 class UnknownNameError(InvalidValueError):
     """A name is in no registry; the message offers the nearest names that are."""
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: object, choices: Iterable[str]) -> None:
         known = sorted(choices)
         lower = {choice.lower(): choice for choice in known}
-        near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+        near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         offer = f"choose from {', '.join(known)}" if known else "there is none"
         super().__init__(f"unknown {kind} {name!r}: {hint}{offer}")
-        self.name = name
+        self.name = str(name)
+
+
+def check_whole(what: str, value: object, *, least: int = 0, most: int | None = None) -> None:
+    """Raise InvalidValueError, naming `what`, unless `value` is a whole number of at least `least`, at most `most`."""
+    number = isinstance(value, Integral) and not isinstance(value, bool)
+    if not number or value < least or (most is not None and value > most):  # type: ignore[operator]
+        choice = f"{least} or more" if most is None else f"{least} to {most}"
+        raise InvalidValueError(f"{what} is {value!r}: choose {'' if number else 'a whole number, '}{choice}")
+
+
+def check_kind(what: str, value: object, kind: type) -> None:
+    """Raise InvalidValueError, naming `what`, unless `value` is of a kind."""
+    if not isinstance(value, kind):
+        raise InvalidValueError(f"{what} is a {type(value).__name__}: expected {kind.__name__}")
 
 
 class DataError(EnsembleBenchError):

@@ -11,14 +11,13 @@ from typing import Any
 
 from ensemble_bench import cli
 from ensemble_bench.experiment import sizes
-from ensemble_bench.experiment.lock import LOCK
 from ensemble_bench.experiment.sizes import Scored, Sizes
 
 SMALL = Sizes(suites={"quick": Scored(images=16), "paper500": Scored(images=4, recipes=("baseline",), seeds=1)})
 RECIPES = "baseline,ensemble2adv,separate2adv"
 ARGUMENTS = ("reproduce", "--recipes", RECIPES, "--seeds", "1", "--max-steps", "12", "--device", "cpu")
 # Times; and the commit, which changes when someone works on the source tree while the tests run.
-ELSEWHERE = ("seconds", "started", "commit")
+ELSEWHERE = ("seconds", "started", "commit", "self_hash", "check")
 
 
 def run_name(recipe: str, seed: int) -> str:
@@ -31,7 +30,7 @@ def digests(root: Path) -> dict[str, str]:
     return {
         str(path.relative_to(root)): hashlib.sha256(_timeless(path)).hexdigest()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in (LOCK, "workers.log")
+        if path.is_file() and path.suffix != ".lock" and path.name not in (".lock", "workers.log")
     }
 
 

@@ -130,53 +130,6 @@ def test_eps_that_is_not_positive_is_named(text: str) -> None:
         parse_eps(text)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["train", "ensemble2avd"], ["unknown recipe 'ensemble2avd'", "did you mean ensemble2adv"]),
-        (["train", "baseline", "--preset", "tinny"], ["unknown preset 'tinny'", "did you mean tiny"]),
-        (["train", "baseline", "--dataset", "digit"], ["unknown data set 'digit'", "did you mean digits"]),
-        (["train", "baseline", "--match", "parms"], ["'parms'", "params"]),
-        (["train", "baseline", "--objective", "mean"], ["'mean'", "member-mean"]),
-        (["train", "singleadv", "--train-attack", "ifgsm"], ["'ifgsm'", "ifgsm7"]),
-        (["train", "singleadv", "--eps", "0"], ["eps is '0'", "8/255"]),
-        (["train", "singleadv", "--eps=-8/255"], ["eps is '-8/255'"]),
-        (["train", "singleadv", "--eps", "8"], ["eps is 8.0", "at most 1"]),
-        (["train", "singleadv", "--device", "gpu"], ["device is 'gpu'"]),
-        (["train", "singleadv", "--device", "cuda:99"], ["device is 'cuda:99'"]),
-        (["train", "singleadv", "--seed", "-1"], ["--seed", "0"]),
-        (["train", "singleadv", "--max-steps", "0"], ["--max-steps", "1"]),
-        (["train"], ["RECIPE", "train --help"]),
-        (["train", "baseline", "extra"], ["extra"]),
-        (["train", "baseline", "--sed", "1"], ["--sed", "--seed"]),
-        (["trian"], ["trian", "train"]),
-        (["list", "recipies"], ["'recipies'", "did you mean recipes"]),
-        (["evaluate", "--suite", "papr"], ["unknown suite 'papr'", "did you mean paper"]),
-        (["evaluate", "--dataset", "cifar"], ["unknown data set 'cifar'", "did you mean cifar10"]),
-        (["evaluate", "--suite", "blackbox", "--no-blackbox"], ["'blackbox'", "nothing is left"]),
-        (["evaluate", "--blackbox", "set.safetensors", "--no-blackbox"], ["set.safetensors", "give one"]),
-        (["evaluate", "--n", "0"], ["--n", "1"]),
-        (["evaluate", "--n", "many"], ["--n", "integer"]),
-        (["evaluate", "missing"], ["missing", "does not exist"]),
-        (["evaluate"], ["runs"]),
-        (["report"], ["runs"]),
-        (["blackbox", "build", "--dataset", "digitz"], ["unknown data set 'digitz'", "did you mean digits"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) and value and not value[0][:1].isspace() else None,
-)
-def test_a_mistake_is_one_line_and_leaves_nothing(
-    arguments: list[str],
-    expected: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    line = fails(capsys, *arguments)
-    assert all(text in line for text in expected), line
-    assert contents(tmp_path) == {}
-
-
 def test_unknown_attack_offers_the_nearest() -> None:
     import ensemble_bench as eb
     from ensemble_bench.errors import UnknownNameError

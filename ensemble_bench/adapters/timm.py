@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,6 +66,8 @@ def _check(name: str) -> None:
 
 def _timm() -> ModuleType:
     try:
-        return importlib.import_module("timm")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of what timm calls of torch, which no user can mend
+            return importlib.import_module("timm")
     except ImportError as error:
         raise InvalidValueError(f"timm cannot be imported ({error}): install timm") from error

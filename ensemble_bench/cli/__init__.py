@@ -1,6 +1,7 @@
 """The command line. torch and the toolkits load inside the commands, so that `--help` answers at once."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,12 @@ from ensemble_bench.errors import EnsembleBenchError
 from ensemble_bench.training import interrupts, launched
 
 INTERRUPTED, TERMINATED = 130, 143
+# A disk, or what a user may fill of it, is full: whoever writes to a stream cannot tell its name.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATHS = (
+    *("--blackbox", "--data", "--data-dir", "--leaderboards", "--model-dir", "--out", "--robustbench", "--root"),
+    *("--runs", "--save-images", "--work"),
+)
 STATUSES = (
     "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "
     "with its traceback); 2 a mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by "
@@ -107,6 +114,8 @@ def _run(arguments: Sequence[str]) -> int:
     arguments = list(arguments)
     if not arguments or (len(arguments) == 1 and arguments[0] in GROUPS):
         arguments = [*arguments, "--help"]
+    if empty := _empty_path(arguments):
+        return _fail(f"{empty} is '': expected a path")
     if launched.count() > 1 and arguments[0] != "train":
         return _fail(f"{launched.count()} processes were started, but only train can share its work: start one")
     try:
@@ -120,19 +129,47 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.filename is None or launched.rank() > 0:  # the first process may know nothing of it
+        nowhere = error.filename is None and error.errno not in FULL
+        if nowhere or launched.rank() > 0:  # the first process may know nothing of it
             raise
-        return _fail(f"{error.filename}: {error.strerror}")
+        # Of a copy that failed the second file is the one that was written.
+        named = error.filename2 or error.filename or "standard output, or a temporary file"
+        return _fail(f"{named}: {error.strerror}")
     except Exception as error:
         # The usage errors of typer: its releases take their classes from different places, so they are known by this.
         usage = getattr(error, "format_message", None)
         if usage is None:
             raise
-        return _fail(f"{usage()} (see {_help_call(error)})")
+        return _fail(f"{usage().removesuffix('.')}{_given(error, arguments)} (see {_help_call(error)})")
     if status == INTERRUPTED:
         way = "with --resume" if "train" in arguments else "again"
         _say(f"interrupted: what was written stays; run the same command {way} to go on")
     return int(status or 0)
+
+
+def _given(error: Exception, arguments: Sequence[str]) -> str:
+    """The value that a usage error is about: what typer's own message leaves out."""
+    options = getattr(getattr(error, "param", None), "opts", ())
+    values = [value for name, value in _options_in(arguments) if name in options]
+    return f", got {values[-1]!r}" if values and repr(values[-1]) not in str(error) else ""
+
+
+def _empty_path(arguments: Sequence[str]) -> str | None:
+    """The option for a path that is given none, as by a variable of the shell that is not set; None where none is.
+
+    It would stand for the current folder.
+    """
+    return next((name for name, value in _options_in(arguments) if name in PATHS and value == ""), None)
+
+
+def _options_in(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Every word that may be an option, and its value if it takes one."""
+    pairs = []
+    for word, after in zip(arguments, [*arguments[1:], None], strict=True):
+        name, sign, value = word.partition("=")
+        if name.startswith("-") and (sign or after is not None):
+            pairs.append((name, value if sign else str(after)))
+    return pairs
 
 
 def _help_call(error: Exception) -> str:

@@ -61,4 +61,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_sizes(text: str) -> list[float]:
     """Read one eps or several: "4/255,8/255" is two; raises InvalidValueError as parse_eps."""
-    return [parse_eps(part) for part in text.split(",")]
+    parts = text.split(",")
+    if "" in parts:
+        raise InvalidValueError(f"eps is {text!r}: expected a size such as 8/255, or several with commas between")
+    return [parse_eps(part) for part in parts]

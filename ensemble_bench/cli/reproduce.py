@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ensemble_bench.experiment.run import Pool
 
 FAILED = 1
+LOCK = ".reproduce.lock"
 
 
 def reproduce(
@@ -57,9 +58,9 @@ def reproduce(
     from ensemble_bench.evaluation.scoring import BLOCK
     from ensemble_bench.experiment.board import DONE, Board
     from ensemble_bench.experiment.cost import changes_of
-    from ensemble_bench.experiment.lock import held
     from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept
     from ensemble_bench.experiment.run import run
+    from ensemble_bench.locks import held
 
     source = data.open_source(dataset, data_dir)
     experiment = experiment_of(
@@ -81,7 +82,9 @@ def reproduce(
     if dry_run:
         _show_costs(experiment, jobs, kept(jobs), workers or _cores())
         return
-    with held(experiment.out) as lock:
+    if gpus and ray is None:
+        raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
+    with held(experiment.out, "reproduce", or_else=", or choose another --out", name=LOCK) as lock:
         there = kept(jobs)
         expected = _show_costs(experiment, jobs, there, workers or _cores())
         board = Board(jobs, expected=expected, kept=there)
@@ -131,17 +134,15 @@ def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[st
     return {name: cost.seconds for name, cost in costs.items()}
 
 
-def _pool(experiment: "Experiment", *, workers: int | None, ray: str | None, gpus: float, lock: int) -> "Pool":
+def _pool(experiment: "Experiment", *, workers: int | None, ray: str | None, gpus: float, lock: int | None) -> "Pool":
     """The workers that `workers` and `ray` ask for; raises InvalidValueError for choices that do not go together."""
     if ray is not None:
         from ensemble_bench.experiment.cluster import RayPool
 
         return RayPool(ray, workers=workers or (_cores() if ray == "local" else None), gpus=gpus)
-    if gpus:
-        raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
     from ensemble_bench.experiment.local import LocalPool
 
-    return LocalPool(workers or _cores(), log=experiment.out / "workers.log", held=(lock,))
+    return LocalPool(workers or _cores(), log=experiment.out / "workers.log", held=() if lock is None else (lock,))
 
 
 def _report(out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench.cli.options import DataDir, Device, Runs
-from ensemble_bench.errors import UnknownNameError
+from ensemble_bench.errors import BundleError, UnknownNameError
 from ensemble_bench.records import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def verify(
     runs: Runs = Path("runs"),
 ) -> None:
     """Repeat what a bundle claims: exit status 0 if verified, 1 if not reproduced, 2 if refused."""
+    if not path.exists():
+        raise BundleError(f"{path}: does not exist: expected a .zip or a folder")
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.submissions import verification
 

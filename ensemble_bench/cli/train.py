@@ -172,5 +172,7 @@ def _reason(error: Exception) -> str:
     """One line; of a bug, whose traceback is printed at once, with the type of the error."""
     if isinstance(error, EnsembleBenchError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     traceback.print_exception(error, file=sys.stderr)
     return " ".join(f"{type(error).__name__}: {error}".split())

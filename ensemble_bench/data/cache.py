@@ -2,12 +2,13 @@
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
+
+from ensemble_bench.files import scratch_folder
 
 # To be raised whenever decoding gives other images: entries of an older number are never read.
 FORMAT = 1
@@ -63,8 +64,8 @@ def write_entry(key: str, tensors: dict[str, Tensor], notes: dict[str, str]) -> 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Every writer has its own folder: two at once do not disturb each other, and a killed one leaves no entry.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-            unfinished = Path(folder) / path.name
+        with scratch_folder(path) as folder:
+            unfinished = folder / path.name
             save_file(tensors, unfinished, metadata=notes)
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())

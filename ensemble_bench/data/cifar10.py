@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import tarfile
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from ensemble_bench.data.layouts import BATCHES, CLASSES, Layout, find_layout
 from ensemble_bench.data.source import DataSource, Rows, fingerprint, stratified_draw
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
+from ensemble_bench.files import scratch_folder
 
 # Of the official training images; used for every copy, so that models of two copies are normalised alike.
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -66,7 +67,7 @@ def _decoded(layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return all images and labels of `layout`, and notes on them, from the cache if they are there."""
     key = content_key(layout.root, layout.files, layout=layout.kind)
     kept = read_entry(key)
-    if kept is not None:
+    if kept is not None and _is_whole(*kept):
         return kept
     tensors: dict[str, Tensor] = {}
     for split, paths in (("train", layout.train), ("test", layout.test)):
@@ -76,10 +77,21 @@ def _decoded(layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
         if len(images) < fewest:
             raise DataError(f"{split} in {layout.root} holds {len(images)} images: expected at least {fewest}")
         tensors |= {f"{split}_images": images, f"{split}_labels": labels}
-    parts = {split: (tensors[f"{split}_images"], tensors[f"{split}_labels"]) for split in ("train", "test")}
-    notes = {"fingerprint": fingerprint(parts), "official": "yes" if _is_official(layout) else "no"}
+    notes = {"fingerprint": _fingerprint(tensors), "official": "yes" if _is_official(layout) else "no"}
     write_entry(key, tensors, notes)
     return tensors, notes
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    return fingerprint({split: (tensors[f"{split}_images"], tensors[f"{split}_labels"]) for split in ("train", "test")})
+
+
+def _is_whole(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> bool:
+    """Whether a cached entry is what was written: one wrong bit would be other images under the same fingerprint."""
+    try:
+        return _fingerprint(tensors) == notes["fingerprint"] and notes["official"] in ("yes", "no")
+    except (KeyError, ValueError, RuntimeError):
+        return False
 
 
 def _split(tensors: dict[str, Tensor], split: str) -> Rows:
@@ -121,10 +133,10 @@ def _download() -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         # Moved into place when complete, so that an interrupted download is never taken for the data.
-        with tempfile.TemporaryDirectory(dir=home, prefix=".downloading-") as folder:
-            download_and_extract_archive(CIFAR10.url, folder, md5=CIFAR10.tgz_md5)
+        with scratch_folder(home / BATCHES) as folder:
+            download_and_extract_archive(CIFAR10.url, str(folder), md5=CIFAR10.tgz_md5)
             if not (home / BATCHES).is_dir():
-                (Path(folder) / BATCHES).rename(home / BATCHES)
+                (folder / BATCHES).rename(home / BATCHES)
     # URLError and timeouts are OSErrors; a wrong sum is a RuntimeError; an interrupted stream an EOFError.
     except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
         place = f"unpack {CIFAR10.url} into {home}, or name a folder that holds CIFAR-10"

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class ImageSet:
 
     def first(self, n: int) -> "ImageSet":
         """Return the first `n` images as a set; raises InvalidValueError unless 1 <= n <= len."""
-        if not 1 <= n <= len(self):
+        if isinstance(n, bool) or not isinstance(n, Integral) or not 1 <= n <= len(self):
             held = f"the {self.split} split of {self.name} holds {len(self)} images"
             raise InvalidValueError(f"n is {n!r}: {held}, so choose 1 to {len(self)}")
         return self.part(slice(n))

@@ -1,5 +1,6 @@
 """Build a black-box set: attack two networks of standard training, keep what fools both (the paper's section 4.3)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ensemble_bench import attacks, data, registry
-from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info, save_blackbox
+from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, read_blackbox_info, save_blackbox
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import CheckpointError, InvalidValueError
+from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError, check_whole
 from ensemble_bench.evaluation.pace import seconds_a_pass
+from ensemble_bench.files import clear_leftovers
+from ensemble_bench.locks import LOCK, held
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build as build_model
 from ensemble_bench.models.ensemble import Ensemble
@@ -91,12 +94,11 @@ def build(
     Two surrogates (the preset's Wide ResNet and VGG16; smaller networks on digits) get standard training;
     Adam-PGD20, taking every step, attacks the mean of their logits within `eps` (default for linf: the data set's);
     kept are the images that both misclassify (Liu et al. 2017). `out` is the file's path, with or without
-    .safetensors. A set that exists is returned at once, and surrogates that exist are not trained again.
+    .safetensors. A set that exists, whole, is returned at once, and surrogates that exist are not trained again.
     Raises InvalidValueError for a choice that is not one, or an `out` that holds another set.
     """
     settings = PRESETS[registry.check("preset", preset)]
-    if seed < 0:
-        raise InvalidValueError(f"seed is {seed}: choose 0 or more")
+    check_whole("seed", seed)
     target = resolve_device(device)
     source = data.open_source(dataset, data_dir)
     if eps is None and norm != "linf":
@@ -116,17 +118,42 @@ def build(
         "preset": preset,
         "seed": seed,
     }
-    if _exists(path, wanted):
-        progress(f"black-box images {path.stem}", len(test), len(test), status="built before")
+    label = f"black-box images {path.stem}"
+    if _exists(path, wanted, progress):
+        progress(label, len(test), len(test), status="built before")
         return path
     chosen = settings.on(source.trains_like or source.dataset)
+
+    def waiting() -> None:
+        progress(label, 0, len(test), status="another process builds it: waiting for that")
+
+    # Evaluations that run beside each other may want the same set: it is built once.
+    with held(path.parent, "blackbox build", name=f".{path.stem}{LOCK}", wait=math.inf, waiting=waiting):
+        if _exists(path, wanted, progress):
+            progress(label, len(test), len(test), status="built meanwhile")
+        else:
+            _build(path, chosen, source, test, threat, wanted, target, progress)
+    return path
+
+
+def _build(
+    path: Path,
+    chosen: TrainingSettings,
+    source: DataSource,
+    test: ImageSet,
+    threat: ThreatModel,
+    wanted: Mapping[str, Any],
+    target: torch.device,
+    progress: Progress,
+) -> None:
+    """Make the set, in a folder that is locked."""
+    clear_leftovers(surrogate_folder(path))
     if progress is not silent:  # measuring takes a second, which nobody would see the use of
         there = [file.with_suffix(".json").exists() for file in _files(path, chosen)]
         cost = expected(source, chosen, images=len(test), device=target, trained=there)
         progress(f"black-box set {path.stem}", 1, 1, status=str(cost))
     surrogates = _surrogates(path, chosen, source, wanted, target, progress)
     _attack_and_save(path, surrogates, test, threat, wanted, device=target, progress=progress)
-    return path
 
 
 def expected(
@@ -168,12 +195,18 @@ def _files(path: Path, settings: TrainingSettings) -> list[Path]:
     return [surrogate_folder(path) / f"{i}-{n.backbone}{SUFFIX}" for i, n in enumerate(settings.surrogates)]
 
 
-def _exists(path: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether the wanted set lies at `path`; raises InvalidValueError if another one does."""
+def _exists(path: Path, wanted: Mapping[str, Any], progress: Progress) -> bool:
+    """Whether the wanted set lies at `path`, whole; raises InvalidValueError if another one does."""
     if not path.exists() or not path.with_suffix(".json").exists():
         return False
-    if different := differences(wanted, read_blackbox_info(path)):
-        raise InvalidValueError(f"{path} is another black-box set ({different[0]}): choose another --out")
+    try:
+        found = read_blackbox_info(path)
+        if different := differences(wanted, found):
+            raise InvalidValueError(f"{path} is another black-box set ({different[0]}): choose another --out")
+        load_blackbox(path)
+    except DataError as error:
+        progress(f"black-box images {path.stem}", 0, 1, status=f"built again: {error}")
+        return False
     return True
 
 
@@ -191,12 +224,15 @@ def _surrogates(
         identity = {key: wanted[key] for key in ("data_hash", "preset", "seed")} | {"network": asdict(network)}
         try:
             info = checkpoint.read_info(file)
-        except CheckpointError:
-            _train_surrogate(file, index, settings, source, identity, device, progress)
-        else:
             if different := differences(identity, info.meta):
                 raise InvalidValueError(f"{file} is another surrogate ({different[0]}): choose another --out")
-        found.append(checkpoint.load(file).to(device))
+            model = checkpoint.load(file)
+        except CheckpointError as error:
+            if file.exists():
+                progress(f"train surrogate {file.stem}", 0, 1, status=f"trained again: {error}")
+            _train_surrogate(file, index, settings, source, identity, device, progress)
+            model = checkpoint.load(file)
+        found.append(model.to(device))
     return found
 
 

@@ -232,7 +232,7 @@ def _evaluation(path: Path) -> str | None:
             return str(json.loads((path / ABOUT_FILE).read_text(encoding="utf-8"))["evaluation"])
         with safe_open(path, framework="np") as file:
             return str(json.loads(file.metadata()["info"])["evaluation"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError):
         return None
 
 

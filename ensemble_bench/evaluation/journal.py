@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from ensemble_bench.files import write_atomic
+from ensemble_bench.files import naming, sha256_bytes, sha256_file, write_atomic
 
+CHECK, IMAGES_HASH = "check", "images_hash"
 Entry = dict[str, Any]
 Images = NDArray[np.float32]
 
@@ -24,11 +27,13 @@ Images = NDArray[np.float32]
 class Journal:
     """Finished work by (attack, block), kept in memory and, given a path, as lines of JSON that survive a kill.
 
-    The first line names the evaluation; a journal of another one is discarded. A line that a crash cut short is
-    cut off, so that its block is done again. `threads` are those that the evaluation began with, if that is known:
-    another number could round otherwise in the blocks to come. With `only`, it is the journal of that block: it lies
-    beside `path`, and calls the block 0, as a job of these images alone does. Without, it takes over the journals of
-    blocks that lie beside it. With `images` the adversarial images of an entry are kept too, as files in a folder
+    The first line names the evaluation; a journal of another one is discarded. Every line has a checksum. One that a
+    crash cut short, or that is not what was written, is cut off with all that follow, and their blocks are done again,
+    with the same results. `versions`, of packages and processor, stand in the first line and, where it is gone on with
+    under others, in one more before what is then found. `threads` are those that the evaluation began with, if that is
+    known: another number could round otherwise in the blocks to come. With `only`, it is the journal of that block: it
+    lies beside `path`, and calls the block 0, as a job of these images alone does. Without, it takes over the journals
+    of blocks that lie beside it. With `images` the adversarial images of an entry are kept too, as files in a folder
     beside it, and an entry whose images are missing is none.
     """
 
@@ -40,6 +45,7 @@ class Journal:
         threads: int | None = None,
         only: int | None = None,
         images: bool = False,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         self._path = path
         self._evaluation = evaluation
@@ -48,7 +54,9 @@ class Journal:
         self._folder = None if path is None else path.with_name(f"{path.stem}-images")
         self._first = only or 0
         self.threads = threads
+        self._versions = versions
         self._entries: dict[tuple[str, int], Entry] = {}
+        self._made_under: dict[tuple[str, int], Mapping[str, str] | None] = {}
         self._others: list[Path] = []
         if path is None:
             return
@@ -60,35 +68,45 @@ class Journal:
             self._path = path = path.with_name(f"{path.stem}-block{only}{path.suffix}")
         for other in self._others:
             self._read(other, evaluation)
-        whole = self._read(path, evaluation) if path.exists() else 0
-        with open(path, "ab") as file:
+        whole, before = self._read(path, evaluation) if path.exists() else (0, None)
+        with naming(path), open(path, "ab") as file:
             file.truncate(whole)
-        if whole == 0:
-            self._append({"evaluation": evaluation} | ({} if threads is None else {"threads": threads}))
+        if whole == 0 or before != versions:
+            told = {"threads": threads, "versions": versions}
+            self._append({"evaluation": evaluation} | {key: value for key, value in told.items() if value is not None})
 
-    def _read(self, path: Path, evaluation: str) -> int:
-        """Take over the entries of `path`; returns how many of its bytes are whole lines of this evaluation."""
-        whole = 0
+    def _read(self, path: Path, evaluation: str) -> tuple[int, Mapping[str, str] | None]:
+        """Take over the entries of `path`; returns how many of its bytes are whole lines, and the last versions."""
+        whole, under = 0, None
         for line in path.read_bytes().splitlines(keepends=True):
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict) or (whole == 0 and entry.get("evaluation") != evaluation):
+            entry = _parsed(line)
+            if entry is None or (whole == 0 and "evaluation" not in entry):
                 break
-            if whole:
-                self._entries[entry["attack"], entry["block"]] = entry
+            if "evaluation" not in entry:
+                key = entry["attack"], entry["block"]
+                self._entries[key], self._made_under[key] = entry, under
+            elif entry["evaluation"] == evaluation:
+                under = entry.get("versions")
+                self.threads = self.threads if whole else entry.get("threads")
             else:
-                self.threads = entry.get("threads")
+                break
             whole += len(line)
-        return whole
+        return whole, under
+
+    def other_versions(self) -> list[Mapping[str, str] | None]:
+        """Versions of the entries that were made under others than this process's, each once; None: not known."""
+        found: list[Mapping[str, str] | None] = []
+        for key, under in self._made_under.items():
+            if key in self._entries and under != self._versions and under not in found:
+                found.append(under)
+        return found
 
     def get(self, attack: str, block: int) -> Entry | None:
         """Finished work on a block, or None."""
         entry = self._entries.get((attack, self._first + block))
         if entry is None or not self.keeps_images or not any(entry.get("broken", ())):
             return entry
-        known = "predicted" in entry and (not fallen_in(entry) or self._has_images(attack, block))
+        known = "predicted" in entry and (not fallen_in(entry) or self._has_images(attack, block, entry))
         return entry if known else None
 
     def put(self, attack: str, block: int, values: Entry, images: Images | None = None) -> Entry:
@@ -98,8 +116,11 @@ class Journal:
             if (file := self._file(attack, block)) is None:
                 self._images[attack, self._first + block] = images
             else:
-                write_atomic(file, save({"x_adv": np.ascontiguousarray(images)}))
+                data = save({"x_adv": np.ascontiguousarray(images)})
+                write_atomic(file, data)
+                entry[IMAGES_HASH] = sha256_bytes(data)
         self._entries[attack, self._first + block] = entry
+        self._made_under[attack, self._first + block] = self._versions
         if self._path is not None:
             self._append(entry)
         return entry
@@ -112,9 +133,11 @@ class Journal:
         found: Images = load_file(file)["x_adv"]
         return found
 
-    def _has_images(self, attack: str, block: int) -> bool:
+    def _has_images(self, attack: str, block: int, entry: Entry) -> bool:
         file = self._file(attack, block)
-        return (attack, self._first + block) in self._images if file is None else file.exists()
+        if file is None:
+            return (attack, self._first + block) in self._images
+        return file.exists() and entry.get(IMAGES_HASH) in (None, sha256_file(file))
 
     def _file(self, attack: str, block: int) -> Path | None:
         """Where the images of an entry lie: no name of an attack is too odd for it, and no other evaluation has it."""
@@ -133,10 +156,28 @@ class Journal:
 
     def _append(self, entry: Entry) -> None:
         assert self._path is not None
-        with open(self._path, "ab") as file:
-            file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        with naming(self._path), open(self._path, "ab") as file:
+            file.write(_line(entry))
             file.flush()
             os.fsync(file.fileno())
+
+
+def _line(entry: Entry) -> bytes:
+    """An entry as a line, with a checksum as its last value: the CRC-32 of the JSON without it."""
+    text = json.dumps(entry, separators=(",", ":"))
+    return f'{text[:-1]},"{CHECK}":"{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+def _parsed(line: bytes) -> Entry | None:
+    """What a line holds; None for one that was cut short or damaged. Those of versions before have no checksum."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or (entry.pop(CHECK, None) is not None and line != _line(entry)):
+        return None
+    whole = "evaluation" in entry or (isinstance(entry.get("attack"), str) and isinstance(entry.get("block"), int))
+    return entry if whole else None
 
 
 def fallen_in(entry: Entry) -> list[int]:

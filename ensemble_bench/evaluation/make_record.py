@@ -12,7 +12,7 @@ from ensemble_bench.data import DataSource
 from ensemble_bench.evaluation.scoring import Carried, Job, Scores
 from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.subject import Subject
-from ensemble_bench.evaluation.trust.masking import entry_warnings, warnings_of
+from ensemble_bench.evaluation.trust.masking import entry_warnings, version_warnings, warnings_of
 from ensemble_bench.evaluation.trust.probe import Probe
 from ensemble_bench.models import cost
 from ensemble_bench.models.ensemble import as_ensemble
@@ -27,6 +27,7 @@ from ensemble_bench.records import (
     StageResult,
     Surrogate,
     Threat,
+    counts_of,
     training_of,
 )
 from ensemble_bench.records.recapture import Recapture
@@ -45,8 +46,12 @@ def make_record(
     *,
     key: str,
     seconds: float,
+    others: Sequence[str] = (),
 ) -> Record:
-    """Record of the `scores`, `probe` and `recapture` that a `job` with the attacks of `suite` got, unrounded."""
+    """Record of the `scores`, `probe` and `recapture` that a `job` with the attacks of `suite` got, unrounded.
+
+    `others` are versions and devices that a part was scored under, in words.
+    """
     samples = scores.samples
     model = job.model if job.drawn is None else job.drawn.model
     expected = None if job.drawn is None or scores.shares is None else scores.shares.expected(exact=job.drawn.exact)
@@ -85,6 +90,7 @@ def make_record(
         attacks=results,
         blackbox=blackbox,
         warnings=entry_warnings(notes, expected, n)
+        + version_warnings(others)
         + warnings_of(
             scores,
             results,
@@ -94,7 +100,7 @@ def make_record(
             overfitted=subject.meta("overfitted"),
         ),
         seconds=seconds,
-        device=_device_name(job.budget.device),
+        device=device_name(job.budget.device),
         versions=versions(),
         commit=commit(),
         view=subject.view,
@@ -107,8 +113,8 @@ def make_record(
 
 
 def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool, one_in: int) -> AttackResult:
-    column, stages = scores.samples[attack.name], scores.stages[attack.name]
-    n, robust = int(column.notna().sum()), int(column.fillna(False).sum())
+    stages = scores.stages[attack.name]
+    n, robust, credit = counts_of(scores.samples, attack.name)
     low, high = wilson(robust, n) if n else (None, None)
     return AttackResult(
         name=attack.name,
@@ -118,7 +124,7 @@ def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool, o
         accuracy=robust / n if n else None,
         ci_low=low,
         ci_high=high,
-        credit=int((scores.samples["broken_by"] == attack.name).sum()),
+        credit=credit,
         seconds=sum(stage.seconds for stage in stages),
         curve=None if cascade else _curve(attack, scores.samples),
         passes=sum(stage.passes for stage in stages),
@@ -158,5 +164,6 @@ def _search(job: Job) -> Search:
     return Search(precision=job.budget.precision, folded=twin.folded, compiled=twin.compiled, note=twin.note)
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -111,7 +111,7 @@ class EvaluationPlan:
         preset = self.subject.meta("preset") or "tiny"
         default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
         path = self.blackbox or default.with_name(f"{default.name}.safetensors")
-        if not path.exists() and self.blackbox is None:
+        if self.blackbox is None and not (path.exists() and path.with_suffix(".json").exists()):
             if self.images.split != "test":
                 raise InvalidValueError(
                     f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"

@@ -1,9 +1,9 @@
 """The benchmark runner: score a model with a suite of attacks and keep a record that others can check."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +13,19 @@ from torch import nn
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import InvalidValueError, check_kind
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
-from ensemble_bench.evaluation.draws import Drawn
-from ensemble_bench.evaluation.estimate import passes_an_image
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.make_record import make_record
-from ensemble_bench.evaluation.pace import seconds_a_pass
+from ensemble_bench.evaluation.make_record import device_name, make_record
 from ensemble_bench.evaluation.plan import EvaluationPlan
+from ensemble_bench.evaluation.preparation import check_gradients, entered, job_of
 from ensemble_bench.evaluation.request import Request, budget_on, images_of, plans_of
-from ensemble_bench.evaluation.scoring import Bools, Carried, Job, score
-from ensemble_bench.evaluation.suite_progress import Forecast
-from ensemble_bench.evaluation.trust.conduct import is_white_box
+from ensemble_bench.evaluation.scoring import Bools, Carried, score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.evaluation.trust.recapture import recapture
-from ensemble_bench.files import write_atomic
-from ensemble_bench.models import randomised
-from ensemble_bench.models.folded import twin_of
+from ensemble_bench.files import clear_leftovers, sha256_bytes, write_atomic
+from ensemble_bench.locks import LOCK, held
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     ADVERSARIAL_PREDICTION,
@@ -47,8 +42,10 @@ from ensemble_bench.records import (
 from ensemble_bench.registry import suite_of
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import computing_on, resolve_device
+from ensemble_bench.training.provenance import changed, versions
 
 JOURNAL = "journal.jsonl"
+WHAT = "evaluation of this model with this suite"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +120,8 @@ def evaluate(
     chosen = suite_of(suite)
     if not isinstance(model, nn.Module):
         raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
+    if threat is not None:
+        check_kind("threat", threat, ThreatModel)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = data.open_source(dataset, data_dir)
     images = images_of(source, split, n)
@@ -224,7 +223,7 @@ def evaluate_block(request: Request, block: int, *, progress: Progress = silent)
     for plan in plans_of(request, progress):
         threats = [replace(plan.threat, eps=eps) for eps in request.sizes] or [plan.threat]
         for threat in threats:
-            plan = _entered(replace(plan, threat=threat))
+            plan = entered(replace(plan, threat=threat))
             made = plan.attacks()
             key = plan.key(made)
             fallen = _fallen_in_block(plan, made, key, block)
@@ -233,7 +232,7 @@ def evaluate_block(request: Request, block: int, *, progress: Progress = silent)
 
 def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, block: int) -> Bools:
     """Which images of a block fell, scored here unless the record stands; those of other blocks count as standing."""
-    out, job = plan.folder(key), _job(plan, made)
+    out, job = plan.folder(key), job_of(plan, made)
     if not 0 <= block < len(job.blocks):
         raise InvalidValueError(f"block is {block}: the evaluation has {len(job.blocks)}, counted from 0")
     rows = job.blocks[block]
@@ -241,11 +240,14 @@ def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, blo
         samples = read_samples(out).iloc[rows]
     else:
         carried = job.carried and replace(job.carried, fallen=job.carried.fallen[rows], predictions=None)
-        path = None if out is None else out / JOURNAL
-        images = plan.save_images is not None
-        journal = Journal(path, key, threads=torch.get_num_threads(), only=block, images=images)
-        with computing_on(plan.threads or journal.threads):
-            samples = score(replace(job, images=job.images.part(rows), carried=carried), journal).samples
+        # Others may score other blocks meanwhile, but nobody the whole.
+        with contextlib.ExitStack() as locks:
+            if out is not None:
+                locks.enter_context(held(out, WHAT, shared=True))
+                locks.enter_context(held(out, f"evaluation of block {block}", name=f"{LOCK}-{block}"))
+            journal = _journal(plan, key, out, only=block)
+            with computing_on(plan.threads or journal.threads):
+                samples = score(replace(job, images=job.images.part(rows), carried=carried), journal).samples
     fallen = np.zeros(len(job.images), dtype=bool)
     fallen[rows] = _fallen(samples)
     return fallen
@@ -282,7 +284,7 @@ def _fallen(samples: pd.DataFrame) -> Bools:
 def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     """Evaluate, or read a finished evaluation, in `out` or beside the checkpoint of a trained model."""
     if plan.subject.info is None:  # whether it answers at random is part of the evaluation's id
-        plan = _entered(plan)
+        plan = entered(plan)
     images, given = plan.save_images, out
     if images is not None:  # before a black-box set is made
         adversarial.check_target(images, None, channels=plan.source.image_shape[0])
@@ -292,94 +294,71 @@ def _run(plan: EvaluationPlan, out: Path | None) -> Result:
     if out is not None and (known := _finished(plan, out, key)) is not None:
         return Result(record=known, samples=read_samples(out))
     if plan.subject.entered is None:
-        return _run(_entered(plan), given)
-    _check_gradients(plan, made)
+        return _run(entered(plan), given)
+    check_gradients(plan, made)
     if images is not None:
         adversarial.check_target(images, key, channels=plan.source.image_shape[0])
         if out is not None and (out / RECORD_FILE).exists():
             told = "there is a record, but not these images: it is made again"
             plan.progress(f"{plan.subject.name} images", 1, 1, status=told)
-    job = _job(plan, made)
-    path = None if out is None else out / JOURNAL
-    journal = Journal(path, key, threads=torch.get_num_threads(), images=images is not None)
+    if out is None:
+        return _scored(plan, made, key, None)
+    with held(out, WHAT):
+        clear_leftovers(out)
+        if (known := _finished(plan, out, key)) is not None:  # by another process, meanwhile
+            return Result(record=known, samples=read_samples(out))
+        return _scored(plan, made, key, out)
+
+
+def _scored(plan: EvaluationPlan, made: Sequence[Attack], key: str, out: Path | None) -> Result:
+    """Evaluate, and write what was found into `out`."""
+    job, images = job_of(plan, made), plan.save_images
+    journal = _journal(plan, key, out)
     start = time.perf_counter()
     with computing_on(plan.threads or journal.threads):
         scores = score(job, journal)
         probed = probe(job, scores, journal) if plan.suite.probe else None
         recaptured = recapture(job, scores, journal, members=plan.suite.ensembles) if plan.suite.recapture else None
-        seconds = time.perf_counter() - start
-        name = plan.suite.name
-        record = make_record(plan.subject, plan.source, name, job, scores, probed, recaptured, key=key, seconds=seconds)
+        record = make_record(
+            plan.subject,
+            plan.source,
+            plan.suite.name,
+            job,
+            scores,
+            probed,
+            recaptured,
+            key=key,
+            seconds=time.perf_counter() - start,
+            others=[changed(under, _conditions(plan)) for under in journal.other_versions()],
+        )
         if images is not None:
             record = replace(record, images=adversarial.save(images, job, scores, journal, record))
+    rows = samples_to_parquet(scores.samples)
+    record = replace(record, samples_hash=sha256_bytes(rows))
     if out is not None:
-        write_atomic(out / SAMPLES_FILE, samples_to_parquet(scores.samples))
+        (out / RECORD_FILE).unlink(missing_ok=True)  # one without its images, whose hash need not be that of these rows
+        write_atomic(out / SAMPLES_FILE, rows)
         record = replace(record, path=write_record(record, out))
         journal.remove()
     return Result(record=record, samples=scores.samples)
 
 
-def _entered(plan: EvaluationPlan) -> EvaluationPlan:
-    """The plan after a look at its model, and told what was found; raises AttackError for one that is refused."""
-    if plan.subject.entered is not None:
-        return plan
-    subject = plan.subject.enter(plan.images, plan.budget.device)
-    assert subject.entered is not None
-    for name, message in subject.entered.notes:
-        plan.progress(subject.name, 1, 1, status=f"{name}: {message}")
-    if subject.is_randomised:
-        plan.progress(subject.name, 1, 1, status="answers at random: gradients and verdicts are means over many draws")
-    return replace(plan, subject=subject)
-
-
-def _check_gradients(plan: EvaluationPlan, made: Sequence[Attack]) -> None:
-    """Raise AttackError where attacks need gradients that the model has not, naming those that do without."""
-    entered = plan.subject.entered
-    if entered is None or not entered.no_gradient:
-        return
-    need = [a.name for a in made if is_white_box(a.name, a.settings())] + (["the probe"] if plan.suite.probe else [])
-    if need:
-        raise AttackError(
-            f"{plan.subject.name}: it has no gradient, which {', '.join(need[:4])} need: {entered.no_gradient}; "
-            "--suite square5000 needs none"
-        )
-
-
-def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
-    """The evaluation to do, with the twin that proposes in all of it."""
-    entered, classes = plan.subject.entered, len(plan.source.classes)
-    assert entered is not None
-    model, exact = entered.model.to(plan.budget.device), entered.exact
-    climbed = randomised.expected(model, exact=exact) if entered.randomised else model
-    twin = twin_of(climbed, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
-    drawn = None
-    if entered.randomised:
-        other = randomised.judge(model, exact=exact, seed=1)
-        drawn = Drawn(model=model, other_judge=other, exact=exact)
-        model = randomised.judge(model, exact=exact)
-    if twin.note:
-        plan.progress(plan.subject.name, 1, 1, status=twin.note)
-    pace = partial(
-        seconds_a_pass,
-        model,
-        plan.source.image_shape,
-        plan.budget,
-        classes=classes,
-        images=len(plan.images),
-        proposer=twin.model,
+def _journal(plan: EvaluationPlan, key: str, out: Path | None, *, only: int | None = None) -> Journal:
+    """The journal in `out`; says so where it was begun under other versions or on another kind of processor."""
+    journal = Journal(
+        None if out is None else out / JOURNAL,
+        key,
+        threads=torch.get_num_threads(),
+        only=only,
+        images=plan.save_images is not None,
+        versions=_conditions(plan),
     )
-    return Job(
-        label=plan.subject.name,
-        model=model,
-        twin=twin,
-        drawn=drawn,
-        images=plan.images,
-        threat=plan.threat,
-        attacks=made,
-        cascade=plan.suite.cascade,
-        one_in=plan.one_in,
-        carried=plan.carried,
-        budget=plan.budget,
-        forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),
-        progress=plan.progress,
-    )
+    for under in journal.other_versions():
+        told = f"goes on with what was scored under {changed(under, _conditions(plan))}, which the record will say"
+        plan.progress(f"{plan.subject.name} versions", 1, 1, status=told)
+    return journal
+
+
+def _conditions(plan: EvaluationPlan) -> dict[str, str]:
+    """What numbers may depend on in their last bits: versions, and what computes."""
+    return versions() | {"device": device_name(plan.budget.device)}

@@ -145,7 +145,13 @@ def in_memory(model: nn.Module, images: ImageSet) -> Subject:
         return Subject(
             name=name_of(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info
         )
-    logits = _answers(model, tuple(images.images.shape[1:]))
+    shape = tuple(images.images.shape[1:])
+    try:
+        logits = _answers(model, shape)
+    except EnsembleBenchError:
+        raise
+    except Exception as error:  # whatever foreign code does with images that it is not made for
+        raise InvalidValueError(f"the model fails on images of shape {shape}: {reason(error)}") from error
     if logits.shape[1] <= (most := int(images.labels.max())):
         raise InvalidValueError(
             f"the model tells {logits.shape[1]} classes apart, {images.name} has labels up to {most}"

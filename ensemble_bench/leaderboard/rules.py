@@ -7,7 +7,8 @@ from pathlib import Path
 from ensemble_bench import registry
 from ensemble_bench.errors import RecordError, shortened
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records.decoding import decode, refuse_constant
+from ensemble_bench.records.decoding import decode
+from ensemble_bench.records.seal import opened
 
 RULES_FILE = "board.json"
 PRECISION = "float32"
@@ -54,7 +55,7 @@ def rules_of(board: Path) -> Rules:
 def read_rules(path: Path) -> Rules:
     """Read board.json; what it does not name keeps its default. Raises RecordError as `rules_of`."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        values = opened(path.read_bytes())
         if not isinstance(values, dict):
             raise ValueError(f"expected an object with some of {', '.join(field.name for field in fields(Rules))}")
         rules: Rules = decode(Rules, asdict(Rules()) | values, "board")

@@ -1,6 +1,5 @@
 """verified/NAME.json: what an operator found out about a published model, record by record."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records import NamedWarning, Record
 from ensemble_bench.records.conditions import precision_of
-from ensemble_bench.records.decoding import decode, refuse_constant
+from ensemble_bench.records.decoding import decode
+from ensemble_bench.records.seal import opened
 
 SCHEMA = 2
 VERIFIED_FOLDER = "verified"
@@ -88,7 +88,7 @@ def read_verified(path: Path) -> Verified | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        values = opened(path.read_bytes())
         if isinstance(values, dict) and "schema" not in values:
             return _earlier(values)
         if values["schema"] != SCHEMA:

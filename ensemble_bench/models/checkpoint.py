@@ -19,7 +19,9 @@ from ensemble_bench.files import sha256_bytes, sha256_file, write_atomic
 from ensemble_bench.models.architecture import Architecture, CheckpointInfo
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
-from ensemble_bench.records import CHECKPOINTS
+from ensemble_bench.records import CHECKPOINTS, trained_anew
+from ensemble_bench.records.seal import DamagedError, opened, sealed
+from ensemble_bench.records.training import RUN_FILE
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
@@ -61,7 +63,8 @@ def describe(path: Path, architecture: Architecture, meta: Mapping[str, Any]) ->
 
 def _description(path: Path, architecture: Architecture, meta: Mapping[str, Any], weights_hash: str) -> str:
     values = {"schema": SCHEMA, "architecture": architecture.as_dict(), "meta": dict(meta)}
-    return _dump(path, values | {"weights_hash": weights_hash}, indent=2) + "\n"
+    values |= {"weights_hash": weights_hash}
+    return _dump(path, sealed(json.loads(_dump(path, values, indent=None))), indent=2) + "\n"
 
 
 def is_unchanged(model: Ensemble) -> bool:
@@ -107,7 +110,8 @@ def load(source: str | Path) -> Ensemble:
         info = read_info(info.path)
     if actual != info.weights_hash:
         raise CheckpointError(
-            f"{info.path}: is not the file that its .json describes: {actual} is not {info.weights_hash}"
+            f"{info.path}: is not the file that its .json describes: {actual} is not {info.weights_hash}; "
+            f"{_remedy(info.path)}"
         )
     _check_embedded(info, data)
     _check_weights(info.path, weights, info.architecture)
@@ -115,6 +119,19 @@ def load(source: str | Path) -> Ensemble:
     model.load_state_dict(weights)
     model.info = info
     return model.to(memory_format=torch.channels_last).eval()
+
+
+def check_whole(path: Path) -> None:
+    """Raise CheckpointError unless a checkpoint's weights, where they were kept, are those that it describes."""
+    info = read_description(path)
+    if path.exists():
+        check_weights(info, path)
+
+
+def check_weights(info: CheckpointInfo, file: Path) -> None:
+    """Raise CheckpointError, naming the checkpoint, unless `file` holds its weights, as that itself or a copy of it."""
+    if sha256_file(file) != info.weights_hash:
+        raise CheckpointError(f"{info.path}: damaged: not the file that its .json describes; {_remedy(info.path)}")
 
 
 def read_info(source: str | Path) -> CheckpointInfo:
@@ -172,13 +189,17 @@ def _read_description(path: Path, description: Path) -> CheckpointInfo:
     try:
         if description.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{description}: larger than {MAX_JSON_BYTES} bytes, not a checkpoint's description")
-        values = json.loads(description.read_bytes())
+        values = opened(description.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{description}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{description}: not JSON: {error}") from error
+    except DamagedError as error:
+        raise CheckpointError(f"{description}: {error}; {_remedy(path)}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{description}: not JSON: {error}; {_remedy(path)}") from error
     if not isinstance(values, dict) or set(values) != set(KEYS):
-        raise CheckpointError(f"{description}: not a checkpoint's description, expected the keys {', '.join(KEYS)}")
+        raise CheckpointError(
+            f"{description}: not a checkpoint's description, expected the keys {', '.join(KEYS)}; {_remedy(path)}"
+        )
     if values["schema"] != SCHEMA:
         raise CheckpointError(f"{description}: schema is {values['schema']!r}, this version reads {SCHEMA}")
     if not isinstance(values["meta"], dict) or not isinstance(values["weights_hash"], str):
@@ -192,13 +213,20 @@ def _read_description(path: Path, description: Path) -> CheckpointInfo:
     )
 
 
+def _remedy(path: Path) -> str:
+    """How to make a checkpoint anew, for an error that names it as damaged."""
+    if (path.parent / RUN_FILE).exists():
+        return trained_anew(path.parent)
+    return "restore it from where it comes from, or train it anew with `ensemble-bench train`"
+
+
 def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
     if data[:4] == b"PK\x03\x04" or data[:1] == b"\x80":
         raise CheckpointError(f"{path}: not a safetensors checkpoint but a pickle, which is never loaded")
     try:
         weights: dict[str, Tensor] = safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors checkpoint: {error}") from error
+        raise CheckpointError(f"{path}: truncated or not a safetensors checkpoint: {error}; {_remedy(path)}") from error
     return weights
 
 

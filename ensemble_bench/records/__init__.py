@@ -2,6 +2,7 @@
 
 from ensemble_bench.records.record import (
     CARRIED,
+    CROSSED,
     SCHEMA,
     AttackResult,
     Blackbox,
@@ -20,22 +21,26 @@ from ensemble_bench.records.samples import (
     SAMPLE_COLUMNS,
     SAMPLES_FILE,
     attack_columns,
+    counts_of,
     read_samples,
     samples_to_parquet,
     worst_case,
 )
-from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
+from ensemble_bench.records.seal import SELF_HASH, identify, opened, sealed
+from ensemble_bench.records.store import RECORD_FILE, find_records, read_record, to_json, write_record
 from ensemble_bench.records.threat import Threat
-from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, place_of, training_of
+from ensemble_bench.records.training import CHECKPOINTS, described, folder_of, place_of, trained_anew, training_of
 
 __all__ = [
     "ADVERSARIAL_PREDICTION",
     "CARRIED",
     "CHECKPOINTS",
+    "CROSSED",
     "RECORD_FILE",
     "SAMPLES_FILE",
     "SAMPLE_COLUMNS",
     "SCHEMA",
+    "SELF_HASH",
     "AttackResult",
     "Blackbox",
     "CleanScore",
@@ -49,15 +54,19 @@ __all__ = [
     "Surrogate",
     "Threat",
     "attack_columns",
+    "counts_of",
     "described",
     "find_records",
     "folder_of",
     "identify",
+    "opened",
     "place_of",
     "read_record",
     "read_samples",
     "samples_to_parquet",
+    "sealed",
     "to_json",
+    "trained_anew",
     "training_of",
     "worst_case",
     "write_record",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.record import CARRIED, Record
-from ensemble_bench.records.store import identify
+from ensemble_bench.records.seal import identify
 
 DIRTY = "-dirty"
 TREES: Mapping[bool | None, str] = {None: "not recorded", True: "clean", False: "dirty"}

@@ -1,13 +1,14 @@
 """curves.csv: one row an evaluation point of training, rewritten atomically, so that no reader sees half a row."""
 
 import csv
-import io
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
+from ensemble_bench.records.training import trained_anew
 
 ATTACKS = ("ifgsm5", "ifgsm7", "pgd5", "pgd20")
 """Attacks on the validation images at every evaluation point."""
@@ -17,34 +18,58 @@ ONE_STEP, MULTI_STEP = "fgsm", "pgd20"
 CURVE_COLUMNS = ("step", "epoch", "clean", ONE_STEP, *ATTACKS, "loss", "lr", "seconds")
 # Files of earlier versions.
 WITHOUT_ONE_STEP = tuple(name for name in CURVE_COLUMNS if name != ONE_STEP)
+CHECK = "check"
+"""Column of the rows' checksums, the last; files of versions before lack it."""
 Row = Mapping[str, float]
 
 
 def read(path: Path) -> list[Row]:
-    """Rows of a curves.csv, none if it does not exist; raises RecordError where it is not one."""
-    if not path.exists():
+    """Rows of a curves.csv, none if it does not exist; raises RecordError where it is not one, or is damaged."""
+    try:
+        # With an empty row the last one ends in a line end, which a reader of lines would not miss.
+        table = list(csv.reader(path.read_bytes().decode().split("\n")))
+    except FileNotFoundError:
         return []
-    with path.open(encoding="utf-8", newline="") as lines:
-        reader = csv.DictReader(lines)
-        columns = tuple(reader.fieldnames or ())
-        if columns not in (CURVE_COLUMNS, WITHOUT_ONE_STEP):
-            raise RecordError(f"{path}: expected the columns {','.join(CURVE_COLUMNS)}")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordError(f"{path}: not a table of numbers ({error}); {trained_anew(path.parent)}") from None
+    (*columns, last), *body = table if table[0] else [[""]]
+    checked = last == CHECK
+    names = tuple(columns if checked else [*columns, last])
+    if names not in (CURVE_COLUMNS, WITHOUT_ONE_STEP):
+        raise RecordError(f"{path}: expected the columns {','.join(CURVE_COLUMNS)}; {trained_anew(path.parent)}")
+    rows: list[Row] = []
+    for number, row in enumerate(body, start=2):
+        if not row and number == len(table):
+            break
+        if checked and row[-1:] != [_check(row[:-1])]:
+            raise RecordError(
+                f"{path}: row {number} is damaged: it is not what was written; {trained_anew(path.parent)}"
+            )
         try:
-            return [
-                {name: int(row[name]) if name == "step" else float(row[name]) for name in columns} for row in reader
-            ]
-        except (TypeError, ValueError):
-            raise RecordError(f"{path}: row {reader.line_num} does not hold {len(columns)} numbers") from None
+            rows.append(
+                {
+                    name: int(text) if name == "step" else float(text)
+                    for name, text in zip(names, row[:-1] if checked else row, strict=True)
+                }
+            )
+        except ValueError:
+            raise RecordError(
+                f"{path}: row {number} does not hold {len(names)} numbers; {trained_anew(path.parent)}"
+            ) from None
+    return rows
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows; floats keep all of their digits, so that reading gives them back."""
-    text = io.StringIO()
+    """Write the rows, each with a checksum; floats keep all of their digits, so that reading gives them back."""
     columns = CURVE_COLUMNS if all(ONE_STEP in row for row in rows) else WITHOUT_ONE_STEP
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue())
+    texts = [[str(row[name]) for name in columns] for row in rows]
+    lines = [[*columns, CHECK], *([*row, _check(row)] for row in texts)]
+    write_atomic(path, "".join(",".join(line) + "\n" for line in lines))
+
+
+def _check(row: Sequence[str]) -> str:
+    """Checksum of a row: the CRC-32 of its text, in hex digits."""
+    return f"{zlib.crc32(','.join(row).encode()):08x}"
 
 
 def catastrophic_overfitting(rows: Sequence[Row], n: int) -> int | None:

@@ -25,8 +25,11 @@ TRAINING: Mapping[str, tuple[type, ...]] = {
     "settings": (dict,),
     "eps": (float, int),
     "crossed_commits": (bool,),
+    "crossed_versions": (bool,),
 }
 """Keys of a record's `training` and the types of their values in JSON."""
+CROSSED = ("crossed_commits", "crossed_versions")
+"""Those that say how a run was continued, and not what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +180,11 @@ class Record:
     None for the model itself. In a `cascade` each attack ran only on images that no earlier one had broken. `training`
     is how the model was trained: what the user changed against recipe and preset (`changes`), all of the settings, the
     number of steps, the objective, what a wider network matches, the eps (in units of the pixel range), and whether it
-    was continued at another commit than it began at (`crossed_commits`); None for a model from elsewhere, and in
-    records from before, as is `search`. `images` tells of the adversarial images, where they were saved. `randomised`
-    is there for a model that answers at random, whose `clean` and `robust` count images that most draws get right.
+    was continued at another commit than it began at (`crossed_commits`), or under other versions or on another kind of
+    processor (`crossed_versions`); None for a model from elsewhere, and in records from before, as are `search` and
+    `samples_hash`, that of samples.parquet. `images` tells of the adversarial images, where they were saved.
+    `randomised` is there for a model that answers at random, whose `clean` and `robust` count images that most draws
+    get right.
     `recapture` is there where each attack of a cascade was run alone too, on a sample.
     `path` is where the record was read from; it is neither written nor compared.
     """
@@ -220,6 +225,7 @@ class Record:
     search: Search | None = None
     randomised: Randomised | None = None
     recapture: Recapture | None = None
+    samples_hash: str | None = None
     schema: int = SCHEMA
     path: Path | None = field(default=None, compare=False, repr=False)
 
@@ -241,7 +247,7 @@ class Record:
     def as_dict(self) -> dict[str, Any]:
         """Return what record.json holds, as plain JSON values."""
         values = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "path"}
-        for name in ("training", "images", "search", "randomised", "recapture"):
+        for name in ("training", "images", "search", "randomised", "recapture", "samples_hash"):
             if getattr(self, name) is None:
                 del values[name]  # a record from before is written as it was
         return values

@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.files import sha256_bytes
+from ensemble_bench.records.store import RECORD_FILE, read_record, remedy
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+
+    from ensemble_bench.records.record import Record
 
 SAMPLES_FILE = "samples.parquet"
 SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # attacks add their own
@@ -40,29 +44,71 @@ def samples_to_parquet(samples: "pd.DataFrame") -> bytes:
 def read_samples(directory: Path) -> "pd.DataFrame":
     """Read the images of the record in `directory`: a row an image, a bool column an attack (True: robust to it).
 
-    A column with nulls has pandas' nullable type. Raises RecordError when the file is missing, broken or incomplete.
+    A column with nulls has pandas' nullable type. Raises RecordError when the file is missing, broken or incomplete, or
+    is not the one that a record beside it was written with, or has other counts than that.
     """
+    file = Path(directory) / SAMPLES_FILE
+    record = read_record(directory) if (Path(directory) / RECORD_FILE).exists() else None
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{file}: cannot read the samples ({error.strerror}); {remedy(file.parent)}") from None
+    if record is not None and record.samples_hash not in (None, sha256_bytes(data)):
+        raise RecordError(f"{file}: damaged: not the file that its record was written with; {remedy(file.parent)}")
+    frame = _frame(data, file)
+    _check_columns(frame, str(file))
+    try:
+        if record is not None:
+            _check_counts(frame, record, file)
+    except (TypeError, ValueError) as error:  # a column of another type
+        raise RecordError(f"{file}: not the samples of a record ({error}); {remedy(file.parent)}") from None
+    return frame
+
+
+def counts_of(samples: "pd.DataFrame", attack: str) -> tuple[int, int, int]:
+    """Of an attack: images that it met, those robust to it, and its credit, images that it was the first to break."""
+    column = samples[attack]
+    credit = int((samples["broken_by"] == attack).sum())
+    return int(column.notna().sum()), int(column.astype("boolean").fillna(False).sum()), credit
+
+
+def _frame(data: bytes, file: Path) -> "pd.DataFrame":
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file = Path(directory) / SAMPLES_FILE
     try:
-        table = pq.read_table(file)
-    except OSError as error:
-        raise RecordError(f"{file}: cannot read the samples ({error.strerror or 'not a Parquet file'})") from None
-    except pa.ArrowException as error:
-        raise RecordError(f"{file}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    import pandas as pd
+        table = pq.read_table(pa.BufferReader(data))
+        table.validate(full=True)
+        nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype()}
+        return pd.DataFrame(
+            {
+                name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+                for name, column in zip(table.column_names, table.columns, strict=True)
+            }
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:  # what Arrow says of damage that it noticed
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RecordError(f"{file}: not a Parquet file ({said}); {remedy(file.parent)}") from None
 
-    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype()}
-    frame = pd.DataFrame(
-        {
-            name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
-    )
-    _check_columns(frame, str(file))
-    return frame
+
+def _check_counts(samples: "pd.DataFrame", record: "Record", file: Path) -> None:
+    """Raise RecordError unless the counts of `record` are those of its samples."""
+    missing = [attack.name for attack in record.attacks if attack.name not in samples]
+    if missing:
+        raise RecordError(f"{file}: no column of attack {missing[0]}, which its record has; {remedy(file.parent)}")
+    pairs: list[tuple[str, object, object]] = [
+        ("n", len(samples), record.n),
+        ("clean.correct", int(samples["clean"].sum()), record.clean.correct),
+        ("robust.robust", int(worst_case(samples).sum()), record.robust.robust),
+    ]
+    for attack in record.attacks:
+        names = (f"attacks.{attack.name}.{name}" for name in ("n", "robust", "credit"))
+        said = (attack.n, attack.robust, attack.credit)
+        pairs += zip(names, counts_of(samples, attack.name), said, strict=True)
+    for name, found, told in pairs:
+        if found != told:
+            raise RecordError(f"{file}: its images make {name} {found}, its record says {told}; {remedy(file.parent)}")
 
 
 def worst_case(samples: "pd.DataFrame") -> "NDArray[np.bool_]":

@@ -1,28 +1,24 @@
 """Records on disk: deterministic JSON, written at one stroke and read back strictly."""
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records.decoding import plain, refuse_constant
 from ensemble_bench.records.record import Record
+from ensemble_bench.records.seal import DamagedError, opened, sealed
+from ensemble_bench.records.training import RUN_FILE
 
 RECORD_FILE = "record.json"
 
 
-def identify(fields: Mapping[str, Any]) -> str:
-    """Return the 64 hex digits that stand for an evaluation: SHA-256 of its identifying fields as canonical JSON."""
-    text = json.dumps(plain(fields), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def to_json(record: Record) -> str:
-    """Return the text of record.json: sorted keys, unrounded numbers; equal records give equal bytes."""
-    return json.dumps(record.as_dict(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return the text of record.json: sorted keys, unrounded numbers; equal records give equal bytes.
+
+    A record from before samples were hashed gets no self-hash either: it is written as it was.
+    """
+    values = record.as_dict() if record.samples_hash is None else sealed(record.as_dict())
+    return json.dumps(values, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_record(record: Record, directory: Path) -> Path:
@@ -40,17 +36,29 @@ def write_record(record: Record, directory: Path) -> Path:
 def read_record(path: Path) -> Record:
     """Read and check a record; `path` is its JSON file or the directory that holds record.json.
 
-    Raises RecordError when the file is missing, is not JSON, or is not a record (see Record.from_dict).
+    Raises RecordError, which says how to make it anew, when the file is missing, is not JSON, is not what was written,
+    or is not a record (see Record.from_dict).
     """
     path = Path(path)
     file = path / RECORD_FILE if path.is_dir() else path
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        return Record.from_dict(opened(file.read_bytes()), path=file)
     except OSError as error:
         raise RecordError(f"{file}: cannot read the record ({error.strerror})") from None
+    except DamagedError as error:
+        raise RecordError(f"{file}: {error}; {remedy(file.parent)}") from None
     except ValueError as error:
-        raise RecordError(f"{file}: not a JSON record ({error})") from None
-    return Record.from_dict(values, path=file)
+        raise RecordError(f"{file}: not a JSON record ({error}); {remedy(file.parent)}") from None
+    except RecordError as error:
+        raise RecordError(f"{error}; {remedy(file.parent)}") from None
+
+
+def remedy(folder: Path) -> str:
+    """How to make the evaluation in `folder` anew, for an error that names a damaged file in it."""
+    run = folder.parents[1] if len(folder.parents) > 1 else folder
+    if folder.parent.name == "evaluations" and ((run / RUN_FILE).exists() or any(run.glob("*.safetensors"))):
+        return f"delete {folder} and `ensemble-bench evaluate {run}`, with the options of before, makes it anew"
+    return f"restore {folder} from where it comes from, or delete it and make it anew with `ensemble-bench evaluate`"
 
 
 def find_records(root: Path) -> list[Record]:

@@ -1,13 +1,14 @@
 """Training: what a record says of it, read from a run's description, and the names of a run's checkpoints."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ensemble_bench.errors import RecordError
 from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.record import TRAINING, Record
+from ensemble_bench.records.seal import DamagedError, opened
 
 CHECKPOINTS = ("averaged", "best", "last")
 """Checkpoints of a run, the one that tables and verdicts use first: a run that lacks it is shown by the next."""
@@ -35,16 +36,24 @@ def training_of(meta: Mapping[str, Any]) -> dict[str, Any] | None:
 def described(record: Record) -> Record:
     """Return `record` with its training; one from before records held it takes it from the run.json of its run.
 
-    It stays as it is where there is none, or one of another recipe or other seeds.
+    It stays as it is where there is none, or one of another recipe or other seeds. Raises RecordError for a run.json
+    that is not as it was written.
     """
     if record.training is not None or record.recipe is None or (folder := folder_of(record)) is None:
         return record
     try:
-        meta = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        meta = opened((folder / RUN_FILE).read_bytes())
         same = (meta["recipe"], tuple(meta["seeds"])) == (record.recipe, record.seeds)
         return replace(record, training=training_of(meta)) if same else record
+    except DamagedError as error:
+        raise RecordError(f"{folder / RUN_FILE}: {error}; {trained_anew(folder)}") from None
     except (OSError, ValueError, KeyError, TypeError):
         return record  # then its training is not known
+
+
+def trained_anew(folder: Path) -> str:
+    """How to make the run in `folder` anew, for an error that names a damaged file in it."""
+    return f"delete {folder} and `ensemble-bench train`, with the options of before, makes the run anew"
 
 
 def folder_of(record: Record) -> Path | None:

@@ -44,6 +44,8 @@ def check(kind: str, name: str) -> str:
 
     Raises InvalidValueError, naming the packages, for a name that several register.
     """
+    if not isinstance(name, str):
+        raise UnknownNameError(kind, name, names(kind))
     if name in plugins.names(kind):
         plugins.check(kind, name, built_in=name in KINDS[kind])
     elif name not in KINDS[kind]:
@@ -103,7 +105,9 @@ def split_suite(text: str) -> list[str]:
     both or that clashes, or a suite that has no black-box attack to leave out; what stands behind a toolkit's colon is
     checked where the attack is made.
     """
-    parts = re.split(r"\+(?![^(]*\))", text)
+    parts = re.split(r"\+(?![^(]*\))", text) if isinstance(text, str) else [""]
+    if "" in parts:
+        raise UnknownNameError("suite", text, names("suite"))
     for part in parts:
         if part.partition(":")[0] in TOOLKITS:
             continue

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from ensemble_bench.records import CROSSED
 from ensemble_bench.records.threat import Threat
 from ensemble_bench.reports.groups import Run, place
 
@@ -81,7 +82,7 @@ def identity_of(run: Run) -> dict[str, Any]:
         return {"run": stem if stem and seed.isdigit() else name, **flat(run.alike)}
     # Training at two commits tells runs apart; at one, or from before it was written down, nothing is said.
     crossed = {"trained at two commits": True} if training.get("crossed_commits") else {}
-    own = {key: value for key, value in training.items() if key not in ("changes", "settings", "crossed_commits")}
+    own = {key: value for key, value in training.items() if key not in ("changes", "settings", *CROSSED)}
     return flat(own | crossed) | {
         **flat(training.get("settings", {})),
         **flat(run.alike),

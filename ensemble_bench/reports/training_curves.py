@@ -1,6 +1,5 @@
 """Evaluation points during training: one series a run, and the paper's own way of cleaning and averaging them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import Threat, training_of
+from ensemble_bench.records import Threat, opened, trained_anew, training_of
 from ensemble_bench.records import curves as files
 from ensemble_bench.records.training import RUN_FILE
 from ensemble_bench.registry import RECIPES
@@ -187,7 +186,7 @@ def _counts(rows: Sequence[files.Row], n: int) -> bool:
 def _about(path: Path) -> dict[str, Any]:
     """Return what run.json says about its run, or raise RecordError naming the field that it lacks."""
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = opened(path.read_bytes())
         threat = run["threat"]
         group = Group(
             data_name=str(run["data_name"]),
@@ -210,4 +209,4 @@ def _about(path: Path) -> dict[str, Any]:
     except KeyError as error:
         raise RecordError(f"{path}: missing field {error}") from None
     except (AttributeError, TypeError, ValueError) as error:
-        raise RecordError(f"{path}: not a run's description ({error})") from None
+        raise RecordError(f"{path}: not a run's description ({error}); {trained_anew(path.parent)}") from None

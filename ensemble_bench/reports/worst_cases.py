@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import Record, read_samples, worst_case
+from ensemble_bench.records import CROSSED, Record, read_samples, worst_case
 from ensemble_bench.records.conditions import conditions_of
 from ensemble_bench.records.contrasts import MIN_SEEDS
 from ensemble_bench.records.decoding import plain
@@ -190,10 +190,13 @@ def _made(record: Record) -> tuple[str, int, int, str]:
 
 
 def _training(record: Record) -> Mapping[str, Any] | None:
-    """How the model was trained; whether at one commit is a condition, which records from before do not name."""
+    """How the model was trained; whether at one commit is a condition, which records from before do not name.
+
+    Nor does anything depend on whether it was under one version and kind of processor: its record says so.
+    """
     if record.training is None:
         return None
-    return {name: value for name, value in plain(record.training).items() if name != "crossed_commits"}
+    return {name: value for name, value in plain(record.training).items() if name not in CROSSED}
 
 
 def _model(record: Record) -> tuple[str, str]:
@@ -264,9 +267,4 @@ def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     if path is None:
         raise RecordError(f"{record.model}: the record was not read from a file, so its samples are nowhere")
     samples = read_samples(path.parent).sort_values("id")
-    robust = worst_case(samples)
-    if len(robust) != record.n or robust.sum() != record.robust.robust:
-        counts = f"{robust.sum()} of {len(robust)} images robust"
-        expected = f"{record.robust.robust} of {record.n} images robust"
-        raise RecordError(f"{path}: {expected}, its samples say {counts}")
-    return samples["id"].to_numpy(dtype=np.int64), robust
+    return samples["id"].to_numpy(dtype=np.int64), worst_case(samples)

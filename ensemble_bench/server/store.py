@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, RecordError, UnknownNameError
 
 QUEUED, VERIFYING = "queued", "verifying"
 TOKEN_NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,79}"
@@ -194,12 +194,22 @@ class Store:
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        """A connection on which every statement is a transaction of its own."""
-        with closing(sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)) as connection:
-            connection.row_factory = sqlite3.Row
-            # On disk before it is answered, also if the power fails.
-            connection.execute("PRAGMA synchronous = FULL")
-            yield connection
+        """A connection on which every statement is a transaction of its own.
+
+        Raises RecordError where the file is none of SQLite's, is damaged, or cannot be opened or written.
+        """
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY, isolation_level=None)) as connection:
+                connection.row_factory = sqlite3.Row
+                # On disk before it is answered, also if the power fails.
+                connection.execute("PRAGMA synchronous = FULL")
+                yield connection
+        except sqlite3.OperationalError as error:
+            raise RecordError(f"{self.path}: {error}") from error
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise RecordError(f"{self.path}: {error}; restore it from a copy, or move it away to begin anew") from error
 
 
 def _submission(row: sqlite3.Row) -> Submission:

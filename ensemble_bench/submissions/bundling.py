@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ensemble_bench.errors import BundleError, RecordError
-from ensemble_bench.files import new_folder, write_atomic
+from ensemble_bench.files import new_folder, scratch_folder, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.rules import PRECISION
@@ -51,8 +50,8 @@ def bundle(
     if target.suffix != ZIP:
         return _make(target, name, info, records, entry).folder
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
-        made = _make(Path(folder) / "bundle", name, info, records, entry)
+    with scratch_folder(target) as folder:
+        made = _make(folder / "bundle", name, info, records, entry)
         write_atomic(target, archive.packed(made.folder))
     return target
 
@@ -131,6 +130,7 @@ def _make(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Recor
     claimed = claims.Claims(name=name, claims=tuple(map(claims.Claim.of, records)))
     with new_folder(folder) as filled:
         shutil.copyfile(info.path, filled / archive.WEIGHTS)
+        checkpoint.check_weights(info, filled / archive.WEIGHTS)
         _write_json(filled / archive.CONFIG, config)
         _write_json(filled / archive.MODEL_INFO, entry.as_dict())
         _write_json(filled / archive.CLAIMS, claimed.as_dict())

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any, get_args, get_type_hints
 
 from ensemble_bench import registry
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_kind
 from ensemble_bench.records.threat import Threat
 from ensemble_bench.training.attack import STARTS, check_name
 from ensemble_bench.training.hardware import PRECISIONS
@@ -41,6 +41,7 @@ def replaced(settings: TrainingSettings, asked: Mapping[str, Any]) -> tuple[Trai
     line, as text. "steps" and "epochs" replace each other. Raises UnknownNameError for a name that is no field,
     InvalidValueError for a value that does not fit.
     """
+    check_kind("settings", asked, Mapping)
     known = fields()
     values = {name: _checked(name, value, known) for name, value in asked.items()}
     if {"steps", "epochs"} <= values.keys():

@@ -5,9 +5,11 @@ from contextlib import contextmanager
 
 import torch
 
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
 from ensemble_bench.training.cores import idle_cores
 
+MOST_THREADS = 1024
+"""PyTorch starts as many as it is told, until the system gives no more and the process ends."""
 PRECISIONS = ("float32", "bf16", "auto")
 
 
@@ -50,11 +52,12 @@ def default_threads() -> int:
 def computing_on(threads: int | None) -> Iterator[None]:
     """Let PyTorch compute with so many threads inside the block; None: with as many as before.
 
-    Another number may change the last bits of a result. Raises InvalidValueError for less than 1.
+    Another number may change the last bits of a result. Raises InvalidValueError for less than 1, or more than
+    MOST_THREADS.
     """
     before = torch.get_num_threads()
-    if threads is not None and threads < 1:
-        raise InvalidValueError(f"threads is {threads}: choose 1 or more")
+    if threads is not None:
+        check_whole("threads", threads, least=1, most=MOST_THREADS)
     torch.set_num_threads(threads or before)
     try:
         yield

@@ -1,6 +1,7 @@
 """Separately trained networks, joined into one ensemble at test time."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,8 +59,11 @@ def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Pat
             for i, run in enumerate(runs)
         ]
     }
-    rundir.claim(out, document, device=device, resume=True)
-    if not rundir.is_finished(out):
+    with ExitStack() as locks:
+        rundir.lock(out, locks)
+        rundir.claim(out, document, device=device, resume=True)
+        if rundir.is_finished(out):
+            return
         with interrupts.deferred():
             for name, infos in parts.items():  # last is the last: its presence says that the run is finished
                 _save(out / name, infos, plan, document)
@@ -90,6 +94,8 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
         "commit": commit(),
         "crossed_commits": any(part.meta.get("crossed_commits") for part in parts),
     }
+    if any(part.meta.get("crossed_versions") for part in parts):
+        meta["crossed_versions"] = True
     architecture = replace(plan.architecture, members=len(parts))
     del meta["architecture"]
     if not all(part.path.exists() for part in parts):

@@ -8,7 +8,7 @@ import torch
 
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.registry import Recipe
@@ -17,6 +17,7 @@ from ensemble_bench.training.changes import replaced
 from ensemble_bench.training.hardware import resolve_precision
 from ensemble_bench.training.objectives import LOSSES
 from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
+from ensemble_bench.training.schedule import SCHEDULES
 
 MATCHES = ("params", "paper", "flops")
 
@@ -67,6 +68,14 @@ class TrainingPlan:
             "settings": self.settings.as_dict(),
             "changes": dict(self.changes),
         }
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return self.settings.learning_rate * SCHEDULES[self.settings.schedule](step, self.steps)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the weights after so many steps are an evaluation point."""
+        return step > 0 and (step % self.settings.evaluate_every == 0 or step == self.steps)
 
 
 def architecture_of(network: Network, source: DataSource) -> Architecture:
@@ -171,10 +180,9 @@ def _architecture(recipe: Recipe, single: Architecture, match: str) -> Architect
 
 
 def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: str, objective: str) -> None:
-    if seed < 0:
-        raise InvalidValueError(f"seed is {seed}: choose 0 or more")
-    if max_steps is not None and max_steps < 1:
-        raise InvalidValueError(f"max_steps is {max_steps}: choose 1 or more")
+    check_whole("seed", seed)
+    if max_steps is not None:
+        check_whole("max_steps", max_steps, least=1)
     if match not in MATCHES:
         raise UnknownNameError("match", match, MATCHES)
     if objective not in LOSSES:

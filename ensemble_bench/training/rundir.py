@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import MISSING, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import torch
 
 from ensemble_bench.errors import CheckpointError, InvalidValueError
-from ensemble_bench.files import write_atomic
+from ensemble_bench.files import clear_leftovers, write_atomic
+from ensemble_bench.locks import held
+from ensemble_bench.models import checkpoint
+from ensemble_bench.records import opened, sealed, trained_anew
 from ensemble_bench.training.changes import slug
 from ensemble_bench.training.plan import differences
 from ensemble_bench.training.presets import TrainingSettings
-from ensemble_bench.training.provenance import commit, versions
+from ensemble_bench.training.provenance import changed, commit, versions
 
 RUN = "run.json"
 RESUME = "resume.safetensors"
@@ -52,21 +56,47 @@ def is_finished(out: str | Path) -> bool:
     return (Path(out) / LAST).with_suffix(".json").exists()
 
 
+def check_whole(out: Path) -> None:
+    """Raise CheckpointError, naming the file, unless the checkpoints of a finished run are as they were written."""
+    for name in (AVERAGED, BEST, LAST):
+        if (out / name).with_suffix(".json").exists() or (out / name).exists():
+            checkpoint.check_whole(out / name)
+
+
+def lock(out: Path, locks: ExitStack) -> None:
+    """Lock the folder of a run until `locks` are let go, and clear what a killed training had half written there.
+
+    Raises InvalidValueError where another training is at work.
+    """
+    if not out.exists() or out.is_dir():  # another file is refused when the folder is claimed
+        locks.enter_context(held(out, "training", or_else=", or choose another --out"))
+        clear_leftovers(out)
+
+
 def read_run(out: Path) -> dict[str, Any] | None:
     """The contents of run.json in `out`, None if there is none; raises CheckpointError if it cannot be read."""
     path = out / RUN
     if not path.exists():
         return None
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = opened(path.read_bytes())
         return dict(document)
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}): choose another --out") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): {trained_anew(out)}, or choose another --out"
+        ) from None
 
 
 def crossed_commits(out: Path) -> bool:
     """Whether the run in folder `out` was continued at another commit than it began at, now or before."""
     return _crossed(read_run(out) or {})
+
+
+def crossed_versions(out: Path) -> str | None:
+    """Versions that the run in `out` was trained under before, in words; None if under those of now alone."""
+    run = read_run(out) or {}
+    found = [under for under in (run.get("versions"), *run.get("later_versions", ())) if under != versions()]
+    return "; and under ".join(changed(under, versions()) for under in found) or None
 
 
 def _crossed(run: Mapping[str, Any]) -> bool:
@@ -92,8 +122,9 @@ def claim(
 
     Number of processes and of threads, device, versions and commit are written down, but are no part of what a run is;
     so are `validation_n`, the number of images that the points of curves.csv are of (a split may hold fewer than the
-    plan wants), and that the run goes on at another commit than it began at. Raises InvalidValueError, with nothing
-    overwritten, if `out` holds another run, other files, or, while `resume` is False, an unfinished run.
+    plan wants), and that the run goes on at another commit or under other versions than it began at. Raises
+    InvalidValueError, with nothing overwritten, if `out` holds another run, other files, or, while `resume` is False,
+    an unfinished run; CheckpointError for a finished one whose checkpoints are damaged.
     """
     wanted: dict[str, Any] = json.loads(json.dumps(plan))
     existing = read_run(out)
@@ -107,7 +138,7 @@ def claim(
         if validation_n is not None:
             made["validation_n"] = validation_n
         document = wanted | made | {"versions": versions(), "commit": commit()}
-        write_atomic(out / RUN, json.dumps(document, indent=2) + "\n")
+        _write_run(out, document)
         return
     # What they changed is in the other values too; runs of versions before lack the list of it.
     wanted.pop("changes", None)
@@ -120,6 +151,17 @@ def claim(
         raise InvalidValueError(
             f"{out} holds an unfinished run of this: pass --resume to continue it, or another --out"
         )
-    if not is_finished(out) and _crossed(existing) and not existing.get("crossed_commits"):
-        # The next continuation may be at the first commit again.
-        write_atomic(out / RUN, json.dumps(existing | {"crossed_commits": True}, indent=2) + "\n")
+    if is_finished(out):
+        check_whole(out)
+        return
+    later = existing.get("later_versions", [])
+    told: dict[str, Any] = {"crossed_commits": True} if _crossed(existing) else {}
+    if versions() not in (existing.get("versions"), *later):
+        told["later_versions"] = [*later, versions()]
+    # The next continuation may be at the first commit, and under the first versions, again.
+    if told | existing != existing:
+        _write_run(out, existing | told)
+
+
+def _write_run(out: Path, document: Mapping[str, Any]) -> None:
+    write_atomic(out / RUN, json.dumps(sealed(document), indent=2) + "\n")

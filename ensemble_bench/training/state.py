@@ -1,5 +1,6 @@
 """The state of a training run between two steps, and resume.safetensors, the file that holds it."""
 
+import hashlib
 import json
 import math
 import time
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ensemble_bench.errors import AttackError, CheckpointError
 from ensemble_bench.files import write_atomic
+from ensemble_bench.records import SELF_HASH
 
 
 @dataclass(kw_only=True)
@@ -93,7 +95,17 @@ def save(
     }
     # Clones, because a safetensors file holds contiguous tensors that share no memory.
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomic(path, to_bytes(plain, metadata={"progress": json.dumps(progress)}))
+    said = json.dumps(progress)
+    write_atomic(path, to_bytes(plain, metadata={"progress": said, SELF_HASH: _hash(said, plain)}))
+
+
+def _hash(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    """Hash of all that a resume point holds: names, types, shapes and bytes of the tensors, and the progress."""
+    digest = hashlib.sha256(progress.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def load(
@@ -105,8 +117,12 @@ def load(
     """
     try:
         with safe_open(path, framework="pt") as file:
-            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            metadata = file.metadata()
+            progress: dict[str, Any] = json.loads(metadata["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        # Those of versions before have no hash.
+        if metadata.get(SELF_HASH) not in (None, _hash(metadata["progress"], tensors)):
+            raise ValueError("damaged: it does not hold what its hash was made of")
         state = TrainingState(
             step=progress["step"],
             best=progress["best"],
@@ -119,8 +135,11 @@ def load(
                 found = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
                 module.load_state_dict(found)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is not a resume point of this run ({reason}): delete it to start over") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path} is not a resume point of this run ({reason}): delete it, and `ensemble-bench train --resume` "
+            "starts over"
+        ) from None
     for name, parameter in model.named_parameters():
         if f"momentum.{name}" in tensors:
             buffer = torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"momentum.{name}"])

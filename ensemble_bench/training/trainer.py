@@ -1,5 +1,6 @@
 """Training: Algorithm 1 of Grefenstette et al. (2018), in a folder that survives being stopped at any moment."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +33,6 @@ from ensemble_bench.training.objectives import objective_of, terms_of
 from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.provenance import commit, versions
-from ensemble_bench.training.schedule import SCHEDULES
 from ensemble_bench.training.state import TrainingState
 from ensemble_bench.training.validation import validate
 
@@ -143,9 +143,18 @@ def _train(
 ) -> Path:
     """Carry out `plan`, from the beginning or from the resume point in `out`."""
     validation_n = min(plan.settings.evaluate_n, len(source.split("validation")))
-    if processes.on_main(partial(_is_finished, plan, out, processes, resume=resume, validation_n=validation_n)):
-        progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
-        return out
+    with contextlib.ExitStack() as locks:
+        processes.on_main(partial(rundir.lock, out, locks))
+        options: dict[str, Any] = {"resume": resume, "validation_n": validation_n, "progress": progress}
+        if processes.on_main(partial(_is_finished, plan, out, processes, **options)):
+            progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
+        else:
+            _carry_out(plan, source, out, processes, progress)
+    return out
+
+
+def _carry_out(plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, progress: Progress) -> None:
+    """Train, in a folder that is claimed and locked."""
     with processes.holding_signals():
         # Interrupted inside the modules that torch loads on first use, Python may exit as if it had been killed.
         with interrupts.deferred():
@@ -160,10 +169,11 @@ def _train(
         with interrupts.deferred():
             _finish(run, reached)
         processes.handle_signals()
-    return out
 
 
-def _is_finished(plan: TrainingPlan, out: Path, processes: Processes, *, resume: bool, validation_n: int) -> bool:
+def _is_finished(
+    plan: TrainingPlan, out: Path, processes: Processes, *, resume: bool, validation_n: int, progress: Progress
+) -> bool:
     """Claim the folder; whether it holds the finished run."""
     rundir.claim(
         out,
@@ -173,10 +183,13 @@ def _is_finished(plan: TrainingPlan, out: Path, processes: Processes, *, resume:
         processes=processes.count,
         validation_n=validation_n,
     )
-    finished = rundir.is_finished(out)
-    if finished:
+    if rundir.is_finished(out):
         (out / rundir.RESUME).unlink(missing_ok=True)  # there if the run was killed as it finished
-    return finished
+        return True
+    if (others := rundir.crossed_versions(out)) is not None:
+        told = f"goes on with what was trained under {others}, which its checkpoints and records will say"
+        progress(f"train {out.name} versions", 1, 1, status=told)
+    return False
 
 
 def _finish(run: _Run, reached: TrainingState) -> None:
@@ -253,7 +266,7 @@ def _learn(run: _Run, reached: TrainingState) -> None:
         sample=partial(_sample, run),
         attack=partial(_attack, run) if plan.recipe.adversarial else None,
         objective=processes.through(objective, run.model, terms=terms),
-        rate=partial(_rate, plan),
+        rate=plan.rate,
         precision=plan.precision,
         mean=processes.mean,
     ):
@@ -266,7 +279,7 @@ def _learn(run: _Run, reached: TrainingState) -> None:
 def _report(run: _Run, reached: TrainingState, last: Fields) -> Fields:
     """Evaluate if it is due, and report progress; returns what was shown, `last` if nothing is newer."""
     shown = last
-    if _evaluation_due(run, reached):
+    if run.plan.is_evaluated(reached.step):
         reached.settle()
         shown = run.processes.on_main(partial(_evaluate, run, reached, last), interruptible=True)
     run.progress(run.label, reached.step, run.plan.steps, **shown)
@@ -301,16 +314,6 @@ def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
         raise AttackError(f"training stopped in step {step + 1}: {error}") from error
 
 
-def _rate(plan: TrainingPlan, step: int) -> float:
-    return plan.settings.learning_rate * SCHEDULES[plan.settings.schedule](step, plan.steps)
-
-
-def _evaluation_due(run: _Run, reached: TrainingState) -> bool:
-    """Whether this step is an evaluation point."""
-    step = reached.step
-    return step > 0 and (step % run.plan.settings.evaluate_every == 0 or step == run.plan.steps)
-
-
 def _evaluate(run: _Run, reached: TrainingState, last: Fields) -> Fields:
     """Add a row to curves.csv, save the weights if they are the best so far; returns what to show of it.
 
@@ -329,7 +332,7 @@ def _evaluate(run: _Run, reached: TrainingState, last: Fields) -> Fields:
             "epoch": round(reached.step / plan.steps_per_epoch, 4),
             **accuracies,
             "loss": reached.take_loss(),
-            "lr": _rate(plan, reached.step - 1),
+            "lr": plan.rate(reached.step - 1),
             "seconds": round(reached.seconds, 3),
         }
         curves.write(path, [*curves.read(path), row])
@@ -388,6 +391,8 @@ def _save_checkpoint(run: _Run, name: str, row: curves.Row, model: Ensemble | No
         "commit": commit(),
         "crossed_commits": rundir.crossed_commits(run.out),
     }
+    if rundir.crossed_versions(run.out) is not None:
+        meta["crossed_versions"] = True
     del meta["architecture"]  # the checkpoint holds its own
     model = run.model if model is None else model
     checkpoint.save(run.out / name, model, plan.architecture, meta, half=plan.settings.saved_as == "float16")

@@ -60,7 +60,7 @@ def test_a_sum_joins_suites_and_attacks() -> None:
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("papr", "papr"), ("quick+pdg20", "pdg20"), ("", "''"), ("quick+", "''"), ("foo:Bar()", "foo:Bar")],
+    [("papr", "papr"), ("quick+pdg20", "pdg20"), ("", "''"), ("quick+", r"quick\+"), ("foo:Bar()", "foo:Bar")],
 )
 def test_wrong_parts_are_named(text: str, named: str) -> None:
     with pytest.raises(UnknownNameError, match=f"unknown suite '?{named}"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import subprocess
 import sys
 import urllib.error
@@ -149,6 +150,23 @@ def test_half_written_entries_are_made_again(left: int, cache: Path, tmp_path: P
     assert torch.equal(again.split("test").images, first.split("test").images)
     assert entry.stat().st_size == len(whole)
     assert list(entry.parent.iterdir()) == [entry]
+
+
+def test_a_wrong_bit_in_an_entry_gives_no_other_images(cache: Path, tmp_path: Path) -> None:
+    root = files.write_parquet(tmp_path / "copy", IMAGES)
+    first = open_source("cifar10", root)
+    (entry,) = (cache / "decoded").iterdir()
+    whole = entry.read_bytes()
+    draw = random.Random(0)
+    for bit in [*draw.sample(range(8 * 1000), 30), *draw.sample(range(8 * len(whole)), 30)]:
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        entry.write_bytes(flipped)
+        again = open_source("cifar10", root)
+        assert (again.name, again.fingerprint) == (first.name, first.fingerprint)
+        for split in ("train", "test"):
+            assert torch.equal(again.split(split).images, first.split(split).images)
+            assert torch.equal(again.split(split).labels, first.split(split).labels)
 
 
 def test_without_a_writable_cache_it_warns_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

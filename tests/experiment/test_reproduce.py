@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import small_factorial
 
-from ensemble_bench.experiment import lock
+from ensemble_bench import locks
+from ensemble_bench.cli.reproduce import LOCK
 
 SCRIPT = Path(small_factorial.__file__)
 KILLS = 5
@@ -129,12 +130,12 @@ def test_stopped_it_says_how_to_go_on_and_leaves_no_worker(tmp_path: Path, numbe
         said, _ = process.communicate(timeout=90)
     assert process.returncode == 128 + number
     assert "Traceback" not in said
-    with lock.held(tmp_path):  # which the workers share
+    with locks.held(tmp_path, "reproduce", name=LOCK):  # which the workers share
         pass
 
 
 def test_a_second_one_in_the_same_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lock.held(tmp_path):
+    with locks.held(tmp_path, "reproduce", name=LOCK):
         status, said = finish(tmp_path)
     assert status == 2
     assert said.splitlines() == [

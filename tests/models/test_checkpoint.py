@@ -16,6 +16,7 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.records import opened, sealed
 
 SMALL = Architecture(
     backbone="small_cnn", width=0.25, classes=10, image_shape=(1, 8, 8), mean=(0.3,), std=(0.4,), members=2
@@ -49,7 +50,7 @@ def rewrite(path: Path, change: dict[str, Tensor], *, keep_hash: bool = False) -
 
 def edit_json(path: Path, **values: Any) -> None:
     description = path.with_suffix(".json")
-    description.write_text(json.dumps(json.loads(description.read_text()) | values))
+    description.write_text(json.dumps(sealed(opened(description.read_text()) | values)))
 
 
 @pytest.mark.parametrize(

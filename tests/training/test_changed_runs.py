@@ -43,7 +43,7 @@ def test_runs_from_before_changes_were_listed_go_on(tmp_path: Path) -> None:
         train("ensemble2adv", **choices, progress=_stop_at_2)
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["changes"] == {"steps": 4, "objective": "member-mean"}
-    for key in ("changes", "threads"):
+    for key in ("changes", "threads", "self_hash"):
         del run[key]
     (tmp_path / "run" / "run.json").write_text(json.dumps(run))
     done = train("ensemble2adv", **choices, resume=True)

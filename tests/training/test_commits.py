@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from small_models import ARCHITECTURE
 
+from ensemble_bench.models import checkpoint
 from ensemble_bench.records import training_of
 from ensemble_bench.training import rundir
 
@@ -24,7 +26,7 @@ def test_a_finished_run_is_not_continued_by_being_asked_for(tmp_path: Path, monk
     out = tmp_path / "run"
     monkeypatch.setattr(rundir, "commit", lambda: "a")
     rundir.claim(out, PLAN, device="cpu", resume=False)
-    (out / "last.json").write_text("{}")
+    checkpoint.describe(out / "last.safetensors", ARCHITECTURE, {})
     before = (out / rundir.RUN).read_bytes()
     monkeypatch.setattr(rundir, "commit", lambda: "b")
     rundir.claim(out, PLAN, device="cpu", resume=True)

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ensemble_bench.errors import DataError, InvalidValueError
 from ensemble_bench.files import sha256_bytes, write_atomic
+from ensemble_bench.records import opened, sealed
 from ensemble_bench.threat import ThreatModel
 
+REMEDY = "`ensemble-bench blackbox build`, with the options of before, makes it anew"
 KEYS = frozenset({"hash", "keep_rate", "considered", "surrogates", "data_hash", "threat"})
 
 
@@ -54,7 +56,7 @@ def save_blackbox(
     tensors = {"ids": ids, "x_adv": x_adv, "labels": labels}
     data = to_bytes({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     write_atomic(path, data)
-    write_atomic(path.with_suffix(".json"), json.dumps({"hash": sha256_bytes(data), **info}, indent=2) + "\n")
+    write_atomic(path.with_suffix(".json"), json.dumps(sealed({"hash": sha256_bytes(data), **info}), indent=2) + "\n")
 
 
 def load_blackbox(path: Path) -> BlackboxSet:
@@ -69,7 +71,7 @@ def load_blackbox(path: Path) -> BlackboxSet:
             f"{path} cannot be read ({error.strerror}): make it with `ensemble-bench blackbox build`"
         ) from None
     if sha256_bytes(data) != info["hash"]:
-        raise DataError(f"{path} does not have the hash that {path.stem}.json gives: build it again")
+        raise DataError(f"{path} does not have the hash that {path.stem}.json gives: {REMEDY}")
     try:
         tensors = from_bytes(data)
         ids, x_adv, labels = tensors["ids"], tensors["x_adv"], tensors["labels"]
@@ -83,7 +85,7 @@ def read_blackbox_info(path: Path) -> dict[str, Any]:
     """Read only the JSON of the set at `path` (…/name.safetensors); raises DataError as load_blackbox does."""
     beside = path.with_suffix(".json")
     try:
-        info = json.loads(beside.read_text(encoding="utf-8"))
+        info = opened(beside.read_bytes())
         if not isinstance(info, dict) or not info.keys() >= KEYS:
             raise ValueError(f"expected an object with {', '.join(sorted(KEYS))}")
         ThreatModel(**info["threat"])
@@ -92,7 +94,7 @@ def read_blackbox_info(path: Path) -> dict[str, Any]:
             f"{beside} cannot be read ({error.strerror}): make it with `ensemble-bench blackbox build`"
         ) from None
     except (ValueError, TypeError, InvalidValueError) as error:
-        raise DataError(f"{beside} does not describe a black-box set: {error}") from None
+        raise DataError(f"{beside} does not describe a black-box set: {error}; {REMEDY}") from None
     return dict(info)
 
 

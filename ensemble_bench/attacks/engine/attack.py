@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task
+from ensemble_bench.errors import check_kind
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.threat import ThreatModel
 
@@ -43,6 +44,9 @@ class Attack(ABC):
         on_done: OnDone | None = None,
     ) -> Outcome:
         """As calling the attack, with the verdict on every image; `on_done` is called as images are finished."""
+        for what, value, kind in (("model", model, nn.Module), ("x", x, Tensor), ("y", y, Tensor)):
+            check_kind(what, value, kind)
+        check_kind("threat", threat, ThreatModel)
         with torch.inference_mode(False):
             # What was made in inference mode takes part in no gradient; a copy does.
             x, y = (t.clone() if t.is_inference() else t for t in (x, y))

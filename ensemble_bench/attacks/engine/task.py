@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import AttackError, InvalidValueError, check_whole
 from ensemble_bench.threat import ThreatModel
 
 PRECISIONS = ("float32", "bf16")
@@ -20,7 +20,7 @@ class Budget:
     """How an attack runs: the seed of its noise, the images of a batch, the precision of its search, and the device.
 
     Verdicts are always in the images' own precision. `compile` says whether the model's twin is compiled. Raises
-    InvalidValueError for a batch size below 1 or an unknown precision.
+    InvalidValueError for a seed below 0, a batch size below 1 or an unknown precision.
     """
 
     seed: int = 0
@@ -30,8 +30,8 @@ class Budget:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InvalidValueError(f"batch_size is {self.batch_size}: expected at least 1")
+        check_whole("seed", self.seed)
+        check_whole("batch_size", self.batch_size, least=1)
         if self.precision not in PRECISIONS:
             raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
 

@@ -31,6 +31,7 @@ WARNINGS: Mapping[str, str] = {
     "probabilities-not-logits": "the model gives probabilities; attacks and verdicts took their log",
     "rescaled-logits": "logits lie so far apart, or so near, that gradients vanish; they were taken times a power of 2",
     "coarse-logits": "the logits of a network take few different values: they are rounded or saturated",
+    "mixed-versions": "images were scored in part under other versions, or on another kind of processor, than the rest",
     "zero-gradients": "more than 1 % of the images have a gradient of exactly zero at the start",
     "single-step-beats-multi-step": "one step breaks more than many do (McNemar, p < 0.01)",
     "more-steps-weaker": "an attack leaves more standing than the same one with half its steps or fewer (p < 0.01)",
@@ -86,6 +87,11 @@ def warnings_of(
         message = f"from training step {overfitted} on, the model withstands one step better than many"
         found.append(_warning("catastrophic-overfitting", message))
     return tuple(found)
+
+
+def version_warnings(others: Sequence[str]) -> tuple[NamedWarning, ...]:
+    """The warning that blocks of images were scored under `others`, versions or processors, than the rest."""
+    return (_warning("mixed-versions", f"scored in part under {'; and under '.join(others)}"),) if others else ()
 
 
 def entry_warnings(notes: Sequence[tuple[str, str]], expected: Randomised | None, n: int) -> tuple[NamedWarning, ...]:

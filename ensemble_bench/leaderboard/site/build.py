@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.files import scratch_folder
 from ensemble_bench.leaderboard.site import charts
 from ensemble_bench.leaderboard.site.entries import (
     OURS,
@@ -151,10 +151,9 @@ def _check_replaceable(out: Path) -> None:
 def _swapped_in(out: Path) -> Iterator[Path]:
     """Yield a new folder that takes the place of `out` when the block ends well, and vanishes when it does not."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
-    try:
-        new.mkdir()
+    with scratch_folder(out) as new, scratch_folder(out) as aside:
         yield new
+        old = aside / out.name
         if out.exists():
             out.rename(old)
         try:
@@ -163,6 +162,3 @@ def _swapped_in(out: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(out)
             raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
