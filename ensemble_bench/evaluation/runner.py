@@ -347,13 +347,12 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
     entered, classes = plan.subject.entered, len(plan.source.classes)
     assert entered is not None
     model, exact = entered.model.to(plan.budget.device), entered.exact
-    climbed = randomised.expected(model, exact=exact) if entered.randomised else model
-    twin = twin_of(climbed, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
+    twin = twin_of(entered.climbed, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
     drawn = None
     if entered.randomised:
         other = randomised.judge(model, exact=exact, seed=1)
         drawn = Drawn(model=model, other_judge=other, exact=exact)
-        model = randomised.judge(model, exact=exact)
+        model = entered.judge
     if twin.note:
         plan.progress(plan.subject.name, 1, 1, status=twin.note)
     pace = partial(

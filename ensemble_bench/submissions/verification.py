@@ -167,15 +167,15 @@ def verify(
         if root is not None and (twin := audit.twin_of(model, bundle.name, images, Path(root), bench.device)):
             raise BundleError(f"it answers as {twin!r} does, which is published: a model is published once")
         repeated = [_repeat(claim, path, n, bench, bench.blackbox_set(claim.suite, claim, images)) for claim in claims]
+        comparisons = tuple(_compare(claim, records, rules) for claim, records in zip(claims, repeated, strict=True))
+        wrong = tuple(reason for comparison in comparisons for reason in comparison.reasons)
+        if not wrong:
+            result = replace(result, flags=audit.fit_of(model, images, bench.device).flags)
+            if board is not None and rules_file(board) is not None:
+                repeated.append(_by_rules(rules, claims[0], path, images, bench))
     except (BundleError, CheckpointError, InvalidValueError, RecordError, AttackError) as error:
         clear(work, BUNDLE, MODELS)
         return replace(result, reasons=(_without_paths(str(error), work),))
-    comparisons = tuple(_compare(claim, records, rules) for claim, records in zip(claims, repeated, strict=True))
-    wrong = tuple(reason for comparison in comparisons for reason in comparison.reasons)
-    if not wrong:
-        result = replace(result, flags=audit.fit_of(model, images, bench.device).flags)
-        if board is not None and rules_file(board) is not None:
-            repeated.append(_by_rules(rules, claims[0], path, images, bench))
     return replace(
         result,
         status=NOT_REPRODUCED if wrong else VERIFIED,
