@@ -7,6 +7,7 @@ from typing import Any
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack, get
+from ensemble_bench.attacks.arc import ARC
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
 from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack
 from ensemble_bench.data import DataSource, ImageSet
@@ -144,7 +145,7 @@ def _taking_every_step(attack: Attack) -> Attack:
     """`attack`, of a chain every stage, without stopping early."""
     if isinstance(attack, Chain):
         return replace(attack, stages=tuple(map(_taking_every_step, attack.stages)))
-    return replace(attack, stop_early=False) if isinstance(attack, GradientAttack) else attack
+    return replace(attack, stop_early=False) if isinstance(attack, GradientAttack | ARC) else attack
 
 
 def source_of(

@@ -17,7 +17,7 @@ from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.draws import Drawn
-from ensemble_bench.evaluation.estimate import passes_an_image
+from ensemble_bench.evaluation.estimate import Calls, passes_an_image
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import make_record
 from ensemble_bench.evaluation.pace import seconds_a_pass
@@ -60,8 +60,7 @@ class Result:
     @property
     def clean_accuracy(self) -> float:
         """Fraction of images classified correctly without an attack; expected, of a model that answers at random."""
-        drawn = self.record.randomised
-        return self.record.clean.accuracy if drawn is None else drawn.clean
+        return self.record.clean.accuracy
 
     @property
     def robust_accuracy(self) -> float:
@@ -69,8 +68,7 @@ class Result:
 
         Of a model that answers at random, the expected accuracy over its draws.
         """
-        drawn = self.record.randomised
-        return self.record.robust.accuracy if drawn is None else drawn.robust
+        return self.record.robust.accuracy
 
     @property
     def per_attack(self) -> dict[str, float | None]:
@@ -227,7 +225,8 @@ def evaluate_block(request: Request, block: int, *, progress: Progress = silent)
             made = plan.attacks()
             key = plan.key(made)
             fallen = _fallen_in_block(plan, made, key, block)
-            plan = replace(plan, carried=Carried(eps=threat.eps, record=key, fallen=fallen))
+            if not plan.subject.is_randomised:
+                plan = replace(plan, carried=Carried(eps=threat.eps, record=key, fallen=fallen))
 
 
 def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, block: int) -> Bools:
@@ -260,7 +259,8 @@ def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
         fallen, samples = _fallen(result.samples), result.samples
         known = samples[ADVERSARIAL_PREDICTION].fillna(-1).to_numpy() if ADVERSARIAL_PREDICTION in samples else None
         carried = Carried(eps=threat.eps, record=result.record.id, fallen=fallen, predictions=known)
-        plan = replace(plan, carried=carried)
+        # The images of a model that answers at random are never done with.
+        plan = plan if result.record.randomised else replace(plan, carried=carried)
     return records
 
 
@@ -355,6 +355,8 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         model = entered.judge
     if twin.note:
         plan.progress(plan.subject.name, 1, 1, status=twin.note)
+    bound = partial(passes_an_image, model=model, classes=classes, cost=Calls.of(twin.model, model))
+    extra = 0 if drawn is None else drawn.passes
     pace = partial(
         seconds_a_pass,
         model,
@@ -376,6 +378,6 @@ def _job(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         one_in=plan.one_in,
         carried=plan.carried,
         budget=plan.budget,
-        forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),
+        forecast=Forecast(passes=lambda attack: bound(attack) + extra, seconds_a_pass=pace),
         progress=plan.progress,
     )

@@ -17,11 +17,14 @@ from ensemble_bench.records.record import (
 )
 from ensemble_bench.records.samples import (
     ADVERSARIAL_PREDICTION,
+    EXPECTED,
+    EXPECTED_CLEAN,
     SAMPLE_COLUMNS,
     SAMPLES_FILE,
     attack_columns,
     read_samples,
     samples_to_parquet,
+    withstood,
     worst_case,
 )
 from ensemble_bench.records.store import RECORD_FILE, find_records, identify, read_record, to_json, write_record
@@ -32,6 +35,8 @@ __all__ = [
     "ADVERSARIAL_PREDICTION",
     "CARRIED",
     "CHECKPOINTS",
+    "EXPECTED",
+    "EXPECTED_CLEAN",
     "RECORD_FILE",
     "SAMPLES_FILE",
     "SAMPLE_COLUMNS",
@@ -59,6 +64,7 @@ __all__ = [
     "samples_to_parquet",
     "to_json",
     "training_of",
+    "withstood",
     "worst_case",
     "write_record",
 ]

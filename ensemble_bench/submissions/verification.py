@@ -363,6 +363,12 @@ def _compare(claim: Claim, records: Sequence[Record], rules: Rules) -> Compariso
             f"at most {allowed} may; robust accuracy is {record.robust.accuracy:.4f} ({record.robust.robust} of "
             f"{record.n} images), claimed was {claim.robust.accuracy:.4f} on {claim.n}"
         )
+    gap = abs(claim.robust.accuracy - record.robust.accuracy)
+    if (claim.randomised or record.randomised) and claim.n == record.n and gap * record.n > allowed:
+        reasons.append(
+            f"{claim.suite}: expected robust accuracy is {record.robust.accuracy:.4f}, claimed was "
+            f"{claim.robust.accuracy:.4f}: at most {allowed} of {record.n} images may make the difference"
+        )
     return Comparison(claim=claim, record=record, agreement=found, allowed=allowed, reasons=tuple(reasons))
 
 

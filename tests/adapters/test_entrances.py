@@ -1,4 +1,4 @@
-"""Every way in which a model comes in, from Python and from toolkits: what no verdict can rest on is refused at each."""
+"""Every way in which a model comes in, from Python and toolkits: what no verdict can rest on is refused at each."""
 
 import gc
 import logging
