@@ -84,7 +84,7 @@ def make_record(
         robust=RobustScore(robust=robust, n=n, **score),
         attacks=results,
         blackbox=blackbox,
-        warnings=entry_warnings(notes, drawn, clean_score["accuracy"], score)
+        warnings=entry_warnings(notes, drawn, n, clean_score["accuracy"], score)
         + warnings_of(
             scores,
             results,

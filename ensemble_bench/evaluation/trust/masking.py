@@ -87,15 +87,16 @@ def warnings_of(
 
 
 def entry_warnings(
-    notes: Sequence[tuple[str, str]], drawn: Randomised | None, clean: float, robust: Mapping[str, float]
+    notes: Sequence[tuple[str, str]], drawn: Randomised | None, n: int, clean: float, robust: Mapping[str, float]
 ) -> tuple[NamedWarning, ...]:
     """Warnings of what was found when a model was looked at, and of its accuracies if it answers at random."""
     found = [_warning(name, message) for name, message in notes]
     if drawn is not None:
         draws = f"over {drawn.draws} draws an image" if drawn.draws else "over the members, by their weights"
-        accuracy, low, high = (f"{100 * robust[name]:.4g}" for name in ("accuracy", "ci_low", "ci_high"))
-        message = f"accuracies are expected ones {draws}: clean {100 * clean:.4g} %, attacked {accuracy} %"
-        found.append(_warning("randomised", f"{message} (95 %: {low} to {high})"))
+        right, attacked = (f"{n * v:.1f} of {n} images ({100 * v:.4g} %" for v in (clean, robust["accuracy"]))
+        interval = f"95 %: {100 * robust['ci_low']:.3g} to {100 * robust['ci_high']:.3g}"
+        message = f"expected to be right {draws}: clean {right}), attacked {attacked}; {interval})"
+        found.append(_warning("randomised", message))
     return tuple(found)
 
 

@@ -72,7 +72,8 @@ def test_a_coin_is_scored_by_its_odds_and_not_by_the_first_lucky_draw(suite: str
     assert record.attacks[-1].accuracy == pytest.approx(record.robust.accuracy)
     assert record.robust.ci_low <= record.robust.accuracy <= record.robust.ci_high
     assert [warning.name for warning in found.warnings] == ["randomised"]
-    assert f"attacked {100 * record.robust.accuracy:.4g} %" in found.warnings[0].message
+    said = f"attacked {N * record.robust.accuracy:.1f} of {N} images ({100 * record.robust.accuracy:.4g} %"
+    assert said in found.warnings[0].message
     # Most draws are right on all that the network gets right: none of these counts as broken.
     assert record.robust.robust == record.clean.correct == right
     assert Record.from_dict(record.as_dict()) == record
