@@ -50,6 +50,16 @@ def publish(verification: Verification, folder: str | Path, root: str | Path) ->
     return board
 
 
+def add(verification: Verification, board: Path) -> None:
+    """Add the records and verdicts of a verification to a model that is published on `board` already."""
+    name = str(verification.name)
+    for record in verification.records:
+        _publish_record(record, board / "records" / name / "evaluations")
+    _publish_verdicts(verification, verified_file(board, name))
+    everything = find_records(board / "records")
+    _write(board / LEADERBOARD_FILE, leaderboard_csv(everything, root=board).encode())
+
+
 def check_free(name: str, weights_hash: str, root: Path) -> None:
     """Raise BundleError for a name that other weights have, or that differs from one in its case alone.
 
