@@ -21,6 +21,7 @@ from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
 from ensemble_bench.registry import BLACKBOX, Suite
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 
 
@@ -111,7 +112,7 @@ class EvaluationPlan:
         default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
         path = self.blackbox or default.with_name(f"{default.name}.safetensors")
         if not path.exists() and self.blackbox is None:
-            if self.images.split != "test":
+            if self.images.split != TEST:
                 raise InvalidValueError(
                     f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
                 )

@@ -12,8 +12,8 @@ from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_of
 from ensemble_bench.leaderboard.verified import Verdict, Verified, read_verified, verified_file
 from ensemble_bench.records import NamedWarning, Record, place_of
 from ensemble_bench.records.conditions import clean_tree, precision_of, settings_of
+from ensemble_bench.registry.terms import TEST, VERIFIED
 
-SPLIT, VERIFIED = "test", "verified"
 # These say something of the training, of the attacks' conditions, which are the operator's, of outputs that the attacks
 # read exactly, or that the number is an expected accuracy: it stands. Any other warning contests it, also one that a
 # plugin or a later version names.
@@ -97,8 +97,8 @@ def _reasons(record: Record, rules: Rules, n: int, verdict: Verdict | None, know
         yield f"suite {record.suite}: the board ranks by {rules.suite}"
     elif other := _other_definition(record):
         yield f"its suite {record.suite} is an older one: it {other}"
-    if record.split != SPLIT:
-        yield f"{record.split} images: the board ranks on {SPLIT} images"
+    if record.split != TEST:
+        yield f"{record.split} images: the board ranks on {TEST} images"
     if record.n != n:
         yield f"{record.n:,} images: the board ranks on {n:,}"
     if record.seed != rules.seed:

@@ -13,6 +13,7 @@ from ensemble_bench.errors import AttackError, CheckpointError
 from ensemble_bench.models import calling, checkpoint
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records import NamedWarning
+from ensemble_bench.registry.terms import TEST, VALIDATION
 
 FITS_TEST = "fits-test-images"
 LEVEL = 1e-4
@@ -60,9 +61,7 @@ def fit(test: tuple[int, int], validation: tuple[int, int]) -> Fit:
 
 def fit_of(model: nn.Module, source: DataSource, device: torch.device) -> Fit:
     """How well a model fits both splits of a data set, without any attack; raises AttackError as `logits_of`."""
-    return fit(
-        *((_right(model, source.split(name), device), len(source.split(name))) for name in ("test", "validation"))
-    )
+    return fit(*((_right(model, source.split(name), device), len(source.split(name))) for name in (TEST, VALIDATION)))
 
 
 def twin_of(model: nn.Module, name: str, source: DataSource, root: Path, device: torch.device) -> str | None:
@@ -71,7 +70,7 @@ def twin_of(model: nn.Module, name: str, source: DataSource, root: Path, device:
     Scaled logits are the same answers: they decide alike, also between adversarial images. None where there is none; a
     published model that does not load, or gives no finite logits, is none. Raises AttackError as `logits_of`.
     """
-    x, _ = source.split("test").batch(slice(PROBES))
+    x, _ = source.split(TEST).batch(slice(PROBES))
     own = logits_of(model, x, device)
     for other, path in _published(root / source.name):
         if other == name:

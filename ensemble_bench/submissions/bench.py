@@ -13,7 +13,7 @@ from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_file, rules
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import Record
 from ensemble_bench.registry import BLACKBOX, suite_of
-from ensemble_bench.submissions.format.claims import SPLIT
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 
 
@@ -62,7 +62,7 @@ class Asked:
 
 def asked_by(rules: Rules, source: DataSource) -> Asked:
     """The evaluation that ranks a model on a board with these rules."""
-    return Asked(suite=rules.suite, n=rules.n or len(source.split(SPLIT)), seed=rules.seed)
+    return Asked(suite=rules.suite, n=rules.n or len(source.split(TEST)), seed=rules.seed)
 
 
 def rules_on(board: Path, source: DataSource) -> Rules:
@@ -71,8 +71,8 @@ def rules_on(board: Path, source: DataSource) -> Rules:
         rules = rules_of(board)
     except RecordError as error:
         raise DataError(str(error)) from None
-    if rules.n is not None and rules.n > (most := len(source.split(SPLIT))):
-        raise DataError(f"{rules_file(board)}: n is {rules.n}, the {SPLIT} split of {source.name} holds {most}")
+    if rules.n is not None and rules.n > (most := len(source.split(TEST))):
+        raise DataError(f"{rules_file(board)}: n is {rules.n}, the {TEST} split of {source.name} holds {most}")
     return rules
 
 

@@ -11,7 +11,7 @@ from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
 from ensemble_bench.leaderboard.verified import read_verified, verified_file
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
-from ensemble_bench.submissions import VERIFIED
+from ensemble_bench.registry.terms import VERIFIED
 from ensemble_bench.submissions.bundling import credit_of
 from ensemble_bench.submissions.format import archive, card
 from ensemble_bench.submissions.verification import Verification

@@ -24,9 +24,9 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Record, find_records
 from ensemble_bench.records.conditions import DIRTY
-from ensemble_bench.submissions import VERIFIED, audit, publishing
+from ensemble_bench.registry.terms import TEST, VERIFIED
+from ensemble_bench.submissions import audit, publishing
 from ensemble_bench.submissions.bench import Bench, asked_by, evaluated, rules_on
-from ensemble_bench.submissions.format.claims import SPLIT
 from ensemble_bench.submissions.verification import Verification
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
@@ -139,7 +139,7 @@ def _reevaluated(home: Path, board: _Board, work: Path) -> Reevaluated:
             status=VERIFIED,
             records=tuple(records),
             flags=flags,
-            images=len(board.source.split(SPLIT)),
+            images=len(board.source.split(TEST)),
             operator=board.operator,
             weights_hash=info.weights_hash,
             date=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -29,10 +29,11 @@ from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CHECKPOINTS, NamedWarning, Record
 from ensemble_bench.records.conditions import precision_of
-from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED, audit
+from ensemble_bench.registry.terms import NOT_REPRODUCED, REFUSED, TEST, VERIFIED
+from ensemble_bench.submissions import audit
 from ensemble_bench.submissions.bench import Asked, Bench, asked_by, evaluated, rules_on
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
-from ensemble_bench.submissions.format.claims import SPLIT, Agreement, Claim, agreement
+from ensemble_bench.submissions.format.claims import Agreement, Claim, agreement
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
@@ -55,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The verdict on a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
+    """The verdict on a submission: `status` is one of registry.terms.STATUSES, `reasons` say why it is not verified.
 
     `records` are the verifier's own, views of an ensemble and the evaluation by the board's rules included; the test
     split holds `images`. `flags` are signs against the model that no evaluation finds. `name`, `weights_hash` and
@@ -158,7 +159,7 @@ def verify(
         board = None if root is None else Path(root) / claims[0].data_name / claims[0].threat.slug
         rules = Rules() if board is None else rules_on(board, images)
         bench = replace(bench, blackbox=rules.blackbox)
-        result = replace(result, images=len(images.split(SPLIT)), operator=rules.operator)
+        result = replace(result, images=len(images.split(TEST)), operator=rules.operator)
         path = _checkpoint(bundle, work)
         model = checkpoint.load(path)
         if root is not None and (twin := audit.twin_of(model, bundle.name, images, Path(root), bench.device)):
@@ -233,7 +234,7 @@ def _chosen(bundle: Bundle, suite: str | None) -> list[Claim]:
 
 def _check_images(claims: Sequence[Claim], source: DataSource) -> None:
     """Raise BundleError unless the images of the claims are those that are here."""
-    first, available = claims[0], len(source.split(SPLIT))
+    first, available = claims[0], len(source.split(TEST))
     if (first.data_hash, first.data_name) != (source.fingerprint, source.name):
         raise BundleError(
             f"cannot be checked here: claimed on {first.data_name} ({first.data_hash}), here is {source.name} "
@@ -241,7 +242,7 @@ def _check_images(claims: Sequence[Claim], source: DataSource) -> None:
         )
     for claim in claims:
         if claim.n > available:
-            raise BundleError(f"{claim}: the {SPLIT} split of {source.name} holds {available}")
+            raise BundleError(f"{claim}: the {TEST} split of {source.name} holds {available}")
 
 
 def _check_model(bundle: Bundle, source: DataSource, limits: Limits) -> None:

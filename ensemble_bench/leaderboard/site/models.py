@@ -17,6 +17,7 @@ from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of,
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
+from ensemble_bench.registry.terms import TEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mappin
 
 def _place(record: Record) -> tuple[Any, ...]:
     """The record that ranks a model comes first: headline checkpoint, test images, the strongest suite, most images."""
-    other = place_of(record.checkpoint), record.split != "test"
+    other = place_of(record.checkpoint), record.split != TEST
     return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
 
 

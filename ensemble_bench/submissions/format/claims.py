@@ -22,13 +22,13 @@ from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.records.decoding import decode, plain
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.threat import NORMS
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import quoted
 
 SCHEMA = 2
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 HASH = "sha256:[0-9a-f]{64}"
-SPLIT = "test"
 WRONG, STANDS, FELL, TRANSFERRED = OUTCOMES = "wsfb"
 """What became of an image: wrong without an attack, robust, broken by an attack, or by the black-box set's image."""
 PRECISIONS = ("float32", "bf16")
@@ -143,7 +143,7 @@ def check_name(name: str) -> str:
 
 def can_claim(record: Record, limits: Limits) -> bool:
     """Whether others can repeat a record: of a whole model, on test images, by attacks that run from their name."""
-    if record.view is not None or record.split != SPLIT or record.attack(CARRIED) is not None:
+    if record.view is not None or record.split != TEST or record.attack(CARRIED) is not None:
         return False
     try:
         _check_suite(record.suite, limits)
@@ -207,8 +207,8 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
         raise ValueError(f"{where}.precision is {quoted(claim.precision)}: expected {', '.join(PRECISIONS)} or null")
     if claim.blackbox is not None and not re.fullmatch(HASH, claim.blackbox):
         raise ValueError(f"{where}.blackbox is {quoted(claim.blackbox)}: expected {HASH} or null")
-    if claim.split != SPLIT:
-        raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {SPLIT}")
+    if claim.split != TEST:
+        raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {TEST}")
     if not 1 <= claim.n <= limits.max_images:
         raise ValueError(f"{where}.n is {claim.n}: expected 1 to {limits.max_images} images")
     if not 0 <= claim.seed < 2**31:
