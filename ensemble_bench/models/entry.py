@@ -72,8 +72,8 @@ class Entered(Found):
 
     @property
     def climbed(self) -> nn.Module:
-        """What attacks climb: the model, of a randomised one its expected probability."""
-        return randomised.expected(self.model, exact=self.exact) if self.randomised else self.model
+        """What attacks climb: the model, of a randomised one its expected, of one that votes its mean probability."""
+        return randomised.expected(self.model, exact=self.exact) if self.randomised else _differentiable(self.model)
 
     @property
     def judge(self) -> nn.Module:
@@ -150,7 +150,7 @@ def _look(model: nn.Module, x: Tensor) -> Found:
         with frozen(changed):
             with torch.no_grad():
                 found = _stable(found, changed, x)
-            return replace(found, no_gradient=_no_gradient(changed, x))
+            return replace(found, no_gradient=_no_gradient(_differentiable(changed), x))
 
 
 def _changes(model: nn.Module, x: Tensor) -> Found:
@@ -160,6 +160,12 @@ def _changes(model: nn.Module, x: Tensor) -> Found:
     networks = _networks(model)
     changes, notes = zip(*(_network(network, x, alone=len(networks) == 1) for network in networks), strict=True)
     return Found(changes=changes, notes=tuple(dict.fromkeys(note for told in notes for note in told)))
+
+
+def _differentiable(model: nn.Module) -> nn.Module:
+    """`model`; of an ensemble that votes, whose counts have no gradient, the same that averages probabilities."""
+    votes = isinstance(model, Ensemble) and model.aggregation == "vote"
+    return model.aggregate_as("prob") if votes else model  # type: ignore[operator]
 
 
 def _networks(model: nn.Module) -> list[nn.Module]:
@@ -308,9 +314,7 @@ def _no_gradient(model: nn.Module, x: Tensor) -> str:
         with torch.enable_grad():
             logits = logits_of(model, x)
             if not logits.requires_grad:
-                return (
-                    integer or "it detaches its input (torch.no_grad, inference_mode, detach), or is a count of votes"
-                )
+                return integer or "it detaches its input (torch.no_grad, inference_mode, detach)"
             torch.autograd.grad(logits.sum(), x)
     except (RuntimeError, NotImplementedError) as error:
         return integer or f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -221,14 +221,6 @@ def submitted(name: str, model: Ensemble, folder: Path, architecture: Architectu
     return model_of(root, name)
 
 
-@pytest.mark.parametrize("aggregation", ["prob", "logit"])
-def test_honest_ensembles_keep_rank_and_mark(aggregation: str, tmp_path: Path) -> None:
-    architecture = replace(ARCHITECTURE, members=2, aggregation=aggregation)
-    found = submitted("pair", trained(members=2).aggregate_as(aggregation), tmp_path, architecture)
-    assert (found.standing.rank, found.standing.reasons) == (1, ())
-    assert found.standing.verdict is not None
-
-
 def test_a_gradient_that_is_killed_by_scale_wins_nothing(tmp_path: Path) -> None:
     """Logits a thousand times as large: the attack that loses its gradient says so, or finds what it finds without."""
     plainly = submitted("plain", trained(seed=1), tmp_path)

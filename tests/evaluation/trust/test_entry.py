@@ -98,8 +98,10 @@ def test_honest_networks_are_let_in_as_they_are(name: str) -> None:
         entered = enter(model.aggregate_as(aggregation), x)
         assert not entered.randomised
         assert entered.notes == ()
-        assert not entered.no_gradient or aggregation == "vote"
+        assert not entered.no_gradient
     assert enter(model, x).model is model
+    votes = enter(model.aggregate_as("vote"), x)  # whose counts have no gradient, but the members have
+    assert (votes.judge, votes.climbed.aggregation) == (votes.model, "prob")
     for precision in (torch.bfloat16, torch.float16) if shape[0] == 1 else ():
         assert not enter(build(Architecture(**about)).eval().to(precision), x).randomised
 
