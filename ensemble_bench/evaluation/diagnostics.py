@@ -115,6 +115,13 @@ def _comparable(subject: Subject) -> Ensemble:
     return entered.model
 
 
+def _climbed(model: nn.Module) -> nn.Module:
+    """What attacks climb: of an ensemble that draws a member or counts votes, the mean probability."""
+    if isinstance(model, Ensemble) and model.aggregation in ("draw", "vote"):
+        return model.aggregate_as("prob")
+    return model
+
+
 def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
     """The data set `dataset`, by default that of the training."""
     if info is not None:
@@ -157,6 +164,7 @@ class _Bench:
             ids=self.ids[rows.cpu()],
             budget=self.budget,
             on_done=lambda done, _: self.progress(label, min(done, total - 1), total),
+            twin=_climbed(model),
         )
         outcome = attack.search(task)
         self.progress(label, total, total)
@@ -287,7 +295,7 @@ def _expected_accuracy(bench: _Bench, who: str, model: Ensemble) -> Iterator[Fin
     judge, rows = model.aggregate_as("vote"), torch.arange(len(bench.y), device=bench.y.device)
     worker = engine.Worker(judge, bench.budget.batch_size)
     full = replace(bench.attack, stop_early=False)
-    x_adv = bench.run(full, model.aggregate_as("prob"), rows, f"on {who}").x_adv
+    x_adv = bench.run(full, model, rows, f"on {who}").x_adv
     clean, attacked = (share_right(worker.logits(x, bench.y), bench.y) for x in (bench.x, x_adv))
     yield _mean("clean_accuracy", who, values=clean)
     yield _mean("robust_accuracy", who, values=torch.minimum(clean, attacked))

@@ -90,7 +90,7 @@ class EvaluationPlan:
         if self.subject.view is not None:
             identity["view"] = self.subject.view
         if self.subject.is_randomised:
-            identity["draws"] = [EOT_DRAWS, DRAWS]
+            identity["draws"] = [EOT_DRAWS, DRAWS, "attacked while one is right"]
         if self.carried is not None:
             identity["carried"] = self.carried.settings()
         return identify(identity)

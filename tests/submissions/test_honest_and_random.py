@@ -17,6 +17,7 @@ from ensemble_bench.errors import AttackError
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.leaderboard.ranking import standings
 from ensemble_bench.leaderboard.rules import Rules, write_rules
+from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.leaderboard.site.models import Model, read_models
 from ensemble_bench.leaderboard.verified import Verdict, Verified
 from ensemble_bench.models import checkpoint
@@ -106,6 +107,9 @@ def test_a_draw_is_ranked_by_its_expected_accuracy_and_said_to_be_one(tmp_path: 
     right = [(member(x).argmax(1) == y).double().mean().item() for member in model.members]
     assert record.clean.accuracy == pytest.approx(sum(right) / 2, abs=1e-4)
     assert record.robust.accuracy < record.clean.accuracy
+    page = (build_site(tmp_path / "boards", tmp_path / "site").parent / found.folder / "index.html").read_text()
+    assert f"{100 * record.robust.accuracy:.1f}" in page
+    assert "randomised" in page
 
 
 def test_another_expected_accuracy_than_was_measured_is_not_reproduced(tmp_path: Path) -> None:

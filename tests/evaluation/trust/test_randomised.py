@@ -16,6 +16,8 @@ import ensemble_bench as eb
 from ensemble_bench.adapters import autoattack
 from ensemble_bench.attacks.engine import Attack, Budget, Outcome, Task
 from ensemble_bench.data import ImageSet
+from ensemble_bench.errors import AttackError
+from ensemble_bench.evaluation.diagnostics import diagnose
 from ensemble_bench.evaluation.draws import Drawn, Shares
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.runner import Result
@@ -26,6 +28,7 @@ from ensemble_bench.models.entry import enter
 from ensemble_bench.models.folded import Twin
 from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS
 from ensemble_bench.records import EXPECTED, EXPECTED_CLEAN, Record, find_records, withstood
+from ensemble_bench.records.diagnosis import ENSEMBLE
 from ensemble_bench.reports.comparison import compare
 
 N = 24
@@ -162,6 +165,21 @@ def test_arc_goes_on_until_no_member_is_right() -> None:
     }
     assert (right[False] <= right[True].clamp_min(1 / 3) + 1e-9).all()
     assert right[False].mean() < right[True].mean()
+
+
+@pytest.mark.parametrize("aggregation", ["draw", "vote"])
+def test_members_are_compared_also_where_one_is_drawn_or_all_vote(aggregation: str) -> None:
+    model, (x, y) = trained(members=3).aggregate_as(aggregation), images(20)
+    found = diagnose(model, dataset="digits", n=20, attack="margin5").findings
+    accuracy = {finding.a: finding.value for finding in found if finding.quantity == "clean_accuracy"}
+    robust = {finding.a: finding.value for finding in found if finding.quantity == "robust_accuracy"}
+    right = (model.member_logits(x).argmax(2) == y).double()
+    whole = right.mean() if aggregation == "draw" else (model(x).argmax(1) == y).double().mean()
+    assert accuracy[ENSEMBLE] == pytest.approx(whole.item(), abs=1e-4)
+    assert (robust[ENSEMBLE] or 0) <= (accuracy[ENSEMBLE] or 0)
+    noise = Ensemble([perceptron(0), Wrapped(perceptron(1), lambda z, x: z + torch.randn_like(z))])
+    with pytest.raises(AttackError, match="members that answer at random cannot be compared"):
+        diagnose(noise, dataset="digits", n=8, attack="margin2")
 
 
 def test_passes_of_draws_are_all_counted() -> None:
