@@ -53,7 +53,8 @@ def classifier(
 
     Of an ensemble these logits are log p̄, so ART's loss is −log p̄_y, in attacks and in training alike. What ART
     predicts and attacks leaves the mode and the gradients of `model` alone. With an `optimizer` of the model's
-    parameters ART's trainers and `fit` can train it; without one, `fit` raises InvalidValueError.
+    parameters ART's trainers and `fit` can train it; without one, `fit` raises InvalidValueError. The model is looked
+    at when it is first called (`AttackView`).
 
     `device` ("cpu" or "cuda") is the model's own by default; naming another moves the model. `input_shape` (channel,
     row, column) and `nb_classes` are known of a model that `load` returned, and must be given for any other.
@@ -62,7 +63,7 @@ def classifier(
     """
     from ensemble_bench.adapters.art_classifier import ViewClassifier
 
-    return _estimator(ViewClassifier, model, optimizer, device, input_shape, nb_classes)
+    return _estimator(ViewClassifier, model, optimizer, device, input_shape, nb_classes, entering=True)
 
 
 def smoothed_classifier(
@@ -85,7 +86,7 @@ def smoothed_classifier(
     from ensemble_bench.adapters.art_classifier import SmoothedClassifier
 
     smoothing = {"scale": scale, "sample_size": sample_size, "alpha": alpha}
-    return _estimator(SmoothedClassifier, model, optimizer, device, input_shape, nb_classes, **smoothing)
+    return _estimator(SmoothedClassifier, model, optimizer, device, input_shape, nb_classes, entering=True, **smoothing)
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> int:
@@ -127,7 +128,9 @@ def attack(
         defaults={"verbose": False} if one_by_one else {"verbose": False, "batch_size": len(x)},
         step_size="eps_step",
     )
-    estimator = classifier(model, input_shape=tuple(x.shape[1:]), nb_classes=classes)
+    from ensemble_bench.adapters.art_classifier import ViewClassifier
+
+    estimator = _estimator(ViewClassifier, model, None, None, tuple(x.shape[1:]), classes, entering=False)
     return made(estimator, **arguments).generate(x.cpu().numpy(), y.cpu().numpy())
 
 
@@ -138,6 +141,8 @@ def _estimator(
     device: str | torch.device | None,
     input_shape: tuple[int, ...] | None,
     nb_classes: int | None,
+    *,
+    entering: bool,
     **settings: Any,
 ) -> Any:
     architecture = getattr(getattr(model, "info", None), "architecture", None)
@@ -158,7 +163,7 @@ def _estimator(
     # ART takes the current GPU, whichever the model is on.
     with torch.cuda.device(-1 if wanted.index is None else wanted.index):
         return kind(
-            model=AttackView(model) if optimizer is None else TrainingView(model),
+            model=(AttackView if optimizer is None else TrainingView)(model, entering=entering),
             loss=nn.CrossEntropyLoss(),
             input_shape=tuple(shape),
             nb_classes=int(classes),

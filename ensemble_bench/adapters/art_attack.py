@@ -11,6 +11,7 @@ from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of
 from ensemble_bench.attacks import engine
 from ensemble_bench.models import calling
+from ensemble_bench.models.entry import entered_once
 
 SPELLED = "np.inf or 2"  # how ART writes the norms
 
@@ -52,8 +53,9 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
         """
         model, images = network_of(self.estimator), images_of(self.estimator, x)
         if y is None:
-            with calling.frozen(model):
-                labels = engine.Worker(model, self.batch_size).logits(images, images.new_zeros(0)).argmax(dim=1)
+            judge = entered_once(model, images).judge
+            with calling.frozen(judge):
+                labels = engine.Worker(judge, self.batch_size).logits(images, images.new_zeros(0)).argmax(dim=1)
         else:
             labels = labels_of(self.estimator, y)
         x_adv = self._attack(model, images, labels, self._threat, seed=self.seed, batch_size=self.batch_size)

@@ -15,6 +15,7 @@ from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.calling import modes_kept
 from ensemble_bench.models.ensemble import Ensemble, Single, as_ensemble
+from ensemble_bench.models.entry import entered_once
 from ensemble_bench.randomness import generator
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import STARTS, check_name, perturb
@@ -65,7 +66,8 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
         """Train for `nb_epochs` on images (n, channel, row, column) in [0, 1] with class numbers or one-hot rows.
 
         The last, incomplete batch of an epoch is left out. `scheduler` takes a step after every epoch. Raises
-        InvalidValueError for images, labels or sizes out of range, AttackError when the loss stops being finite.
+        InvalidValueError for images, labels or sizes out of range, AttackError when the loss stops being finite, and
+        for a network whose answers in eval mode depend on the other images of the batch.
         """
         images, labels = images_of(self.classifier, x), labels_of(self.classifier, y)
         engine.validate(images, labels, torch.arange(len(images)))
@@ -82,6 +84,7 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
             flip=self.flip,
             crop=self.crop,
         )
+        entered_once(self._model, images)
         first = self._state.step
         with modes_kept(self._model):
             self._model.train()

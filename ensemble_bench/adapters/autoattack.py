@@ -17,6 +17,7 @@ from ensemble_bench.attacks.engine import Counted
 from ensemble_bench.attacks.engine import check as check_named
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import calling
+from ensemble_bench.models.entry import entered_once
 from ensemble_bench.threat import ThreatModel
 
 NORMS = {"linf": "Linf", "l2": "L2"}
@@ -67,8 +68,8 @@ def pyautoattack_standard(
 ) -> tuple[Float[Tensor, "batch channel row column"], Bool[Tensor, "batch"], int]:
     """Run AutoAttack's "standard" version from its own library: adversarial images, which are robust, and the passes.
 
-    Of a `randomised` model it is the version "rand": APGD on two losses, every gradient a mean over 20 draws. Its
-    library decides by single draws: its verdicts are no expected accuracy.
+    Of a `randomised` model, or one that is found to answer at random, it is the version "rand": APGD on two losses,
+    every gradient a mean over 20 draws. Its library decides by single draws: its verdicts are no expected accuracy.
 
     Nothing of ours is in it but the count of images that went through the model, forward and backward. The model is
     left as it was found. With fewer than ten classes there are fewer targets. Raises InvalidValueError below four
@@ -80,7 +81,8 @@ def pyautoattack_standard(
     budget = engine.Budget(seed=seed, batch_size=batch_size, device=x.device)
     if len(x) == 0:
         return x, y.bool(), 0
-    counted = Counted(model)
+    entered = entered_once(model, x)
+    counted = Counted(entered.model)
     with calling.frozen(model), tracer_kept(), _quiet(), torch.enable_grad():
         with torch.no_grad():
             classes = calling.logits_of(model, x[:1]).shape[1]
@@ -92,7 +94,7 @@ def pyautoattack_standard(
             eps=threat.eps,
             seed=budget.seed,
             device=budget.device,
-            version="rand" if randomised else "standard",
+            version="rand" if randomised or entered.randomised else "standard",
         )
         made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
         # Its checks call .view(), which images that are not contiguous do not have.

@@ -22,6 +22,7 @@ from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.leaderboard.model_info import NORMS
 from ensemble_bench.models import calling
+from ensemble_bench.models.entry import IMAGES, entered_once
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
@@ -131,10 +132,10 @@ def benchmark(
     its content: only where it is "cifar10" do the numbers compare with published ones. RobustBench takes whatever it
     gets for CIFAR-10. `threat` defaults to the data set's; RobustBench draws its `seed` from the clock, here it is
     given. `settings` are its own model_name and to_disk. Its prints go to stderr. Global random state, the model and
-    its device are left as they were found.
+    its device are left as they were found. Before that the model is looked at (models/entry.py).
 
-    Raises what `eb.data.load` raises, and InvalidValueError for an unknown setting, and for to_disk where the file
-    would pass other images for the official ones.
+    Raises AttackError for a model that this refuses, what `eb.data.load` raises, and InvalidValueError for an unknown
+    setting, and for to_disk where the file would pass other images for the official ones.
     """
     for name in settings:
         if name not in SETTINGS:
@@ -150,6 +151,8 @@ def benchmark(
     threat = threat or ThreatModel(eps=source.default_eps)
     own = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     at = own if device is None else resolve_device(device)
+    x, _ = images.batch(slice(IMAGES))
+    entered = entered_once(model, x.to(own))
     theirs = import_robustbench().eval
     patched = partial(mock.patch.object, theirs)
     with (
@@ -161,7 +164,7 @@ def benchmark(
     ):
         try:
             clean, robust = theirs.benchmark(
-                AttackView(model),
+                AttackView(entered.model),
                 n_examples=len(images),
                 dataset="cifar10",
                 threat_model=NORMS[threat.norm],

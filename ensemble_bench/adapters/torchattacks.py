@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ensemble_bench.adapters import arguments as args
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models.entry import Entered
 from ensemble_bench.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ def module(model: nn.Module) -> nn.Module:
     Any module that maps images to logits will do. The attack sees it in eval mode and differentiates it by its
     input only; the mode and the gradients of `model` stay as they are, also when an attack raises. Logits are shifted
     so that an image's smallest one is 0, which changes no prediction and no gradient of a loss. Only LGV wants the
-    model itself, where it is to train copies of it.
+    model itself, where it is to train copies of it. The model is looked at when it is first called (`AttackView`).
     """
-    return _PositiveLogits(model)
+    return _PositiveLogits(model, entering=True)
 
 
 def check(name: str, arguments: Mapping[str, Any]) -> int:
@@ -75,7 +76,7 @@ def attack(
         defaults={"seed": seed},
         step_size="alpha",
     )
-    found: Tensor = made(module(model), **arguments)(x, y)
+    found: Tensor = made(_PositiveLogits(model), **arguments)(x, y)
     return found
 
 
@@ -87,6 +88,10 @@ def __getattr__(name: str) -> Any:
 
 class _PositiveLogits(AttackView):
     """A view without negative logits, which CW, EADL1 and EADEN need: they take 0 for the logit of a masked class."""
+
+    def _enter(self, entered: Entered) -> None:
+        """From now on show what gives logits in reach of gradients, where the model itself does not."""
+        self._model = (entered.model,)
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Logits, shifted."""

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from ensemble_bench.models.answers import logits_in
 from ensemble_bench.models.calling import modes_kept, to_eval
+from ensemble_bench.models.entry import Entered, entered_once
 
 
 class AttackView(nn.Module):
@@ -17,10 +18,12 @@ class AttackView(nn.Module):
     Toolkits put models into train mode, leave them there after an exception, and clear or write the `.grad` of
     their parameters. Through this view none of that reaches the model: its mode and its gradients stay as they
     were found. `parameters()` share the model's weights, so that toolkits find the device; `to()` moves the model.
+    Where the model is `entering`, and nobody has looked at it, that is done when it is first called (models/entry.py).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, entering: bool = False) -> None:
         super().__init__()
+        self._entering = entering
         # In a tuple, so that it is no submodule: whatever walks over submodules shall not find the model.
         self._model = (model,)
         self.training = False
@@ -55,12 +58,18 @@ class AttackView(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Logits of images in [0, 1]: the log mean member probability of an ensemble."""
+        if self._entering:
+            self._enter(entered_once(self.model, self._cast(x)))
+            self._entering = False
         model = self.model
         state = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
         with modes_kept(model):
             to_eval(model)
             # A copy: a model may write into what it is given.
             return logits_in(functional_call(model, state, (self._cast(x).clone(),)), x)
+
+    def _enter(self, entered: Entered) -> None:
+        """Nothing is changed of a model that was let in: some attacks want the probabilities of one that has them."""
 
     def _cast(self, x: Tensor) -> Tensor:
         """Images in the precision of the model: arrays are float64 by default, and some toolkits make them so."""

@@ -16,6 +16,7 @@ from ensemble_bench.attacks.members import members_of, weights_of
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import calling
 from ensemble_bench.models.calling import gradient
+from ensemble_bench.models.randomised import LEAST
 from ensemble_bench.threat import ThreatModel
 
 
@@ -27,7 +28,8 @@ class ARC(Attack):
     bend the round's move towards its own nearest boundary, as little as crosses it by `overshoot` (in units of eps);
     the bend is taken where the members that are right weigh no more after it. Each member leads a round in turn,
     because a gate may prefer another one on every image. The `classes` strongest wrong classes are looked at. An image
-    is done once the model misclassifies it. Raises InvalidValueError for counts below 1 or sizes that are not positive.
+    is done once the model misclassifies it, without `stop_early` once no member is right. Raises InvalidValueError for
+    counts below 1 or sizes that are not positive.
     """
 
     steps: int
@@ -35,6 +37,11 @@ class ARC(Attack):
     step_size: float = 1.0
     overshoot: float = 0.05
     random_start: bool = True
+    stop_early: bool = True
+
+    def settings(self) -> dict[str, Any]:
+        """Every field but `stop_early`, which records of models that answer at random alone have otherwise."""
+        return {name: value for name, value in super().settings().items() if name != "stop_early"}
 
     def __post_init__(self) -> None:
         for what in ("steps", "classes"):
@@ -55,7 +62,7 @@ class ARC(Attack):
                 attack=self, worker=worker, members=members, threat=threat, precision=task.budget.precision
             )
             broken, margin = worker.decide(x, y)
-            right = (~broken).nonzero()[:, 0]
+            right = (~broken | (not self.stop_early)).nonzero()[:, 0]
             for start in range(0, len(right), task.budget.batch_size):
                 rows = right[start : start + task.budget.batch_size]
                 s = {"row": rows, "x": x[rows], "y": y[rows], "x_adv": x[rows]}
@@ -116,7 +123,7 @@ class _Search:
         leave(torch.ones_like(s["row"], dtype=torch.bool), s["x_adv"], self.attack.steps)
 
     def judge(self, x_adv: Tensor, y: Tensor) -> tuple[Float[Tensor, "batch"], Bool[Tensor, "batch"]]:
-        """Weight of the members that are right, and whether the model as a whole is wrong."""
+        """Weight of the members that are right, and whether the image is done."""
         model = self.worker.model
 
         def forward(rows: slice) -> tuple[Tensor, ...]:
@@ -124,9 +131,11 @@ class _Search:
                 logits = calling.member_logits_of(model, x_adv[rows])
                 right = (logits.argmax(dim=2) == y[rows]) * weights_of(model, logits, x_adv[rows])
                 whole = calling.aggregated(self.worker.judge, logits, x_adv[rows])
-            return right.sum(dim=0), whole.argmax(dim=1) != y[rows]
+            accuracy = right.sum(dim=0)
+            done = whole.argmax(dim=1) != y[rows] if self.attack.stop_early else accuracy <= LEAST
+            return accuracy, done
 
-        self.worker.passes += len(x_adv)
+        self.worker.passes += self.worker.judged * len(x_adv)
         accuracy, broken = self.worker.map(forward, len(x_adv))
         return accuracy, broken
 

@@ -48,7 +48,7 @@ class MALT(Chain):
                 logits = calling.logits_of(worker.proposer, x)
                 wrong = losses.strongest_wrong(logits.detach(), y)[:, : min(self.candidates, logits.shape[1] - 1)]
                 gaps = logits.gather(1, wrong) - logits.gather(1, y[:, None])
-            worker.passes += len(x) * (1 + wrong.shape[1])
+            worker.passes += worker.calls * len(x) * (1 + wrong.shape[1])
             distances = torch.stack([linearised(gap, x, task.threat)[2] for gap in gaps.unbind(dim=1)], dim=1)
             return (wrong.gather(1, distances.argsort(dim=1, stable=True)),)
 

@@ -1,10 +1,13 @@
 """`ensemble-bench leaderboard`: the page of all models, and the table of ours beside RobustBench's."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ensemble_bench.cli.options import DataDir, Device, Runs
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records.threat import Threat
 
 app = typer.Typer(help="The leaderboard as a static site, and beside RobustBench's.")
@@ -23,6 +26,45 @@ def build(
     from ensemble_bench.leaderboard.site import build_site
 
     typer.echo(build_site(root, out, robustbench=robustbench))
+
+
+@app.command()
+def evaluate(
+    root: Root = Path("leaderboards"),
+    models: Annotated[
+        str | None,
+        typer.Option(help="Names of published models, with commas between; by default all without a rank."),
+    ] = None,
+    data_dir: DataDir = None,
+    device: Device = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder to keep what was done in, and to go on from; by default none.")
+    ] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Evaluate published models by their board's own rules, and publish the records with the operator's verdict."""
+    from ensemble_bench.cli.bars import shown_progress
+    from ensemble_bench.cli.console import interval, table
+    from ensemble_bench.submissions.reevaluation import reevaluate
+
+    names = None if models is None else [name for name in (part.strip() for part in models.split(",")) if name]
+    if names is not None and not names:
+        raise InvalidValueError(f"models is {models!r}: expected names with commas between")
+    with tempfile.TemporaryDirectory() as scratch, shown_progress() as progress:
+        found = reevaluate(
+            root, models=names, data_dir=data_dir, device=device, work=work or scratch, runs=runs, progress=progress
+        )
+    if not found:
+        typer.echo(f"{root}: every published model has a rank")
+        return
+    rows = []
+    for it in found:
+        score = "" if it.record is None else interval(it.record.robust)
+        place = it.reason if it.standing is None else str(it.standing.rank or "; ".join(it.standing.reasons))
+        rows.append((it.name, "/".join(it.board.parts[-2:]), score, place))
+    table("Evaluated by the rules of the boards", ("model", "board", "robust", "rank, or why there is none"), rows)
+    if any(it.record is None for it in found):
+        raise typer.Exit(1)
 
 
 @app.command()

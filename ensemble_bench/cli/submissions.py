@@ -10,12 +10,13 @@ import typer
 from ensemble_bench.cli.options import DataDir, Device, Runs
 from ensemble_bench.errors import BundleError, UnknownNameError
 from ensemble_bench.records import CHECKPOINTS
+from ensemble_bench.registry.terms import NOT_REPRODUCED, REFUSED, VERIFIED
 
 if TYPE_CHECKING:
     from ensemble_bench.submissions.targets import Receipt
     from ensemble_bench.submissions.verification import Comparison, Verification
 
-EXIT = {"verified": 0, "not reproduced": 1, "refused": 2}
+EXIT = {VERIFIED: 0, NOT_REPRODUCED: 1, REFUSED: 2}
 Name = Annotated[str | None, typer.Option(help="Name to publish under; by default the run's.")]
 Suite = Annotated[str | None, typer.Option(help="Repeat the claims of this suite only; by default all.")]
 Images = Annotated[int | None, typer.Option(min=1, help="Repeat claims on at most so many images; by default on all.")]

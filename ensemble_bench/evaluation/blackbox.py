@@ -21,6 +21,7 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build as build_model
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.progress import Progress, duration, silent
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.batches import batches_of
@@ -104,7 +105,7 @@ def build(
     if eps is None and norm != "linf":
         raise InvalidValueError(f"norm is {norm!r}: the data set's own eps is for linf, so give eps")
     threat = ThreatModel(norm=norm, eps=source.default_eps if eps is None else eps)
-    test = source.split("test")
+    test = source.split(TEST)
     test = test if n is None else test.first(n)
     base = Path(out) if out is not None else default_out(source.name, preset, threat, seed=seed)
     path = base.with_name(f"{base.name.removesuffix(SUFFIX)}{SUFFIX}")
@@ -112,7 +113,7 @@ def build(
         "dataset": source.dataset,
         "data_name": source.name,
         "data_hash": source.fingerprint,
-        "split": "test",
+        "split": TEST,
         "considered": len(test),
         "threat": threat.as_dict(),
         "preset": preset,

@@ -14,12 +14,14 @@ from ensemble_bench import attacks, data, losses
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.engine import Budget, GradientAttack
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.plan import source_of, threat_of
+from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.models import calling, checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.randomised import share_right
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Threat
 from ensemble_bench.records.diagnosis import ENSEMBLE, Diagnosis, Finding, member, without
@@ -47,7 +49,8 @@ def diagnose(
     `path_or_model` is a run folder (its best checkpoint), a .safetensors file or an `Ensemble`. Data set and threat
     model default to those of the training. `attack` makes x_adv at full strength for everything but the robust
     accuracies, which it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's
-    weights are renormalised over the others. Raises EnsembleBenchError for bad values and for a single network.
+    weights are renormalised over the others. Of one that draws a member at random, accuracies are expected ones.
+    Raises EnsembleBenchError for bad values, a single network, and a model that the look at it refuses.
     """
     made = attacks.get(attack)
     if not isinstance(made, GradientAttack):
@@ -58,8 +61,9 @@ def diagnose(
     images = source.split(split)
     images = images if n is None else images.first(n)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    subject = subjects.in_memory(model, images)
     where = own if device is None and isinstance(path_or_model, nn.Module) else resolve_device(device)
+    subject = subjects.in_memory(model, images).enter(images, where)
+    model = _comparable(subject)
     budget = Budget.on(where, seed=seed, batch_size=batch_size)
     x, y = images.batch(slice(None))
     bench = _Bench(
@@ -72,7 +76,7 @@ def diagnose(
         budget=budget,
         progress=progress,
     )
-    with calling.frozen(model.to(where)):
+    with calling.frozen(model):
         findings = tuple(_findings(bench, model))
     return Diagnosis(
         model=subject.name,
@@ -97,6 +101,25 @@ def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, Checkpoi
     if not isinstance(model, Ensemble) or len(model.members) < 2:
         raise InvalidValueError(f"{shown} has one member: diagnose compares members")
     return model, model.info
+
+
+def _comparable(subject: Subject) -> Ensemble:
+    """The ensemble to look into; raises AttackError where it has no gradient, or its members answer at random."""
+    entered = subject.entered
+    assert entered is not None
+    assert isinstance(entered.model, Ensemble)  # what enters is an ensemble
+    if entered.no_gradient:
+        raise AttackError(f"{subject.name}: it has no gradient, which the attack needs: {entered.no_gradient}")
+    if entered.randomised and not entered.exact:
+        raise AttackError(f"{subject.name}: members that answer at random cannot be compared image by image")
+    return entered.model
+
+
+def _climbed(model: nn.Module) -> nn.Module:
+    """What attacks climb: of an ensemble that draws a member or counts votes, the mean probability."""
+    if isinstance(model, Ensemble) and model.aggregation in ("draw", "vote"):
+        return model.aggregate_as("prob")
+    return model
 
 
 def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Path | None) -> DataSource:
@@ -141,6 +164,7 @@ class _Bench:
             ids=self.ids[rows.cpu()],
             budget=self.budget,
             on_done=lambda done, _: self.progress(label, min(done, total - 1), total),
+            twin=_climbed(model),
         )
         outcome = attack.search(task)
         self.progress(label, total, total)
@@ -255,12 +279,26 @@ def _accuracies(bench: _Bench, model: Ensemble, parts: Mapping[str, nn.Module]) 
 
 
 def _accuracy(bench: _Bench, who: str, model: nn.Module) -> Iterator[Finding]:
+    if isinstance(model, Ensemble) and model.aggregation == "draw":
+        yield from _expected_accuracy(bench, who, model)
+        return
     wrong, _ = engine.Worker(model, bench.budget.batch_size).decide(bench.x, bench.y)
     rows = (~wrong).nonzero()[:, 0]
     robust = ~wrong
     robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken
     yield _mean("clean_accuracy", who, values=~wrong)
     yield _mean("robust_accuracy", who, values=robust)
+
+
+def _expected_accuracy(bench: _Bench, who: str, model: Ensemble) -> Iterator[Finding]:
+    """Of an ensemble that draws a member: the weight of the members that are right, every image taking every step."""
+    judge, rows = model.aggregate_as("vote"), torch.arange(len(bench.y), device=bench.y.device)
+    worker = engine.Worker(judge, bench.budget.batch_size)
+    full = replace(bench.attack, stop_early=False)
+    x_adv = bench.run(full, model, rows, f"on {who}").x_adv
+    clean, attacked = (share_right(worker.logits(x, bench.y), bench.y) for x in (bench.x, x_adv))
+    yield _mean("clean_accuracy", who, values=clean)
+    yield _mean("robust_accuracy", who, values=torch.minimum(clean, attacked))
 
 
 def _without(model: Ensemble, left_out: int) -> Ensemble:

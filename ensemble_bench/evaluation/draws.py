@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.evaluation.journal import Entry
-from ensemble_bench.models.calling import frozen, logits_of
-from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS, share_right
+from ensemble_bench.models.calling import frozen
+from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS, LEAST, calls_of, share_right
 from ensemble_bench.records import Randomised
-from ensemble_bench.records.statistics import wilson
 
 CHOSEN, REPORTED = "share_chosen", "share_reported"
 
@@ -31,6 +29,16 @@ class Drawn:
     model: nn.Module
     other_judge: nn.Module
     exact: bool
+
+    @property
+    def how(self) -> Randomised:
+        """What a record says of the draws."""
+        return Randomised(draws=None if self.exact else DRAWS, gradient_draws=None if self.exact else EOT_DRAWS)
+
+    @property
+    def passes(self) -> int:
+        """Passes that the shares at an image take."""
+        return 2 * calls_of(self.other_judge)
 
     def shares(self, log_shares: Tensor, x: Tensor, y: Tensor, batch_size: int) -> Mapping[str, Float[Tensor, "batch"]]:
         """Share of the draws that are right at `x`: of those behind `log_shares`, and of others."""
@@ -48,16 +56,8 @@ class Drawn:
             return self.shares(log_shares, outcome.x_adv, y, budget.batch_size)
 
     def clean(self, log_shares: Tensor, x: Tensor, y: Tensor, batch_size: int) -> Entry:
-        """As `shares`, of clean images, and of how many of them the model itself, asked twice, says two classes."""
-
-        def asked() -> Tensor:
-            return torch.cat([logits_of(self.model, part).argmax(dim=1) for part in torch.split(x, batch_size)])
-
-        with frozen(self.model), torch.no_grad():
-            torch.manual_seed(0)
-            unstable = int((asked() != asked()).sum())
-        shares = self.shares(log_shares, x, y, batch_size)
-        return {"unstable": unstable, **{name: share.tolist() for name, share in shares.items()}}
+        """As `shares`, of clean images."""
+        return {name: share.tolist() for name, share in self.shares(log_shares, x, y, batch_size).items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +71,11 @@ class Shares:
     chosen: NDArray[Any]
     reported: NDArray[Any]
 
+    @property
+    def open(self) -> NDArray[np.bool_]:
+        """Images on which some draws are right: where most are wrong, others may still fall."""
+        return np.asarray(self.chosen > LEAST, dtype=np.bool_)
+
     @classmethod
     def of(cls, clean: Sequence[Entry]) -> "Shares":
         """The shares on clean images, from the entries of their blocks."""
@@ -83,21 +88,9 @@ class Shares:
         worse = np.less(chosen, self.chosen, where=~np.isnan(chosen), out=np.zeros(len(chosen), dtype=bool))
         self.chosen[worse], self.reported[worse] = chosen[worse], reported[worse]
 
-    def expected(self, *, exact: bool) -> Randomised:
-        """Expected accuracies, with intervals for the images."""
-        n = len(self.clean)
-        (clean, robust) = (float(share.mean()) for share in (self.clean, self.reported))
-        (clean_low, clean_high), (low, high) = (wilson(round(n * share), n) for share in (clean, robust))
-        return Randomised(
-            draws=None if exact else DRAWS,
-            gradient_draws=None if exact else EOT_DRAWS,
-            clean=clean,
-            clean_low=min(clean_low, clean),
-            clean_high=max(clean_high, clean),
-            robust=robust,
-            robust_low=min(low, robust),
-            robust_high=max(high, robust),
-        )
+    def take(self, other: "Shares") -> None:
+        """Take over what another attack on the same images left."""
+        self.lower([{CHOSEN: other.chosen, REPORTED: other.reported}])
 
 
 def _column(entries: Sequence[Entry], name: str) -> NDArray[Any]:

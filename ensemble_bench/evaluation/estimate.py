@@ -1,7 +1,7 @@
 """What an evaluation costs beforehand: passes, FLOPs and time, as upper bounds from the attacks' settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -19,6 +19,7 @@ from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.randomised import calls_of
 from ensemble_bench.registry import BLACKBOX, suite_of
 
 ASSUMPTION = "at most: as if every image were classified correctly and withstood every attack"
@@ -46,30 +47,49 @@ class Cost:
     guessed: str = ""
 
 
-def passes_an_image(attack: Attack, model: nn.Module, *, classes: int) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Calls:
+    """Passes that an answer takes of what attacks climb, and of what decides: many where it is a mean over draws."""
+
+    climbed: int = 1
+    judged: int = 1
+
+    @classmethod
+    def of(cls, climbed: nn.Module, judge: nn.Module) -> "Calls":
+        """Those of these modules."""
+        return cls(climbed=calls_of(climbed), judged=calls_of(judge))
+
+
+ONCE = Calls()
+
+
+def passes_an_image(attack: Attack, model: nn.Module, *, classes: int, cost: Calls = ONCE) -> int:
     """Most passes that an attack spends on one image of a model with so many classes."""
     if isinstance(attack, MALT):  # besides, a forward pass and a backward pass a class to rank them
-        ranked = 1 + min(attack.candidates, classes - 1)
-        return ranked + passes_an_image(Chain(name="", stages=attack.stages), model, classes=classes)
+        ranked = cost.climbed * (1 + min(attack.candidates, classes - 1))
+        return ranked + passes_an_image(Chain(name="", stages=attack.stages), model, classes=classes, cost=cost)
     if isinstance(attack, Chain):
         stages = [s for s in attack.parts(model) if (getattr(s, "target", None) or 0) < classes]
-        return sum(passes_an_image(stage, model, classes=classes) for stage in stages)
+        return sum(passes_an_image(stage, model, classes=classes, cost=cost) for stage in stages)
     if isinstance(attack, GradientAttack):
         # One forward for the clean verdict. Of each restart: forward and backward at every step, the last verdict, and
         # where the best iterate is kept, the value of the last and the verdict on the best.
-        judged = 2 + attack.draws if attack.keep == "best" else 1
-        return 1 + attack.restarts * (2 * attack.draws * attack.steps + judged)
+        climbed = attack.draws * cost.climbed
+        judged = 2 * cost.judged + climbed if attack.keep == "best" else cost.judged
+        return cost.judged + attack.restarts * (2 * climbed * attack.steps + judged)
     if isinstance(attack, Transfer):
-        return 2
+        return 2 * cost.judged
     if isinstance(attack, ARC):
         # A round asks every member for its boundaries (forward, and backward a class), and then the whole.
         members = len(model.members) if isinstance(model, Ensemble) else 1
-        return 3 + attack.steps * (members + 1 + 1 + min(attack.classes, classes - 1))
+        asked = 1 + 1 + min(attack.classes, classes - 1)
+        return 3 * cost.judged + attack.steps * (members * cost.judged + asked * cost.climbed)
     step, target, more = LIBRARY.get(getattr(attack, "attack", ""), (2, 1, 3))
     steps = int(getattr(attack, "steps", 1))
     arguments = getattr(attack, "arguments", {})
     targets = min(int(arguments.get("n_target_classes", 1)), classes - 1)
-    return more + targets * (target + step * steps) * int(arguments.get("n_restarts", 1))
+    runs = targets * (target + step * steps) * int(arguments.get("n_restarts", 1))
+    return more * cost.judged + runs * cost.climbed
 
 
 def is_guess(attack: Attack) -> bool:
@@ -83,7 +103,10 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
     The time is that of a few passes of this model on this machine. With several eps, images that fell at a smaller one
     are attacked again here. A black-box set that does not exist yet is not built.
     """
-    model = plan.subject.load().to(plan.budget.device)
+    plan = replace(plan, subject=plan.subject.enter(plan.images, plan.budget.device))
+    entered = plan.subject.entered
+    assert entered is not None
+    model, calls = entered.model, Calls.of(entered.climbed, entered.judge)
     n, classes = len(plan.images), len(plan.source.classes)
     flops = cost.flops(model, plan.source.image_shape)
     speed = seconds_a_pass(model, plan.source.image_shape, plan.budget, classes=classes, images=n)
@@ -101,9 +124,11 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
             guessed=guessed,
         )
 
-    costs, alone = [priced("clean", n, 2)], 0
+    drawn = 2 * calls.judged if entered.randomised else 0  # behind the shares at every adversarial image
+    costs, alone = [priced("clean", n, 2 * calls.judged)], 0
     for name, attack in _attacks(plan):
-        each = 2 if attack is None else passes_an_image(attack, model, classes=classes)
+        each = 2 * calls.judged if attack is None else passes_an_image(attack, model, classes=classes, cost=calls)
+        each += drawn * (len(attack.parts(model)) if attack is not None else 1)
         alone += each * (1 + (name in plan.suite.ensembles))
         one_in = plan.one_in.get(name, 1)
         met = sum(-(-(block.stop - block.start) // one_in) for block in blocks_of(n))
@@ -112,8 +137,8 @@ def estimate(plan: EvaluationPlan, *, sizes: int = 1) -> list[Cost]:
         costs.append(priced(name, met, each, "; ".join(rests)))
     if plan.suite.probe:
         images, each = PROBE
-        costs.append(priced("probe", min(images, n), each))
-    if plan.suite.recapture and plan.suite.cascade:
+        costs.append(priced("probe", min(images, n), each * max(calls.climbed, calls.judged)))
+    if plan.suite.recapture and plan.suite.cascade and not entered.randomised:
         costs.append(priced("recapture", min(-(-n // ONE_IN) + 1, 2 * MOST), alone))
     return costs
 

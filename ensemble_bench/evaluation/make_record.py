@@ -1,10 +1,12 @@
 """From scores to a record: counts, intervals, warnings, and the model, data, versions and commit behind them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.blackbox.transfer import Transfer
@@ -31,7 +33,7 @@ from ensemble_bench.records import (
     training_of,
 )
 from ensemble_bench.records.recapture import Recapture
-from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.training.provenance import commit, versions
 
 
@@ -54,15 +56,15 @@ def make_record(
     """
     samples = scores.samples
     model = job.model if job.drawn is None else job.drawn.model
-    expected = None if job.drawn is None or scores.shares is None else scores.shares.expected(exact=job.drawn.exact)
     notes = () if subject.entered is None else subject.entered.notes
     tried: list[Attack | Carried] = [job.carried] if job.carried else []
     tried += job.attacks
     results = tuple(_attack_result(a, scores, cascade=job.cascade, one_in=job.one_in.get(a.name, 1)) for a in tried)
     n, correct = len(samples), int(samples["clean"].sum())
     robust = correct - sum(r.credit for r in results)
-    clean_low, clean_high = wilson(correct, n)
-    low, high = wilson(robust, n)
+    drawn, shares = None if job.drawn is None else job.drawn.how, scores.shares
+    clean_score = _score(correct, n, None if shares is None else shares.clean)
+    score = _score(robust, n, None if shares is None else shares.reported)
     blackbox = next((_blackbox(a, results) for a in job.attacks if isinstance(a, Transfer)), None)
     return Record(
         id=key,
@@ -85,11 +87,11 @@ def make_record(
         threat=Threat(norm=job.threat.norm, eps=job.threat.eps),
         suite=suite,
         seed=job.budget.seed,
-        clean=CleanScore(correct=correct, n=n, accuracy=correct / n, ci_low=clean_low, ci_high=clean_high),
-        robust=RobustScore(robust=robust, n=n, accuracy=robust / n, ci_low=low, ci_high=high),
+        clean=CleanScore(correct=correct, n=n, **clean_score),
+        robust=RobustScore(robust=robust, n=n, **score),
         attacks=results,
         blackbox=blackbox,
-        warnings=entry_warnings(notes, expected, n)
+        warnings=entry_warnings(notes, drawn, n, clean_score["accuracy"], score)
         + version_warnings(others)
         + warnings_of(
             scores,
@@ -107,26 +109,33 @@ def make_record(
         cascade=job.cascade,
         training=None if subject.info is None else training_of(subject.info.meta),
         search=_search(job),
-        randomised=expected,
+        randomised=drawn,
         recapture=recapture,
     )
 
 
+def _score(count: int, n: int, shares: NDArray[Any] | None) -> dict[str, float]:
+    """Accuracy and interval of so many right images, or of the shares of draws that are right on every image."""
+    accuracy = count / n if shares is None else float(shares.mean())
+    low, high = wilson_around(accuracy, n)
+    return {"accuracy": accuracy, "ci_low": low, "ci_high": high}
+
+
 def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool, one_in: int) -> AttackResult:
-    stages = scores.stages[attack.name]
+    column, stages = scores.samples[attack.name], scores.stages[attack.name]
     n, robust, credit = counts_of(scores.samples, attack.name)
-    low, high = wilson(robust, n) if n else (None, None)
+    shares = scores.expected.get(attack.name)
+    covered = None if shares is None else shares[column.notna().to_numpy()]
     return AttackResult(
         name=attack.name,
         settings={**attack.settings(), "one_in": one_in} if one_in > 1 else attack.settings(),
         n=n,
         robust=robust,
-        accuracy=robust / n if n else None,
-        ci_low=low,
-        ci_high=high,
+        **(_score(robust, n, covered) if n else dict.fromkeys(("accuracy", "ci_low", "ci_high"))),
         credit=credit,
         seconds=sum(stage.seconds for stage in stages),
-        curve=None if cascade else _curve(attack, scores.samples),
+        # Steps until most draws are wrong say nothing of the others.
+        curve=None if cascade or shares is not None else _curve(attack, scores.samples),
         passes=sum(stage.passes for stage in stages),
         stages=_stage_results(stages) if len(stages) > 1 or one_in > 1 else None,
     )

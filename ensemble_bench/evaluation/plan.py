@@ -7,6 +7,7 @@ from typing import Any
 
 from ensemble_bench import data
 from ensemble_bench.attacks import Attack, get
+from ensemble_bench.attacks.arc import ARC
 from ensemble_bench.attacks.blackbox.blackbox_set import read_blackbox_info
 from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack
 from ensemble_bench.data import DataSource, ImageSet
@@ -20,6 +21,7 @@ from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
 from ensemble_bench.registry import BLACKBOX, Suite
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 
 
@@ -90,7 +92,7 @@ class EvaluationPlan:
         if self.subject.view is not None:
             identity["view"] = self.subject.view
         if self.subject.is_randomised:
-            identity["draws"] = [EOT_DRAWS, DRAWS]
+            identity["draws"] = [EOT_DRAWS, DRAWS, "attacked while one is right"]
         if self.carried is not None:
             identity["carried"] = self.carried.settings()
         return identify(identity)
@@ -112,7 +114,7 @@ class EvaluationPlan:
         default = blackbox_sets.default_out(self.source.name, preset, self.threat, root=self.blackbox_root)
         path = self.blackbox or default.with_name(f"{default.name}.safetensors")
         if self.blackbox is None and not (path.exists() and path.with_suffix(".json").exists()):
-            if self.images.split != "test":
+            if self.images.split != TEST:
                 raise InvalidValueError(
                     f"split is {self.images.split!r}: black-box sets are of the test split, choose another suite"
                 )
@@ -146,7 +148,7 @@ def _taking_every_step(attack: Attack) -> Attack:
     """`attack`, of a chain every stage, without stopping early."""
     if isinstance(attack, Chain):
         return replace(attack, stages=tuple(map(_taking_every_step, attack.stages)))
-    return replace(attack, stop_early=False) if isinstance(attack, GradientAttack) else attack
+    return replace(attack, stop_early=False) if isinstance(attack, GradientAttack | ARC) else attack
 
 
 def source_of(

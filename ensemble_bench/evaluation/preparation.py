@@ -7,7 +7,7 @@ from functools import partial
 from ensemble_bench.attacks import Attack
 from ensemble_bench.errors import AttackError
 from ensemble_bench.evaluation.draws import Drawn
-from ensemble_bench.evaluation.estimate import passes_an_image
+from ensemble_bench.evaluation.estimate import Calls, passes_an_image
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import EvaluationPlan
 from ensemble_bench.evaluation.scoring import Job
@@ -48,15 +48,16 @@ def job_of(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
     found, classes = plan.subject.entered, len(plan.source.classes)
     assert found is not None
     model, exact = found.model.to(plan.budget.device), found.exact
-    climbed = randomised.expected(model, exact=exact) if found.randomised else model
-    twin = twin_of(climbed, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
+    twin = twin_of(found.climbed, plan.images.batch(slice(1))[0].to(plan.budget.device), compile=plan.budget.compile)
     drawn = None
     if found.randomised:
         other = randomised.judge(model, exact=exact, seed=1)
         drawn = Drawn(model=model, other_judge=other, exact=exact)
-        model = randomised.judge(model, exact=exact)
+        model = found.judge
     if twin.note:
         plan.progress(plan.subject.name, 1, 1, status=twin.note)
+    bound = partial(passes_an_image, model=model, classes=classes, cost=Calls.of(twin.model, model))
+    extra = 0 if drawn is None else drawn.passes
     pace = partial(
         seconds_a_pass,
         model,
@@ -78,6 +79,6 @@ def job_of(plan: EvaluationPlan, made: Sequence[Attack]) -> Job:
         one_in=plan.one_in,
         carried=plan.carried,
         budget=plan.budget,
-        forecast=Forecast(passes=partial(passes_an_image, model=model, classes=classes), seconds_a_pass=pace),
+        forecast=Forecast(passes=lambda attack: bound(attack) + extra, seconds_a_pass=pace),
         progress=plan.progress,
     )

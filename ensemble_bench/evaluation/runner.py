@@ -58,8 +58,7 @@ class Result:
     @property
     def clean_accuracy(self) -> float:
         """Fraction of images classified correctly without an attack; expected, of a model that answers at random."""
-        drawn = self.record.randomised
-        return self.record.clean.accuracy if drawn is None else drawn.clean
+        return self.record.clean.accuracy
 
     @property
     def robust_accuracy(self) -> float:
@@ -67,8 +66,7 @@ class Result:
 
         Of a model that answers at random, the expected accuracy over its draws.
         """
-        drawn = self.record.randomised
-        return self.record.robust.accuracy if drawn is None else drawn.robust
+        return self.record.robust.accuracy
 
     @property
     def per_attack(self) -> dict[str, float | None]:
@@ -227,7 +225,8 @@ def evaluate_block(request: Request, block: int, *, progress: Progress = silent)
             made = plan.attacks()
             key = plan.key(made)
             fallen = _fallen_in_block(plan, made, key, block)
-            plan = replace(plan, carried=Carried(eps=threat.eps, record=key, fallen=fallen))
+            if not plan.subject.is_randomised:
+                plan = replace(plan, carried=Carried(eps=threat.eps, record=key, fallen=fallen))
 
 
 def _fallen_in_block(plan: EvaluationPlan, made: Sequence[Attack], key: str, block: int) -> Bools:
@@ -263,7 +262,8 @@ def _run_sizes(plan: EvaluationPlan, sizes: Sequence[float]) -> list[Record]:
         fallen, samples = _fallen(result.samples), result.samples
         known = samples[ADVERSARIAL_PREDICTION].fillna(-1).to_numpy() if ADVERSARIAL_PREDICTION in samples else None
         carried = Carried(eps=threat.eps, record=result.record.id, fallen=fallen, predictions=known)
-        plan = replace(plan, carried=carried)
+        # The images of a model that answers at random are never done with.
+        plan = plan if result.record.randomised else replace(plan, carried=carried)
     return records
 
 

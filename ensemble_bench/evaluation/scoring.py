@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models import calling
 from ensemble_bench.models.folded import Twin
 from ensemble_bench.progress import Progress, silent
-from ensemble_bench.records import ADVERSARIAL_PREDICTION, CARRIED
+from ensemble_bench.records import ADVERSARIAL_PREDICTION, CARRIED, EXPECTED, EXPECTED_CLEAN
 from ensemble_bench.threat import ThreatModel
 
 # Blocks bound memory and the work a kill can cost; fixed, so that a resumed evaluation repeats the same batches.
@@ -102,7 +102,9 @@ class Scores:
     fell_at: Array = field(default_factory=lambda: np.empty(0, dtype=object))
     """Name of the stage that broke every image, None for those that none did."""
     shares: Shares | None = None
-    """Of a model that answers at random."""
+    """Of a model that answers at random, after all attacks."""
+    expected: dict[str, Array] = field(default_factory=dict)
+    """Of such a model, by attack, the share of draws that are right on every image: in a cascade after all before."""
 
 
 def blocks_of(images: int) -> list[slice]:
@@ -148,6 +150,7 @@ def score(job: Job, journal: Journal) -> Scores:
     for number, attack in enumerate(job.attacks):
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
         robust = (standing if job.cascade else correct).copy()
+        own = scores.shares if job.cascade or scores.shares is None else Shares.of(clean)
         steps, margin = np.zeros(len(robust), dtype=np.int32), np.full(len(robust), np.nan, dtype=np.float32)
         run = _Run(
             attack=attack,
@@ -159,7 +162,7 @@ def score(job: Job, journal: Journal) -> Scores:
             before=standing.copy(),
             predictions=predictions,
             fell_at=scores.fell_at,
-            shares=scores.shares,
+            shares=own,
         )
         scores.stages[attack.name] = ran = _triaged(job, journal, run, nearest, told)
         if ran[0].attacked:
@@ -173,6 +176,9 @@ def score(job: Job, journal: Journal) -> Scores:
             )
         else:
             idle.append(attack.name)
+        if own is not None and scores.shares is not None:
+            scores.expected[attack.name] = own.reported.copy()
+            scores.shares.take(own)
         covered = attack.covers(job.images.ids).numpy()
         np.fmax(nearest, margin, out=nearest)
         samples[attack.name] = robust if covered.all() else pd.arrays.BooleanArray(robust, mask=~covered)
@@ -183,6 +189,8 @@ def score(job: Job, journal: Journal) -> Scores:
         standing &= ~fallen
     told.close(standing=int(standing.sum()), idle=idle)
     samples["broken_by"] = broken_by
+    if scores.shares is not None:
+        samples[EXPECTED_CLEAN], samples[EXPECTED] = scores.shares.clean, scores.shares.reported
     samples[ADVERSARIAL_PREDICTION] = pd.arrays.IntegerArray(predictions, mask=predictions < 0)
     return scores
 
@@ -192,6 +200,7 @@ class _Run:
     """An attack of a job, the one of that `number`, and what it does to every image, written in place.
 
     `before` are the images that stood before it; of those that it breaks, `predictions` and `fell_at` are filled in.
+    `shares` are those of a model that answers at random, on whose images it goes on for as long as a draw is right.
     """
 
     attack: Attack
@@ -205,6 +214,11 @@ class _Run:
     fell_at: Array
     shares: Shares | None
 
+    @property
+    def targets(self) -> Bools:
+        """Images that are still to be attacked."""
+        return self.robust if self.shares is None else self.shares.open
+
 
 def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress) -> tuple[StageScore, ...]:
     """Run an attack on the images that stand, or on the nearest of every block and on twice as many while some fall.
@@ -212,18 +226,18 @@ def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteP
     Blocks are ranked apart, because each may be attacked by a process of its own.
     """
     one_in = job.one_in.get(run.attack.name, 1)
-    standing, scored = run.robust & run.attack.covers(job.images.ids).numpy(), dict[str, StageScore]()
+    standing, scored = run.targets & run.attack.covers(job.images.ids).numpy(), dict[str, StageScore]()
     queues = [nearest_first(block, standing, nearest) for block in job.blocks]
     sizes = [-(-len(queue) // one_in) for queue in queues]
     for turn in itertools.count(1):
-        met = np.zeros_like(run.robust)
+        met, before = np.zeros_like(run.robust), run.robust.copy()
         for queue, size in zip(queues, sizes, strict=True):
             met[queue[:size]] = True
         for stage in _stages(job, journal, run, met, told, turn=turn):
             scored[stage.name] = scored[stage.name] + stage if stage.name in scored else stage
         # A block of which none fell has had its turn.
         queues = [
-            queue[size:] if not run.robust[queue[:size]].all() else queue[:0]
+            queue[size:] if (before & ~run.robust)[queue[:size]].any() else queue[:0]
             for queue, size in zip(queues, sizes, strict=True)
         ]
         if not any(map(len, queues)):
@@ -242,7 +256,7 @@ def _stages(
     broke: list[int] = []
     for at, stage in enumerate(run.stages):
         entries: list[Entry] = []
-        targets = run.robust & met & stage.covers(job.images.ids).numpy()
+        targets = run.targets & met & stage.covers(job.images.ids).numpy()
         if not targets.any():
             if at == 0:
                 yield StageScore(name=stage.name, attacked=0, broken=0)
@@ -251,8 +265,8 @@ def _stages(
         name = stage.name if turn == 1 else f"{stage.name} turn {turn}"
         left = int(run.robust.sum())
         for index, block in enumerate(job.blocks):
-            fresh = run.before[block]
-            entries.append(_attack_block(job, journal, stage, name, index, block, targets[block], fresh, left, told))
+            told_of = _Rows(targets=targets[block], robust=run.robust[block], fresh=run.before[block])
+            entries.append(_attack_block(job, journal, stage, name, index, block, told_of, left, told))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         if run.shares is not None:
@@ -274,6 +288,18 @@ def _stages(
             return
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Rows:
+    """Of the images of a block: which are `targets` of a stage, `robust` so far, and `fresh`, broken by no attack yet.
+
+    Targets are robust, but for a model that answers at random.
+    """
+
+    targets: Bools
+    robust: Bools
+    fresh: Bools
+
+
 def _column(entries: Sequence[Entry], name: str) -> Array:
     return np.concatenate([np.asarray(e[name]) for e in entries])
 
@@ -291,7 +317,7 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
         if job.drawn is None:
             values: Entry = {"unstable": int((first != worker.logits(x, y).argmax(dim=1)).sum())}
         else:
-            values = job.drawn.clean(logits, x, y, job.budget.batch_size)
+            values = {"unstable": 0, **job.drawn.clean(logits, x, y, job.budget.batch_size)}
     values |= {
         "prediction": first.tolist(),
         "classes": logits.shape[1],
@@ -308,23 +334,21 @@ def _attack_block(
     name: str,
     index: int,
     block: slice,
-    targets: Bools,
-    fresh: Bools,
+    about: _Rows,
     standing: int,
     told: SuiteProgress,
 ) -> Entry:
     """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
 
-    The journal has it under `name`. Images that no attack broke before, `fresh`, are looked at again once they fall:
-    what are they taken for?
+    The journal has it under `name`. Fresh images are looked at again once they fall: what are they taken for?
     """
-    count = int(targets.sum())
+    count = int(about.targets.sum())
     if (known := journal.get(name, index)) is not None:
         told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
     x, y, ids = job.load(block)
-    rows = torch.from_numpy(np.flatnonzero(targets))
+    rows = torch.from_numpy(np.flatnonzero(about.targets))
 
     def on_done(done: int, broken: int) -> None:
         told.at(count, done=done, broken=broken, standing=standing - broken)
@@ -332,9 +356,14 @@ def _attack_block(
     if count:
         told.begin(count, standing=standing)
     outcome = attempt(job, attack, x, y, ids, rows, on_done)
+    labels = y[rows.to(y.device)]
+    shares: Mapping[str, Tensor] = {}
+    if job.drawn is not None:
+        shares = job.drawn.shares_at(job.model, outcome, labels, job.budget)
+        broken = outcome.broken & torch.from_numpy(about.robust)[rows].to(y.device)
+        outcome = replace(outcome, broken=broken, passes=outcome.passes + job.drawn.passes * count)
     seconds = time.perf_counter() - start
-    predicted, fell = _fallen(job, outcome, y[rows.to(y.device)], torch.from_numpy(fresh)[rows])
-    shares = {} if job.drawn is None else job.drawn.shares_at(job.model, outcome, y[rows.to(y.device)], job.budget)
+    predicted, fell = _fallen(job, outcome, labels, torch.from_numpy(about.fresh)[rows])
 
     def spread(values: Tensor, fill: float) -> list[Any]:
         full = torch.full((len(y),), fill, dtype=values.dtype)

@@ -145,8 +145,8 @@ def _ours(records: Iterable[Record]) -> Iterator[_Entry]:
         )
 
 
-def _robust(record: Record) -> int:
-    return record.robust.robust
+def _robust(record: Record) -> float:
+    return record.robust.accuracy
 
 
 def _near(one: Threat, other: Threat) -> bool:

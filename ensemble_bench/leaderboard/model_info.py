@@ -223,7 +223,7 @@ def from_records(
         suites = ", ".join(sorted({record.suite for record in whole})) or "none"
         raise RecordError(f"no record of suite autoattack, which the entry needs; there is {suites}")
     same = [r for r in whole if holds(r, *STRONGEST) and images_of(r) == images_of(autoattack)]
-    strongest = min((r for r in same if r.robust.robust <= autoattack.robust.robust), key=_robust, default=None)
+    strongest = min((r for r in same if r.robust.accuracy <= autoattack.robust.accuracy), key=_robust, default=None)
     warnings = sorted({warning.name for r in (autoattack, strongest) if r is not None for warning in r.warnings})
     notes = [data_note(autoattack)] if data_note(autoattack) else []
     if warnings:
@@ -284,8 +284,8 @@ def _worth(record: Record) -> tuple[bool, int, str]:
     return record.data_name == OFFICIAL[0], record.n, record.id
 
 
-def _robust(record: Record) -> int:
-    return record.robust.robust
+def _robust(record: Record) -> float:
+    return record.robust.accuracy
 
 
 def _percent(fraction: float) -> str:

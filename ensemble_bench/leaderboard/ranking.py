@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ensemble_bench import registry
@@ -12,17 +12,18 @@ from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_of
 from ensemble_bench.leaderboard.verified import Verdict, Verified, read_verified, verified_file
 from ensemble_bench.records import NamedWarning, Record, place_of
 from ensemble_bench.records.conditions import clean_tree, precision_of, settings_of
+from ensemble_bench.registry.terms import TEST, VERIFIED
 
-SPLIT, VERIFIED = "test", "verified"
-# These say something of the training, of the attacks' conditions, which are the operator's, or of outputs that the
-# attacks read exactly: the number stands. Any other warning contests it, also one that a plugin or a later version
-# names, and `randomised`, whose count of images is by majority and no expected accuracy.
+# These say something of the training, of the attacks' conditions, which are the operator's, of outputs that the attacks
+# read exactly, or that the number is an expected accuracy: it stands. Any other warning contests it, also one that a
+# plugin or a later version names.
 NO_CONTEST = frozenset(
     {
         "catastrophic-overfitting",
         "dlr-falls-back",
         "no-plateau",
         "probabilities-not-logits",
+        "randomised",
         "rescaled-logits",
         "weak-surrogates",
     }
@@ -97,8 +98,8 @@ def _reasons(record: Record, rules: Rules, n: int, verdict: Verdict | None, know
         yield f"suite {record.suite}: the board ranks by {rules.suite}"
     elif other := _other_definition(record):
         yield f"its suite {record.suite} is an older one: it {other}"
-    if record.split != SPLIT:
-        yield f"{record.split} images: the board ranks on {SPLIT} images"
+    if record.split != TEST:
+        yield f"{record.split} images: the board ranks on {TEST} images"
     if record.n != n:
         yield f"{record.n:,} images: the board ranks on {n:,}"
     if record.seed != rules.seed:
@@ -129,6 +130,8 @@ def _other_definition(record: Record) -> str:
     Which attacks a suite leaves out for one network, and adds for a gated or randomised ensemble, is its own affair.
     """
     suite, own = registry.suite_of(record.suite), settings_of(record)
+    if record.randomised is not None and suite.randomised:
+        suite = replace(suite, attacks=suite.randomised, one_in={})
     needed = [name for name in suite.attacks if name not in suite.ensembles]
     if any(name in own for name in suite.ensembles):
         needed = list(suite.attacks)

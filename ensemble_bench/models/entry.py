@@ -1,13 +1,18 @@
 """The entry of models: what is asked of each before it is attacked, of every member, wherever it came from."""
 
-from collections.abc import Callable
+import logging
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble_bench.errors import AttackError
+from ensemble_bench.models import randomised
 from ensemble_bench.models.adapted import AsLogits, OneByOne, Scaled, are_probabilities, factor_for, scales_by_batch
 from ensemble_bench.models.answers import answer
 from ensemble_bench.models.calling import frozen, logits_of
@@ -29,20 +34,51 @@ COARSE = {torch.float16: 1e-2, torch.bfloat16: 8e-2}
 SIGMAS = 8.0
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Entered:
-    """A model that may be attacked, and how.
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What stands around a network, so that it gives logits in reach of gradients; by default nothing."""
 
-    `model` has the same order of classes as the one that entered. `randomised` says that it answers the same images
-    differently; with `exact`, only by which of its members it draws. `no_gradient` is why it has none, empty where it
-    has. `notes` are names of warnings with their messages.
+    one_by_one: bool = False
+    as_logits: bool = False
+    factor: float = 1.0
+
+    def of(self, network: nn.Module) -> nn.Module:
+        """The network with the same order of classes on every image."""
+        network = OneByOne(network) if self.one_by_one else network
+        network = AsLogits(network) if self.as_logits else network
+        return network if self.factor == 1 else Scaled(network, self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was found of a model: `changes` are those of its members, or its own.
+
+    `randomised` says that it answers the same images differently; with `exact`, only by which of its members it draws.
+    `no_gradient` is why it has none, empty where it has. `notes` are names of warnings with their messages.
     """
 
-    model: nn.Module
+    changes: tuple[Change, ...] = (Change(),)
     randomised: bool = False
     exact: bool = False
     no_gradient: str = ""
     notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entered(Found):
+    """A model that may be attacked, of the same order of classes as the one that entered, and what was found of it."""
+
+    model: nn.Module
+
+    @property
+    def climbed(self) -> nn.Module:
+        """What attacks climb: the model, of a randomised one its expected, of one that votes its mean probability."""
+        return randomised.expected(self.model, exact=self.exact) if self.randomised else _differentiable(self.model)
+
+    @property
+    def judge(self) -> nn.Module:
+        """What decides: the model, of a randomised one many draws."""
+        return randomised.judge(self.model, exact=self.exact) if self.randomised else self.model
 
 
 def enter(model: nn.Module, x: Float[Tensor, "batch *image"]) -> Entered:
@@ -51,48 +87,117 @@ def enter(model: nn.Module, x: Float[Tensor, "batch *image"]) -> Entered:
     Raises AttackError, in one line, for what gives no finite logits (batch, class), and for answers that depend on the
     other images of the batch.
     """
+    found = _look(model, x)
+    return Entered(model=_changed(model, found.changes), **vars(found))
+
+
+def entered_once(model: nn.Module, x: Float[Tensor, "batch *image"]) -> Entered:
+    """As `enter`, of a model that many callers bring in again: it is asked once for its weights and a shape of images.
+
+    What there is to say of it is logged, once. Changes of its code, and of weights by way of `.data`, go unseen.
+    """
+    weights = list(chain(model.parameters(), model.buffers()))
+    state = (
+        tuple((id(t), 0 if t.is_inference() else t._version) for t in weights),
+        tuple(map(id, model.modules())),
+        getattr(model, "aggregation", None),
+        (x.shape[1:], x.dtype, x.device),
+    )
+    at = id(model)
+    if at not in _KNOWN:
+        _KNOWN[at] = _Known(weakref.ref(model, lambda _: _KNOWN.pop(at, None)))
+    known = _KNOWN[at]
+    if known.state != state:
+        known.found, known.state = _look(model, x), state
+        _log(model, known)
+    assert known.found is not None
+    return Entered(model=_changed(model, known.found.changes), **vars(known.found))
+
+
+class _Known:
+    """What was found of a model that is alive, when it was in this `state`, and what was said of it."""
+
+    def __init__(self, model: "weakref.ref[nn.Module]") -> None:
+        self.model = model
+        self.state: Any = None
+        self.found: Found | None = None
+        self.told: set[str] = set()
+
+
+_KNOWN: dict[int, _Known] = {}
+
+
+def _log(model: nn.Module, known: _Known) -> None:
+    assert known.found is not None
+    notes = known.found.notes
+    if known.found.randomised:
+        notes = (*notes, ("randomised", "it answers at random: gradients and verdicts are means over many draws"))
+    for name, message in notes:
+        if name not in known.told:
+            logging.getLogger("ensemble_bench").warning("%s: %s: %s", type(model).__name__, name, message)
+        known.told.add(name)
+
+
+def _look(model: nn.Module, x: Tensor) -> Found:
     noise = torch.rand(NOISE, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
-    x = torch.cat([x[:IMAGES], noise])
+    x = torch.cat([x[:IMAGES].detach(), noise])
     with frozen(model):
         x = x.clone()  # of inference mode, if that is where it was made
         torch.manual_seed(0)
         with torch.no_grad():
-            entered = _adapted(model, x)
-        with frozen(entered.model):
+            found = _changes(model, x)
+        changed = _changed(model, found.changes)
+        with frozen(changed):
             with torch.no_grad():
-                entered = _stable(entered, x)
-            return replace(entered, no_gradient=_no_gradient(entered.model, x))
+                found = _stable(found, changed, x)
+            return replace(found, no_gradient=_no_gradient(_differentiable(changed), x))
 
 
-def _adapted(model: nn.Module, x: Tensor) -> Entered:
-    """`model`, or one of the same order of classes that gives logits which gradients can work with."""
+def _changes(model: nn.Module, x: Tensor) -> Found:
+    """What has to stand around the networks of `model`, and what there is to say of them."""
     logits_of(model, x)
-    if type(model) is not Ensemble:
-        network, notes = _network(model, x, alone=True)
-        return Entered(model=network, notes=notes)
     # An ensemble's answer depends on how its members' logits compare: only one alone may be rescaled.
-    found = [_network(member, x, alone=len(model.members) == 1) for member in model.members]
-    changed = any(new is not old for (new, _), old in zip(found, model.members, strict=True))
-    notes = tuple(dict.fromkeys(note for _, told in found for note in told))
-    if not changed:
-        return Entered(model=model, notes=notes)
-    whole = Ensemble([network for network, _ in found], aggregation=model.aggregation, gate=model.gate).eval()
+    networks = _networks(model)
+    changes, notes = zip(*(_network(network, x, alone=len(networks) == 1) for network in networks), strict=True)
+    return Found(changes=changes, notes=tuple(dict.fromkeys(note for told in notes for note in told)))
+
+
+def _differentiable(model: nn.Module) -> nn.Module:
+    """`model`; of an ensemble that votes, whose counts have no gradient, the same that averages probabilities."""
+    votes = isinstance(model, Ensemble) and model.aggregation == "vote"
+    return model.aggregate_as("prob") if votes else model  # type: ignore[operator]
+
+
+def _networks(model: nn.Module) -> list[nn.Module]:
+    """The members of an ensemble; any other model itself."""
+    return list(model.members) if type(model) is Ensemble else [model]
+
+
+def _changed(model: nn.Module, changes: Sequence[Change]) -> nn.Module:
+    """`model`, or one of the same order of classes that gives logits which gradients can work with."""
+    if all(change == Change() for change in changes):
+        return model
+    networks = [change.of(network) for change, network in zip(changes, _networks(model), strict=True)]
+    if type(model) is not Ensemble:
+        return networks[0]
+    whole = Ensemble(networks, aggregation=model.aggregation, gate=model.gate).eval()
     whole.info = model.info
-    return Entered(model=whole, notes=notes)
+    return whole
 
 
-def _network(network: nn.Module, x: Tensor, *, alone: bool) -> tuple[nn.Module, tuple[tuple[str, str], ...]]:
-    """One network, adapted, and what there is to say of it."""
+def _network(network: nn.Module, x: Tensor, *, alone: bool) -> tuple[Change, tuple[tuple[str, str], ...]]:
+    """What has to stand around one network, and what there is to say of it."""
     if isinstance(network, Ensemble) or hasattr(network, "member_logits"):
-        return network, ()
+        return Change(), ()
     notes: list[tuple[str, str]] = []
-    if scales_by_batch(network):
-        network = OneByOne(network)
-    logits = answer(network, x)
+    change = Change(one_by_one=scales_by_batch(network))
+    logits = answer(change.of(network), x)
     if are_probabilities(logits):
-        network = AsLogits(network)
-        notes.append(("probabilities-not-logits", "the model gives probabilities: attacks and verdicts take their log"))
-        logits = answer(network, x)
+        change = replace(change, as_logits=True)
+        notes.append(
+            ("probabilities-not-logits", "the model gives probabilities: attacks and verdicts here take their log")
+        )
+        logits = answer(change.of(network), x)
     elif (distinct := torch.unique(logits).numel()) < logits.numel() // 4:
         message = f"{distinct} of {logits.numel()} logits are distinct: rounded or saturated, which hides gradients"
         notes.append(("coarse-logits", message))
@@ -103,13 +208,11 @@ def _network(network: nn.Module, x: Tensor, *, alone: bool) -> tuple[nn.Module, 
             f"logits of {len(x)} images lie up to {spread:.2g} apart: attacks and verdicts take {factor:g} times these"
         )
         notes.append(("rescaled-logits", message))
-        network = Scaled(network, factor)
-    return network, tuple(notes)
+    return replace(change, factor=factor), tuple(notes)
 
 
-def _stable(entered: Entered, x: Tensor) -> Entered:
+def _stable(found: Found, model: nn.Module, x: Tensor) -> Found:
     """Ask the same again, and in other batches; raises AttackError where the batch makes a difference."""
-    model = entered.model
     # A vote is a step: one network's last bit may turn it, so that what is compared is what is voted on.
     asked = model.aggregate_as("prob") if isinstance(model, Ensemble) and model.aggregation == "vote" else model
     bound = _coarseness(model, x)
@@ -118,7 +221,8 @@ def _stable(entered: Entered, x: Tensor) -> Entered:
     if max(_moved(whole, answers) for answers in again) > (bound or SAME):
         members = isinstance(model, Ensemble) and model.aggregation == "draw"
         exact = members and _repeats(model.aggregate_as("prob"), x, bound or SAME)  # type: ignore[operator]
-        return replace(_of_its_batch_alone(entered, asked, x), randomised=True, exact=exact)
+        _check_alone(asked, x)
+        return replace(found, randomised=True, exact=exact)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device)
     parts = torch.split(x, [3, len(x) - 3])
     half, crowd = len(x) // 2, x.repeat(4, *[1] * (x.dim() - 1))
@@ -136,8 +240,10 @@ def _stable(entered: Entered, x: Tensor) -> Entered:
     for how, ask, limit in questions:
         try:
             answers = ask()
-        except (AttackError, torch.OutOfMemoryError):
+        except AttackError:
             raise
+        except torch.OutOfMemoryError:  # the batch is too large, for the attacks too, which halve theirs
+            continue
         except Exception as error:  # whatever foreign code does with a batch that it is not made for
             told = " ".join(str(error).split())[:160]
             raise AttackError(f"{_DEPENDS}: asked {how}, it fails: {type(error).__name__}: {told}") from error
@@ -145,7 +251,7 @@ def _stable(entered: Entered, x: Tensor) -> Entered:
             raise AttackError(
                 f"{_DEPENDS}: asked {how}, its log-probabilities move by {moved:.2g}{_batch_norms(model)}"
             )
-    return entered
+    return found
 
 
 _DEPENDS = (
@@ -153,8 +259,8 @@ _DEPENDS = (
 )
 
 
-def _of_its_batch_alone(entered: Entered, asked: nn.Module, x: Tensor) -> Entered:
-    """`entered`, whose model answers at random; raises AttackError where its mean answer depends on the batch."""
+def _check_alone(asked: nn.Module, x: Tensor) -> None:
+    """Raise AttackError where the mean answer of a model that answers at random depends on the batch."""
     whole = torch.stack([logits_of(asked, x).double().log_softmax(1) for _ in range(MEANS)])
     alone = torch.stack([_alone(asked, x).double().log_softmax(1) for _ in range(MEANS)])
     top = whole.mean(0).argmax(1)[None, :, None].expand(MEANS, -1, 1)
@@ -163,7 +269,6 @@ def _of_its_batch_alone(entered: Entered, asked: nn.Module, x: Tensor) -> Entere
     if (moved := ((a.mean(0) - b.mean(0)).abs() / sigma).max().item()) > SIGMAS:
         told = f"its mean log-probabilities over {MEANS} draws move by {moved:.2g} standard errors when asked alone"
         raise AttackError(f"{_DEPENDS}: {told}{_batch_norms(asked)}")
-    return entered
 
 
 def _alone(model: nn.Module, x: Tensor) -> Tensor:
@@ -209,9 +314,7 @@ def _no_gradient(model: nn.Module, x: Tensor) -> str:
         with torch.enable_grad():
             logits = logits_of(model, x)
             if not logits.requires_grad:
-                return (
-                    integer or "it detaches its input (torch.no_grad, inference_mode, detach), or is a count of votes"
-                )
+                return integer or "it detaches its input (torch.no_grad, inference_mode, detach)"
             torch.autograd.grad(logits.sum(), x)
     except (RuntimeError, NotImplementedError) as error:
         return integer or f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -16,6 +16,9 @@ EOT_DRAWS = 20
 DRAWS = 100
 """Draws behind every verdict: the share of those that are right is known to 0.05 or better (one standard deviation)."""
 
+LEAST = 1e-3
+"""Share of right draws below which nothing is left to attack on an image."""
+
 
 class Expected(nn.Module):
     """Log of the mean probability over `draws` calls of a model: expectation over draws (Athalye et al. 2018)."""
@@ -66,6 +69,11 @@ def expected(model: nn.Module, *, exact: bool) -> nn.Module:
 def judge(model: nn.Module, *, exact: bool, seed: int = 0) -> nn.Module:
     """What decides: the log of the share of draws that give each class; of an `exact` ensemble the members' weights."""
     return model.aggregate_as("vote") if exact and isinstance(model, Ensemble) else Votes(model, seed=seed)
+
+
+def calls_of(model: nn.Module) -> int:
+    """How often a call of `model` calls what it is the mean of: once, unless it holds one of the means above."""
+    return max((module.draws for module in model.modules() if isinstance(module, Expected | Votes)), default=1)
 
 
 def share_right(log_shares: Float[Tensor, "batch class"], y: Tensor) -> Float[Tensor, "batch"]:

@@ -18,12 +18,15 @@ from ensemble_bench.records.record import (
 )
 from ensemble_bench.records.samples import (
     ADVERSARIAL_PREDICTION,
+    EXPECTED,
+    EXPECTED_CLEAN,
     SAMPLE_COLUMNS,
     SAMPLES_FILE,
     attack_columns,
     counts_of,
     read_samples,
     samples_to_parquet,
+    withstood,
     worst_case,
 )
 from ensemble_bench.records.seal import SELF_HASH, identify, opened, sealed
@@ -36,6 +39,8 @@ __all__ = [
     "CARRIED",
     "CHECKPOINTS",
     "CROSSED",
+    "EXPECTED",
+    "EXPECTED_CLEAN",
     "RECORD_FILE",
     "SAMPLES_FILE",
     "SAMPLE_COLUMNS",
@@ -68,6 +73,7 @@ __all__ = [
     "to_json",
     "trained_anew",
     "training_of",
+    "withstood",
     "worst_case",
     "write_record",
 ]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ensemble_bench.records.samples import ADVERSARIAL_PREDICTION, worst_case
+from ensemble_bench.records.samples import ADVERSARIAL_PREDICTION, right_clean, withstood, worst_case
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """Of the `n` images of a class, how many are classified correctly and how many withstand every attack too."""
+    """Of the `n` images of a class, how many are classified correctly and how many withstand every attack too.
+
+    Of a model that answers at random the numbers are expected ones.
+    """
 
     label: int
     n: int
-    correct: int
-    robust: int
+    correct: float
+    robust: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +36,12 @@ class Confusion:
 
 def class_scores(samples: "pd.DataFrame") -> list[ClassScore]:
     """Scores of every class that `samples` hold images of, in the order of the labels."""
-    standing = worst_case(samples)
+    right, standing = right_clean(samples), withstood(samples)
     found = []
     for label in sorted(set(samples["label"].tolist())):
         rows = (samples["label"] == label).to_numpy()
-        correct = int(samples["clean"].to_numpy(dtype=bool)[rows].sum())
-        found.append(ClassScore(label=label, n=int(rows.sum()), correct=correct, robust=int(standing[rows].sum())))
+        correct, robust = (float(of[rows].sum()) for of in (right, standing))
+        found.append(ClassScore(label=label, n=int(rows.sum()), correct=correct, robust=robust))
     return found
 
 

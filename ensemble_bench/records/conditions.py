@@ -29,8 +29,16 @@ def crossed_commits(record: Record) -> bool:
 
 
 def settings_of(record: Record) -> Mapping[str, Any]:
-    """Settings of every attack by its name, the black-box set among them: together they are a suite's version."""
-    return {attack.name: plain(attack.settings) for attack in record.attacks if attack.name != CARRIED}
+    """Settings of every attack by its name, the black-box set among them: together they are a suite's version.
+
+    That attacks on a model which answers at random take every step is no other version: it is what they do to all such.
+    """
+    settings = {attack.name: plain(attack.settings) for attack in record.attacks if attack.name != CARRIED}
+    if record.randomised is not None:
+        for values in settings.values():
+            for stage in (values, *values.get("stages", ())):
+                stage |= {"stop_early": True} if "stop_early" in stage else {}
+    return settings
 
 
 def version_of(record: Record) -> str:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records.statistics import mcnemar
 
+Robust = NDArray[np.bool_] | NDArray[np.float64]
+"""Whether models withstood all on each image; of those that answer at random the share of draws that are right."""
 CONFIDENCE = 0.95
 MIN_SEEDS = 3
 """With fewer seeds the level below does not hold: with two, simulated families are wrong in up to a tenth of cases."""
@@ -44,7 +46,7 @@ class Contrast:
     p_value: float
 
 
-def seed_variance(recipes: Iterable[NDArray[np.bool_]]) -> SeedVariance | None:
+def seed_variance(recipes: Iterable[Robust]) -> SeedVariance | None:
     """Pool the variance between seeds of many recipes, arrays (seed, image); None where none has two seeds."""
     several = [recipe for recipe in recipes if len(recipe) > 1]
     df = sum(len(recipe) - 1 for recipe in several)
@@ -53,17 +55,17 @@ def seed_variance(recipes: Iterable[NDArray[np.bool_]]) -> SeedVariance | None:
 
 
 def contrast(
-    left: Sequence[NDArray[np.bool_]],
-    right: Sequence[NDArray[np.bool_]],
+    left: Sequence[Robust],
+    right: Sequence[Robust],
     *,
     null: float = 0.0,
     pooled: SeedVariance | None = None,
 ) -> Contrast:
     """Compare the mean accuracy of the recipes `left` with that of the recipes `right`, over seeds and images.
 
-    Each recipe is an array (seed, image), True where the model is right; all have the same images in the same order.
-    `pooled` is the variance between seeds of all recipes of the family. Raises InvalidValueError for different or
-    fewer than two images, and for a recipe of fewer than `MIN_SEEDS` seeds.
+    Each recipe is an array (seed, image), True where the model is right, or the share of draws that are; all have the
+    same images in the same order. `pooled` is the variance between seeds of all recipes of the family. Raises
+    InvalidValueError for different or fewer than two images, and for a recipe of fewer than `MIN_SEEDS` seeds.
 
     The variance of the difference is the sum of two estimates. Over images: the variance of an image's difference
     (means over seeds), divided by their number. Over seeds: the variances of the seeds' accuracies within each recipe,
@@ -75,8 +77,6 @@ def contrast(
     # a two-level bootstrap call equal recipes different at 5 % in 15 % of cases (1 point between seeds, 10,000 images),
     # and studentised it does so at Holm's 0.5 % in 1.4 %. The recipes' own variance alone, without a floor, is by
     # chance far too small for one of a dozen claims. benchmarks/verdict_level.py prints all of these.
-    from scipy.special import stdtr
-
     check_images([*left, *right])
     if any(len(recipe) < MIN_SEEDS for recipe in (*left, *right)):
         raise InvalidValueError(f"an interval over seeds needs at least {MIN_SEEDS} seeds of every recipe")
@@ -91,22 +91,27 @@ def contrast(
         seeds, squares = floor, floor**2 / pooled.df
     variance = images + seeds
     se, df = variance**0.5, variance**2 / (squares + images**2 / (n - 1))
-    return _with_interval(value, se, df, p_value=min(1.0, 2 * float(stdtr(df, -abs(value - null) / se))))
+    return _with_interval(value, se, df, p_value=_student((value - null) / se, df))
 
 
-def paired(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> Contrast:
+def paired(left: Robust, right: Robust) -> Contrast:
     """Compare two models, no recipes, on the same images; arrays (image), True where the model is right.
 
-    The p-value is McNemar's exact one; the interval is over images, as in `contrast`. Raises InvalidValueError for
+    The p-value is McNemar's exact one; where an array holds shares of draws, it is Student's, as the interval is, which
+    is over images as in `contrast`. Raises InvalidValueError for
     different images or fewer than two.
     """
     check_images([left[None], right[None]])
     by_image = left.astype(float) - right
-    se = _variance_over_images(by_image) ** 0.5
-    return _with_interval(float(by_image.mean()), se, len(left) - 1, p_value=mcnemar(left, right).p_value)
+    value, se, df = float(by_image.mean()), _variance_over_images(by_image) ** 0.5, len(left) - 1
+    if left.dtype == right.dtype == np.bool_:
+        p_value = mcnemar(left.astype(np.bool_), right.astype(np.bool_)).p_value
+    else:
+        p_value = _student(value / se, df)
+    return _with_interval(value, se, df, p_value=p_value)
 
 
-def difference(left: Sequence[NDArray[np.bool_]], right: Sequence[NDArray[np.bool_]]) -> float:
+def difference(left: Sequence[Robust], right: Sequence[Robust]) -> float:
     """Return the mean accuracy of the recipes `left` less that of the recipes `right`; arrays as in `contrast`."""
     check_images([*left, *right])
     return float(_mean(left).mean() - _mean(right).mean())
@@ -125,20 +130,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def check_images(recipes: Sequence[NDArray[np.bool_]]) -> None:
+def check_images(recipes: Sequence[Robust]) -> None:
     """Raise InvalidValueError unless all `recipes` (seed, image) have a seed and the same two images or more."""
     shapes = [recipe.shape for recipe in recipes]
     if any(len(shape) != 2 or shape[0] < 1 or shape[1] < 2 for shape in shapes) or len({s[1] for s in shapes}) != 1:
         raise InvalidValueError(f"recipes need the same images, two or more, and a seed each, got shapes {shapes}")
 
 
-def _mean(side: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
+def _mean(side: Sequence[Robust]) -> NDArray[np.float64]:
     """Per image, the mean over the recipes of the mean over a recipe's seeds."""
     total: NDArray[np.float64] = sum((recipe.mean(axis=0) for recipe in side), np.zeros(side[0].shape[1]))
     return total / len(side)
 
 
-def _between(recipe: NDArray[np.bool_]) -> float:
+def _between(recipe: Robust) -> float:
     """Variance between the seeds of a recipe."""
     return float(np.var(recipe.mean(axis=1), ddof=1))
 
@@ -147,6 +152,13 @@ def _variance_over_images(by_image: NDArray[np.float64]) -> float:
     """Variance of the mean of what every image says of a difference."""
     n = len(by_image)
     return (float(((by_image - float(by_image.mean())) ** 2).sum()) + PSEUDO_IMAGES) / (n + PSEUDO_IMAGES) ** 2
+
+
+def _student(t: float, df: float) -> float:
+    """Two-sided p-value of so many standard errors."""
+    from scipy.special import stdtr
+
+    return min(1.0, 2 * float(stdtr(df, -abs(t))))
 
 
 def _with_interval(value: float, se: float, df: float, *, p_value: float) -> Contrast:

@@ -34,7 +34,11 @@ CROSSED = ("crossed_commits", "crossed_versions")
 
 @dataclass(frozen=True, kw_only=True)
 class CleanScore:
-    """Images classified correctly without an attack; accuracies are fractions, with a 95 % Wilson interval."""
+    """Images classified correctly without an attack; accuracies are fractions, with a 95 % Wilson interval.
+
+    Of a model that answers at random, here and in all scores, the count is of images that most draws get right, and the
+    accuracy is the expected one, the mean share of draws that are right.
+    """
 
     correct: int
     n: int
@@ -154,21 +158,16 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Randomised:
-    """Expected accuracy, over its draws, of a model that answers at random: on clean images, and on attacked ones.
+    """How the expected accuracies of a model that answers at random were found.
 
-    The shares are those of `draws` draws that no attack was chosen by (None: all members, by their weights), each image
-    at that of its adversarial images where other draws were wrong most often. Intervals are Wilson's for the images, as
-    if every share were 0 or 1: wider than those of any shares. A gradient is a mean over `gradient_draws`.
+    The shares of draws that are right are those of `draws` draws that no attack was chosen by (None: all members, by
+    their weights), each image at that of its adversarial images where other draws were wrong most often. Intervals are
+    Wilson's for the images, as if every share were 0 or 1: wider than those of any shares. A gradient is a mean over
+    `gradient_draws`.
     """
 
     draws: int | None
     gradient_draws: int | None
-    clean: float
-    clean_low: float
-    clean_high: float
-    robust: float
-    robust_low: float
-    robust_high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,9 +182,8 @@ class Record:
     was continued at another commit than it began at (`crossed_commits`), or under other versions or on another kind of
     processor (`crossed_versions`); None for a model from elsewhere, and in records from before, as are `search` and
     `samples_hash`, that of samples.parquet. `images` tells of the adversarial images, where they were saved.
-    `randomised` is there for a model that answers at random, whose `clean` and `robust` count images that most draws
-    get right.
-    `recapture` is there where each attack of a cascade was run alone too, on a sample.
+    `randomised` is there for a model that answers at random, whose accuracies are expected ones, and `recapture` where
+    each attack of a cascade was run alone too, on a sample.
     `path` is where the record was read from; it is neither written nor compared.
     """
 
@@ -278,8 +276,9 @@ def _check(record: Record) -> None:
     for name in ("n", "parameters", "forward_passes"):
         if getattr(record, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(record, name)}")
-    _check_score("clean", record.clean.correct, record.clean)
-    _check_score("robust", record.robust.robust, record.robust)
+    counted = record.randomised is None
+    _check_score("clean", record.clean.correct, record.clean, counted=counted)
+    _check_score("robust", record.robust.robust, record.robust, counted=counted)
     for name, score in (("clean", record.clean), ("robust", record.robust)):
         if score.n != record.n:
             raise ValueError(f"{name}.n: expected the record's n {record.n}, got {score.n}")
@@ -299,9 +298,6 @@ def _check(record: Record) -> None:
         _check_fraction("blackbox.keep_rate", record.blackbox.keep_rate)
     if record.images is not None:
         _check_images(record.images, sum(attack.credit for attack in record.attacks))
-    if record.randomised is not None:
-        for what in ("clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high"):
-            _check_fraction(f"randomised.{what}", getattr(record.randomised, what))
     if record.recapture is not None:
         _check_recapture(record.recapture, record)
     if record.training is not None:
@@ -353,7 +349,7 @@ def _check_attack(attack: AttackResult, record: Record) -> None:
         raise ValueError(f"{where}.credit: expected 0 to n − robust {attack.n - attack.robust}, got {attack.credit}")
     if attack.n == record.n and attack.robust < record.robust.robust:
         raise ValueError(f"{where}.robust: {attack.robust} is below the worst case {record.robust.robust}")
-    if attack.stages is not None:
+    if attack.stages is not None and record.randomised is None:  # whose attacks go on where most draws are wrong
         # An attack on the nearest images alone counts those that it did not meet as robust too, and meets more of them
         # in turns, in which a chain may end after fewer stages.
         some = "one_in" in attack.settings
@@ -371,10 +367,10 @@ def _check_attack(attack: AttackResult, record: Record) -> None:
         if (attack.robust, attack.accuracy, attack.ci_low, attack.ci_high) != (0, None, None, None):
             raise ValueError(f"{where}: no image was attacked, so robust must be 0 and accuracy null")
     else:
-        _check_score(where, attack.robust, attack)
+        _check_score(where, attack.robust, attack, counted=record.randomised is None)
 
 
-def _check_score(where: str, count: int, score: CleanScore | RobustScore | AttackResult) -> None:
+def _check_score(where: str, count: int, score: CleanScore | RobustScore | AttackResult, *, counted: bool) -> None:
     accuracy, low, high = score.accuracy, score.ci_low, score.ci_high
     if accuracy is None or low is None or high is None:
         raise ValueError(f"{where}: accuracy, ci_low and ci_high must be numbers, as n is {score.n}")
@@ -382,7 +378,7 @@ def _check_score(where: str, count: int, score: CleanScore | RobustScore | Attac
         _check_fraction(f"{where}.{name}", value)
     if not 0 <= count <= score.n:
         raise ValueError(f"{where}: expected 0 to n = {score.n} images, got {count}")
-    if not math.isclose(accuracy, count / score.n, abs_tol=1e-9):
+    if counted and not math.isclose(accuracy, count / score.n, abs_tol=1e-9):
         raise ValueError(f"{where}.accuracy: {count} of {score.n} images make {count / score.n}, got {accuracy}")
     if not low - 1e-9 <= accuracy <= high + 1e-9:
         raise ValueError(f"{where}.ci_low: the interval [{low}, {high}] does not hold the accuracy {accuracy}")

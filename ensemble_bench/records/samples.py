@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 SAMPLES_FILE = "samples.parquet"
 SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # attacks add their own
 ADVERSARIAL_PREDICTION = "adversarial_prediction"
-OPTIONAL_COLUMNS = (ADVERSARIAL_PREDICTION,)  # samples from before lack them
+EXPECTED, EXPECTED_CLEAN = "expected_accuracy", "expected_clean_accuracy"
+"""Of a model that answers at random, the share of draws that are right on each image: attacked, and clean."""
+OPTIONAL_COLUMNS = (ADVERSARIAL_PREDICTION, EXPECTED, EXPECTED_CLEAN)  # some samples lack them
 
 
 def samples_to_parquet(samples: "pd.DataFrame") -> bytes:
     """Return `samples` (a row an image) as Parquet; equal frames give equal bytes.
 
     Columns are typed by name: `adversarial_prediction` int64 (the class predicted at the image that broke it; null:
-    nothing did), `<attack>_steps` int32, `<attack>_margin` float32, `<attack>` bool (null: not attacked).
+    nothing did), `expected_accuracy` and `expected_clean_accuracy` float64 (of models that answer at random alone),
+    `<attack>_steps` int32, `<attack>_margin` float32, `<attack>` bool (null: not attacked).
     Raises RecordError when a column that every evaluation has is missing or a value does not fit its column.
     """
     import pyarrow as pa
@@ -106,6 +109,9 @@ def _check_counts(samples: "pd.DataFrame", record: "Record", file: Path) -> None
         names = (f"attacks.{attack.name}.{name}" for name in ("n", "robust", "credit"))
         said = (attack.n, attack.robust, attack.credit)
         pairs += zip(names, counts_of(samples, attack.name), said, strict=True)
+    if record.randomised is not None and EXPECTED in samples:
+        for name, score in ((EXPECTED_CLEAN, record.clean), (EXPECTED, record.robust)):
+            pairs.append((name, round(samples[name].mean(), 9), round(score.accuracy, 9)))
     for name, found, told in pairs:
         if found != told:
             raise RecordError(f"{file}: its images make {name} {found}, its record says {told}; {remedy(file.parent)}")
@@ -119,6 +125,21 @@ def worst_case(samples: "pd.DataFrame") -> "NDArray[np.bool_]":
     for name in attack_columns(samples):
         robust &= samples[name].astype("boolean").fillna(True).to_numpy(dtype=bool)
     return np.asarray(robust, dtype=np.bool_)
+
+
+def withstood(samples: "pd.DataFrame") -> "NDArray[np.bool_] | NDArray[np.float64]":
+    """Return, per image, its `worst_case`, or the share of draws that are right of a model that answers at random."""
+    if EXPECTED not in samples:
+        return worst_case(samples)
+    shares: NDArray[np.float64] = samples[EXPECTED].to_numpy(dtype=float)
+    return shares
+
+
+def right_clean(samples: "pd.DataFrame") -> "NDArray[np.bool_] | NDArray[np.float64]":
+    """As `withstood`, without an attack."""
+    name, kind = (EXPECTED_CLEAN, float) if EXPECTED_CLEAN in samples else ("clean", bool)
+    right: NDArray[np.bool_] | NDArray[np.float64] = samples[name].to_numpy(dtype=kind)
+    return right
 
 
 def attack_columns(samples: "pd.DataFrame") -> list[str]:
@@ -136,7 +157,8 @@ def _check_columns(samples: "pd.DataFrame", where: str) -> None:
 def _arrow_type(name: str) -> Any:
     import pyarrow as pa
 
-    integers = ("id", "label", "clean_prediction", *OPTIONAL_COLUMNS)
-    fixed = {"broken_by": pa.string()} | dict.fromkeys(integers, pa.int64())
+    integers = ("id", "label", "clean_prediction", ADVERSARIAL_PREDICTION)
+    shares = dict.fromkeys((EXPECTED, EXPECTED_CLEAN), pa.float64())
+    fixed = {"broken_by": pa.string()} | dict.fromkeys(integers, pa.int64()) | shares
     suffixed = pa.int32() if name.endswith("_steps") else pa.float32() if name.endswith("_margin") else pa.bool_()
     return fixed.get(name, suffixed)

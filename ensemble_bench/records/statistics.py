@@ -43,6 +43,15 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
     return float(interval.low), float(interval.high)
 
 
+def wilson_around(accuracy: float, n: int) -> tuple[float, float]:
+    """Return the interval of an accuracy on `n` images that need not be of whole ones, such as a mean over seeds.
+
+    It is Wilson's of the nearest whole number, and holds the accuracy: as wide as if every image were right or wrong.
+    """
+    low, high = wilson(round(accuracy * n), n)
+    return min(low, accuracy), max(high, accuracy)
+
+
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> McNemar:
     """Test whether two models differ on the same images: exact, two-sided, on the images where only one is right.
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records import Record, find_records, read_record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, holm, paired, seed_variance
@@ -38,8 +40,8 @@ class Pair:
     `scores` are the accuracies, each with its interval for the images and, of several seeds, their spread. With
     `MIN_SEEDS` seeds or more on both sides the `contrast` is over seeds and images, and speaks of the recipes; with one
     model each it is over images, and speaks of these weights alone; otherwise there is none. `only` counts the images
-    that only the left and only the right model withstood, where there is one model each. `p_holm` is corrected over all
-    comparisons that were made together.
+    that only the left and only the right model withstood, where there is one model each that answers the same every
+    time. `about` is what the contrast speaks of, `p_holm` corrected over all comparisons that were made together.
     """
 
     family: Family
@@ -49,6 +51,7 @@ class Pair:
     scores: tuple[Value, Value]
     contrast: Contrast | None
     only: tuple[int, int] | None
+    about: str | None
     p_holm: float | None = None
 
     @property
@@ -117,9 +120,12 @@ def _pairs(family: Family) -> list[Pair]:
         sides = sorted((left, right), key=lambda row: -row.on(ids).mean())
         robust = [row.on(ids) for row in sides]
         only, test = None, None
-        if all(len(side) == 1 for side in robust):
+        single = all(len(side) == 1 for side in robust)
+        if single:
             one, other = robust[0][0], robust[1][0]
-            only, test = (int((one & ~other).sum()), int((other & ~one).sum())), paired(one, other)
+            test = paired(one, other)
+            if one.dtype == other.dtype == np.bool_:
+                only = int((one > other).sum()), int((other > one).sum())
         elif all(len(side) >= MIN_SEEDS for side in robust):
             test = contrast([robust[0]], [robust[1]], pooled=pooled)
         found.append(
@@ -131,6 +137,7 @@ def _pairs(family: Family) -> list[Pair]:
                 scores=(robust_accuracy([robust[0]]), robust_accuracy([robust[1]])),
                 contrast=test,
                 only=only,
+                about=None if test is None else WEIGHTS if single else RECIPES,
             )
         )
     return found
@@ -151,6 +158,8 @@ def _table(pairs: Sequence[Pair]) -> Table:
         f"{RECIPES.capitalize()} are compared over seeds and images, which takes {MIN_SEEDS} seeds on both sides; "
         f"{WEIGHTS}, one model against one, over images alone (McNemar's exact test), which says nothing of recipes."
     )
+    if any(pair.about == WEIGHTS and pair.only is None for pair in pairs):
+        caption += " Of a model that answers at random it is the expected accuracy (Student's test)."
     groups = "; ".join(dict.fromkeys(f"{pair.family.group}, {pair.family.split} split" for pair in pairs))
     return Table(
         name="comparison",
@@ -168,10 +177,9 @@ def _cells(pair: Pair) -> tuple[str | int | Value | None, ...]:
     low, high = (None, None) if test is None else (test.ci_low, test.ci_high)
     gap = Value(accuracy=pair.accuracies[0] - pair.accuracies[1], ci_low=low, ci_high=high)
     only = pair.only or (None, None)
-    about = None if test is None else WEIGHTS if pair.only else RECIPES
     p_values = (None if p is None else f"{p:.4g}" for p in (test.p_value if test else None, pair.p_holm))
     sides = (_name(pair.left), left, _name(pair.right), right)
-    return (pair.family.suite, *sides, pair.images, gap, *only, about, *p_values)
+    return (pair.family.suite, *sides, pair.images, gap, *only, pair.about, *p_values)
 
 
 def _name(row: Row) -> str:

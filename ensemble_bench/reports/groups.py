@@ -130,7 +130,7 @@ class Scored:
     def preference(self) -> tuple[Any, ...]:
         """The folder nearest to the root stands, and of several evaluations of one model the lowest worst case."""
         path = folder_of(self.record) or Path()
-        return len(path.parts), path.as_posix(), self.record.robust.robust, self.record.id
+        return len(path.parts), path.as_posix(), self.record.robust.accuracy, self.record.id
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,7 @@ def sweeps(records: Iterable[Record]) -> dict[SweepGroup, list[Sweep]]:
     for group, same in grouped(scored_models(records), lambda scored: _group_of(scored.record)).items():
         for own in grouped(same, _model_of).values():
             chosen = [
-                min(at_eps, key=lambda scored: (scored.record.robust.robust, scored.record.id))
+                min(at_eps, key=lambda scored: (scored.record.robust.accuracy, scored.record.id))
                 for at_eps in grouped(own, lambda scored: scored.record.threat.eps).values()
             ]
             if len(chosen) > 1:

@@ -56,7 +56,7 @@ def run_parts(records: Iterable[Record]) -> list[RunParts]:
     for (group, split, n, carried, *_), same in grouped(chosen, _key).items():
         views = sorted({record.view for record in same}, key=_order)
         lowest = [
-            sorted((record for record in same if record.view == view), key=lambda r: (r.robust.robust, r.id))
+            sorted((record for record in same if record.view == view), key=lambda r: (r.robust.accuracy, r.id))
             for view in views
         ]
         first = next((each[0] for each in lowest if each[0].view is None), lowest[0][0])

@@ -4,11 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ensemble_bench.records import Record
-from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, difference, holm, seed_variance
+from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, Robust, contrast, difference, holm, seed_variance
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
 from ensemble_bench.reports.groups import place
@@ -45,7 +42,7 @@ class Judgement:
         return "shown" if above == (self.claim.direction == "more") else "reversed"
 
 
-Arrays = Sequence[NDArray[np.bool_]]  # a recipe each: (seed, image)
+Arrays = Sequence[Robust]  # a recipe each: (seed, image)
 
 
 def judge(measured: Sequence[tuple[Claim, Arrays, Arrays]], recipes: Arrays) -> list[Judgement]:

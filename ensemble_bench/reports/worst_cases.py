@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import CROSSED, Record, read_samples, worst_case
+from ensemble_bench.records import CROSSED, Record, read_samples, withstood
 from ensemble_bench.records.conditions import conditions_of
-from ensemble_bench.records.contrasts import MIN_SEEDS
+from ensemble_bench.records.contrasts import MIN_SEEDS, Robust
 from ensemble_bench.records.decoding import plain
-from ensemble_bench.records.statistics import mean_sd, wilson
+from ensemble_bench.records.statistics import mean_sd, wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import carried_eps, seeds_text
 from ensemble_bench.reports.groups import Group, group_of, grouped, headline_models, place
@@ -25,12 +25,13 @@ from ensemble_bench.reports.groups import Group, group_of, grouped, headline_mod
 class Scores:
     """The images of one model, ids ascending, and whether each withstood its evaluations under a suite.
 
-    Of a family all models have equally many `evaluations`; `record` is the first of them.
+    Of a model that answers at random `robust` holds the share of draws that are right. Of a family all models have
+    equally many `evaluations`; `record` is the first of them.
     """
 
     record: Record
     ids: NDArray[np.int64] = field(compare=False)
-    robust: NDArray[np.bool_] = field(compare=False)
+    robust: Robust = field(compare=False)
     evaluations: int = 1
 
     @property
@@ -61,9 +62,9 @@ class Row:
         """Floating-point operations of one forward pass of a model on one image, None where unknown."""
         return self.models[0].record.flops
 
-    def on(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def on(self, ids: NDArray[np.int64]) -> Robust:
         """Return, per seed and image of `ids`, whether the model withstood all; every model must have these images."""
-        return np.array([model.robust[np.searchsorted(model.ids, ids)] for model in self.models], dtype=np.bool_)
+        return np.array([model.robust[np.searchsorted(model.ids, ids)] for model in self.models])
 
     @property
     def least(self) -> int:
@@ -147,14 +148,14 @@ def shared_images(rows: Sequence[Row], n: int) -> NDArray[np.int64]:
     return ids
 
 
-def robust_accuracy(side: Sequence[NDArray[np.bool_]]) -> Value:
+def robust_accuracy(side: Sequence[Robust]) -> Value:
     """Robust accuracy of recipes, arrays (seed, image): the mean, its Wilson interval for the images, sd over seeds.
 
     There is a spread where it is of one recipe with two seeds or more.
     """
     accuracy = float(np.mean([recipe.mean() for recipe in side]))
     n = side[0].shape[1]
-    low, high = wilson(round(accuracy * n), n)
+    low, high = wilson_around(accuracy, n)
     seeds = [float(robust.mean()) for robust in side[0]] if len(side) == 1 else []
     return Value(accuracy=accuracy, sd=mean_sd(seeds).sd if seeds else None, ci_low=low, ci_high=high)
 
@@ -251,20 +252,20 @@ def _widest(evaluations: Sequence[Record]) -> list[Record]:
 
 
 def _scores(evaluations: Sequence[Record]) -> Scores:
-    """Join evaluations of one model on the same images: what any of them broke is broken."""
+    """Join evaluations of one model on the same images: what any of them broke is broken, the least share counts."""
     read = [_robust(record) for record in evaluations]
     ids, robust = read[0]
-    for record, (found, withstood) in zip(evaluations[1:], read[1:], strict=True):
+    for record, (found, stood) in zip(evaluations[1:], read[1:], strict=True):
         if not np.array_equal(found, ids):
             raise RecordError(f"{record.path}: its samples are not the images of {evaluations[0].path}")
-        robust = robust & withstood
+        robust = np.minimum(robust, stood)
     return Scores(record=evaluations[0], ids=ids, robust=robust, evaluations=len(evaluations))
 
 
-def _robust(record: Record) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Ids of the record's images, ascending, and whether each withstood every attack."""
+def _robust(record: Record) -> tuple[NDArray[np.int64], Robust]:
+    """Ids of the record's images, ascending, and whether each withstood every attack, or its share of right draws."""
     path: Path | None = record.path
     if path is None:
         raise RecordError(f"{record.model}: the record was not read from a file, so its samples are nowhere")
     samples = read_samples(path.parent).sort_values("id")
-    return samples["id"].to_numpy(dtype=np.int64), worst_case(samples)
+    return samples["id"].to_numpy(dtype=np.int64), withstood(samples)

@@ -58,7 +58,7 @@ class Token:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A bundle that was accepted; `status` goes from queued to verifying to one of submissions.STATUSES.
+    """A bundle that was accepted; `status` goes from queued to verifying to one of registry.terms.STATUSES.
 
     `reasons` say why it is not verified; `submitted` and `changed` are in UTC.
     """

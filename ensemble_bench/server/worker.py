@@ -17,10 +17,10 @@ from pathlib import Path
 
 from ensemble_bench.errors import BundleError, DataError, EnsembleBenchError
 from ensemble_bench.leaderboard.site import build_site
+from ensemble_bench.registry.terms import REFUSED, VERIFIED
 from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
-from ensemble_bench.submissions import REFUSED, VERIFIED
 from ensemble_bench.submissions.format.bundle import read
 
 LOCK = "worker.lock"

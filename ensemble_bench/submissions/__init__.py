@@ -1,4 +1,1 @@
 """Submissions: a model is packed as a bundle, a bundle is verified by running it, a verified model is published."""
-
-VERIFIED, NOT_REPRODUCED, REFUSED = STATUSES = ("verified", "not reproduced", "refused")
-"""The verdicts on a submission."""

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import CheckpointError
-from ensemble_bench.models import checkpoint
+from ensemble_bench.errors import AttackError, CheckpointError
+from ensemble_bench.models import calling, checkpoint
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records import NamedWarning
+from ensemble_bench.registry.terms import TEST, VALIDATION
 
 FITS_TEST = "fits-test-images"
 LEVEL = 1e-4
@@ -58,26 +60,24 @@ def fit(test: tuple[int, int], validation: tuple[int, int]) -> Fit:
 
 
 def fit_of(model: nn.Module, source: DataSource, device: torch.device) -> Fit:
-    """How well a model in eval mode fits both splits of a data set, without any attack."""
-    return fit(
-        *((_right(model, source.split(name), device), len(source.split(name))) for name in ("test", "validation"))
-    )
+    """How well a model fits both splits of a data set, without any attack; raises AttackError as `logits_of`."""
+    return fit(*((_right(model, source.split(name), device), len(source.split(name))) for name in (TEST, VALIDATION)))
 
 
 def twin_of(model: nn.Module, name: str, source: DataSource, root: Path, device: torch.device) -> str | None:
     """Name of another model, published in `root` on this data set, that answers PROBES test images as `model` does.
 
     Scaled logits are the same answers: they decide alike, also between adversarial images. None where there is none; a
-    published model that does not load is none.
+    published model that does not load, or gives no finite logits, is none. Raises AttackError as `logits_of`.
     """
-    x, _ = source.split("test").batch(slice(PROBES))
+    x, _ = source.split(TEST).batch(slice(PROBES))
     own = logits_of(model, x, device)
     for other, path in _published(root / source.name):
         if other == name:
             continue
         try:
             theirs = logits_of(checkpoint.load(path), x, device)
-        except CheckpointError:
+        except (CheckpointError, AttackError):
             continue
         if theirs.shape == own.shape and are_same(own, theirs):
             return other
@@ -94,11 +94,15 @@ def are_same(a: Float[Tensor, "batch class"], b: Float[Tensor, "batch class"]) -
     return bool(factor > 0 and (a - factor * b).norm() < SAME * a.norm())
 
 
-@torch.no_grad()
 def logits_of(model: nn.Module, x: Float[Tensor, "batch channel row column"], device: torch.device) -> Tensor:
-    """Logits in float64, on the processor."""
-    found: Tensor = model.to(device)(x.to(device))
-    return found.double().cpu()
+    """Logits in float64, on the processor, asked as attacks ask; of an ensemble that draws a member, of their mean.
+
+    Raises AttackError unless they are finite and one row an image.
+    """
+    if isinstance(model, Ensemble) and model.aggregation == "draw":
+        model = model.aggregate_as("prob")
+    with calling.frozen(model.to(device)), torch.no_grad():
+        return calling.logits_of(model, x.to(device)).double().cpu()
 
 
 def _right(model: nn.Module, images: ImageSet, device: torch.device) -> int:

@@ -11,7 +11,7 @@ from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
 from ensemble_bench.leaderboard.verified import read_verified, verified_file
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
-from ensemble_bench.submissions import VERIFIED
+from ensemble_bench.registry.terms import VERIFIED
 from ensemble_bench.submissions.bundling import credit_of
 from ensemble_bench.submissions.format import archive, card
 from ensemble_bench.submissions.verification import Verification
@@ -48,6 +48,16 @@ def publish(verification: Verification, folder: str | Path, root: str | Path) ->
     _publish_verdicts(verification, verified_file(board, name))
     _write(board / LEADERBOARD_FILE, leaderboard_csv(everything, root=board).encode())
     return board
+
+
+def add(verification: Verification, board: Path) -> None:
+    """Add the records and verdicts of a verification to a model that is published on `board` already."""
+    name = str(verification.name)
+    for record in verification.records:
+        _publish_record(record, board / "records" / name / "evaluations")
+    _publish_verdicts(verification, verified_file(board, name))
+    everything = find_records(board / "records")
+    _write(board / LEADERBOARD_FILE, leaderboard_csv(everything, root=board).encode())
 
 
 def check_free(name: str, weights_hash: str, root: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from ensemble_bench.errors import EnsembleBenchError
 from ensemble_bench.progress import Progress, silent
-from ensemble_bench.submissions import VERIFIED, publishing, targets, verification
+from ensemble_bench.registry.terms import VERIFIED
+from ensemble_bench.submissions import publishing, targets, verification
 from ensemble_bench.submissions.bundling import is_bundle, make
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
 from ensemble_bench.submissions.targets import Receipt
@@ -46,8 +47,8 @@ def submit(
     `target` is a folder of leaderboards, where the model is verified with the options of verification.verify (`work`
     defaults to a folder that is removed) and then published; the http(s) address of an upload service, which takes
     `token` and whose verdict is awaited if `wait`; or hf://OWNER/NAME. The status is a verdict, one of
-    submissions.STATUSES, that of a service which has not decided yet, or "uploaded" at the Hub, which verifies nothing.
-    `report` is called with each answer of a service, with the verification, and with the publication.
+    registry.terms.STATUSES, that of a service which has not decided yet, or "uploaded" at the Hub, which verifies
+    nothing. `report` is called with each answer of a service, with the verification, and with the publication.
 
     Raises BundleError for what is no bundle within the default limits, a name that other weights have in the folder,
     and a failed upload; otherwise as targets.upload, targets.push and verification.verify.

@@ -17,25 +17,23 @@ from ensemble_bench.errors import (
     AttackError,
     BundleError,
     CheckpointError,
-    DataError,
     InvalidValueError,
     RecordError,
 )
-from ensemble_bench.evaluation import blackbox
-from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard.model_info import ModelInfo
-from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_file, rules_of
+from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_file
 from ensemble_bench.leaderboard.verified import Verdict, Verified
 from ensemble_bench.models import checkpoint, cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import CHECKPOINTS, NamedWarning, Record
 from ensemble_bench.records.conditions import precision_of
-from ensemble_bench.registry import BLACKBOX, suite_of
-from ensemble_bench.submissions import NOT_REPRODUCED, REFUSED, VERIFIED, audit
+from ensemble_bench.registry.terms import NOT_REPRODUCED, REFUSED, TEST, VERIFIED
+from ensemble_bench.submissions import audit
+from ensemble_bench.submissions.bench import Asked, Bench, asked_by, evaluated, rules_on
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
-from ensemble_bench.submissions.format.claims import SPLIT, Agreement, Claim, agreement
+from ensemble_bench.submissions.format.claims import Agreement, Claim, agreement
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
@@ -58,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The verdict on a submission: `status` is one of submissions.STATUSES, `reasons` say why it is not verified.
+    """The verdict on a submission: `status` is one of registry.terms.STATUSES, `reasons` say why it is not verified.
 
     `records` are the verifier's own, views of an ensemble and the evaluation by the board's rules included; the test
     split holds `images`. `flags` are signs against the model that no evaluation finds. `name`, `weights_hash` and
@@ -141,7 +139,7 @@ def verify(
     bundle goes on there. Nothing stays there of one that is refused.
     """
     work, limits = Path(work), limits or Limits()
-    bench = _Bench(runs=Path(runs), data_dir=data_dir, device=resolve_device(device), progress=progress)
+    bench = Bench(runs=Path(runs), data_dir=data_dir, device=resolve_device(device), progress=progress)
     if suite is not None:
         registry.split_suite(suite)
     if n is not None and n < 1:
@@ -159,23 +157,24 @@ def verify(
         _check_model(bundle, images, limits)
         _check_images(claims, images)
         board = None if root is None else Path(root) / claims[0].data_name / claims[0].threat.slug
-        rules = Rules() if board is None else _rules(board, images)
+        rules = Rules() if board is None else rules_on(board, images)
         bench = replace(bench, blackbox=rules.blackbox)
-        result = replace(result, images=len(images.split(SPLIT)), operator=rules.operator)
+        result = replace(result, images=len(images.split(TEST)), operator=rules.operator)
         path = _checkpoint(bundle, work)
         model = checkpoint.load(path)
         if root is not None and (twin := audit.twin_of(model, bundle.name, images, Path(root), bench.device)):
             raise BundleError(f"it answers as {twin!r} does, which is published: a model is published once")
-        repeated = [_repeat(claim, path, n, bench, bench.blackbox_set(claim.suite, claim, images)) for claim in claims]
+        repeated = [_repeat(claim, path, n, bench, images) for claim in claims]
+        comparisons = tuple(_compare(claim, records, rules) for claim, records in zip(claims, repeated, strict=True))
+        wrong = tuple(reason for comparison in comparisons for reason in comparison.reasons)
+        if not wrong:
+            result = replace(result, flags=audit.fit_of(model, images, bench.device).flags)
+            if board is not None and rules_file(board) is not None:
+                threat = ThreatModel(**claims[0].threat.as_dict())
+                repeated.append(evaluated(path, asked_by(rules, images), threat, images, bench))
     except (BundleError, CheckpointError, InvalidValueError, RecordError, AttackError) as error:
         clear(work, BUNDLE, MODELS)
         return replace(result, reasons=(_without_paths(str(error), work),))
-    comparisons = tuple(_compare(claim, records, rules) for claim, records in zip(claims, repeated, strict=True))
-    wrong = tuple(reason for comparison in comparisons for reason in comparison.reasons)
-    if not wrong:
-        result = replace(result, flags=audit.fit_of(model, images, bench.device).flags)
-        if board is not None and rules_file(board) is not None:
-            repeated.append(_by_rules(rules, claims[0], path, images, bench))
     return replace(
         result,
         status=NOT_REPRODUCED if wrong else VERIFIED,
@@ -207,90 +206,12 @@ def clear(work: Path, *folders: str) -> None:
         work.rmdir()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """Where and on what a verifier evaluates."""
-
-    runs: Path
-    data_dir: str | Path | None
-    device: torch.device
-    progress: Progress
-    blackbox: str = Rules().blackbox
-
-    def blackbox_set(self, suite: str, claim: Claim, source: DataSource) -> Path | None:
-        """The set for a suite under a claim's threat, None where the suite has no use for one.
-
-        It is of the operator's preset: what preset a stranger names for a model decides nothing.
-        """
-        if BLACKBOX not in suite_of(suite).attacks:
-            return None
-        threat = ThreatModel(**claim.threat.as_dict())
-        base = blackbox.default_out(source.name, self.blackbox, threat, root=self.runs / BLACKBOX)
-        path = base.with_name(f"{base.name}{blackbox.SUFFIX}")
-        if path.exists():
-            return path
-        return blackbox.build(
-            source.dataset,
-            preset=self.blackbox,
-            out=path,
-            data_dir=self.data_dir,
-            norm=claim.norm,
-            eps=claim.eps,
-            device=self.device,
-            progress=self.progress,
-        )
-
-
-def _repeat(claim: Claim, model: Path, n: int | None, bench: _Bench, blackbox_set: Path | None) -> list[Record]:
+def _repeat(claim: Claim, model: Path, n: int | None, bench: Bench, source: DataSource) -> list[Record]:
     """Our records of a claimed evaluation: of the model, and of the parts that the suite scores on their own."""
-    n, precision = min(claim.n, n or claim.n), claim.precision or PRECISION
-    return _evaluate(claim, model, bench, blackbox_set, suite=claim.suite, n=n, seed=claim.seed, precision=precision)
-
-
-def _by_rules(rules: Rules, claim: Claim, model: Path, source: DataSource, bench: _Bench) -> list[Record]:
-    """Our records of the evaluation that ranks a model on its board, under the threat of its claims."""
-    n = rules.n or len(source.split(SPLIT))
-    blackbox_set = bench.blackbox_set(rules.suite, claim, source)
-    return _evaluate(claim, model, bench, blackbox_set, suite=rules.suite, n=n, seed=rules.seed, precision=PRECISION)
-
-
-def _evaluate(
-    claim: Claim,
-    model: Path,
-    bench: _Bench,
-    blackbox_set: Path | None,
-    *,
-    suite: str,
-    n: int,
-    seed: int,
-    precision: str,
-) -> list[Record]:
-    return evaluate_checkpoints(
-        [model],
-        runs=bench.runs,
-        suite=suite,
-        dataset=claim.dataset,
-        data_dir=bench.data_dir,
-        n=n,
-        seed=seed,
-        norm=claim.norm,
-        eps=claim.eps,
-        blackbox=blackbox_set,
-        precision=precision,
-        device=bench.device,
-        progress=bench.progress,
+    asked = Asked(
+        suite=claim.suite, n=min(claim.n, n or claim.n), seed=claim.seed, precision=claim.precision or PRECISION
     )
-
-
-def _rules(board: Path, source: DataSource) -> Rules:
-    """The rules of a board; DataError where they cannot be followed: that is no fault of the bundle."""
-    try:
-        rules = rules_of(board)
-    except RecordError as error:
-        raise DataError(str(error)) from None
-    if rules.n is not None and rules.n > (most := len(source.split(SPLIT))):
-        raise DataError(f"{rules_file(board)}: n is {rules.n}, the {SPLIT} split of {source.name} holds {most}")
-    return rules
+    return evaluated(model, asked, ThreatModel(**claim.threat.as_dict()), source, bench)
 
 
 def _wrong_hashes(bundle: Bundle) -> tuple[str, ...]:
@@ -313,7 +234,7 @@ def _chosen(bundle: Bundle, suite: str | None) -> list[Claim]:
 
 def _check_images(claims: Sequence[Claim], source: DataSource) -> None:
     """Raise BundleError unless the images of the claims are those that are here."""
-    first, available = claims[0], len(source.split(SPLIT))
+    first, available = claims[0], len(source.split(TEST))
     if (first.data_hash, first.data_name) != (source.fingerprint, source.name):
         raise BundleError(
             f"cannot be checked here: claimed on {first.data_name} ({first.data_hash}), here is {source.name} "
@@ -321,7 +242,7 @@ def _check_images(claims: Sequence[Claim], source: DataSource) -> None:
         )
     for claim in claims:
         if claim.n > available:
-            raise BundleError(f"{claim}: the {SPLIT} split of {source.name} holds {available}")
+            raise BundleError(f"{claim}: the {TEST} split of {source.name} holds {available}")
 
 
 def _check_model(bundle: Bundle, source: DataSource, limits: Limits) -> None:
@@ -362,6 +283,12 @@ def _compare(claim: Claim, records: Sequence[Record], rules: Rules) -> Compariso
             f"{claim.suite}: of {found.compared} images {found.differing} have another verdict than was claimed, "
             f"at most {allowed} may; robust accuracy is {record.robust.accuracy:.4f} ({record.robust.robust} of "
             f"{record.n} images), claimed was {claim.robust.accuracy:.4f} on {claim.n}"
+        )
+    gap = abs(claim.robust.accuracy - record.robust.accuracy)
+    if (claim.randomised or record.randomised) and claim.n == record.n and gap * record.n > allowed:
+        reasons.append(
+            f"{claim.suite}: expected robust accuracy is {record.robust.accuracy:.4f}, claimed was "
+            f"{claim.robust.accuracy:.4f}: at most {allowed} of {record.n} images may make the difference"
         )
     return Comparison(claim=claim, record=record, agreement=found, allowed=allowed, reasons=tuple(reasons))
 

@@ -17,6 +17,7 @@ from ensemble_bench.errors import AttackError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.entry import IMAGES, entered_once
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.randomness import generator
@@ -212,6 +213,8 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
     validation = source.split("validation")
     model = build(plan.architecture, seed=plan.seed).to(device).train()
     processes.share(model)
+    # Before hours are spent on a network that no verdict could rest on; every validation looks again.
+    entered_once(model, validation.batch(slice(IMAGES))[0].to(device))
     optimizer = sgd(model, settings)
     average = averaging.running_average(model, horizon=settings.average * plan.steps) if settings.average else None
     if average is not None:

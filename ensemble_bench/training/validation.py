@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import attacks
 from ensemble_bench.data import ImageSet
-from ensemble_bench.models.calling import channels_last, frozen
+from ensemble_bench.models.calling import frozen, logits_of
 from ensemble_bench.records.curves import ATTACKS, ONE_STEP
 from ensemble_bench.threat import ThreatModel
 
@@ -13,9 +13,9 @@ BATCH_SIZE = 500
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
-    """Predicted classes in eval mode, in the images' precision."""
+    """Predicted classes in eval mode, in the images' precision; raises AttackError for logits that are not finite."""
     with frozen(model), torch.no_grad():
-        return torch.cat([model(channels_last(part)).argmax(dim=1) for part in torch.split(x, BATCH_SIZE)])
+        return torch.cat([logits_of(model, part).argmax(dim=1) for part in torch.split(x, BATCH_SIZE)])
 
 
 def validate(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from art_models import SHAPE, FailsAt, classifier, one_hot, sgd, traces, untidy, with_numpy_seeded
-from small_models import Linear, images, trained, untrained
+from small_models import Linear, images, searched, trained, untrained
 from torch import Tensor, nn
 
 import ensemble_bench as eb
@@ -160,7 +160,7 @@ def test_attacks_of_art_in_our_suites_leave_no_trace_either() -> None:
     failing = FailsAt(model, 3).train()
     before = traces(failing)
     with pytest.raises(eb.errors.AttackError, match="RuntimeError: out of order"):
-        attack.run(failing, x, y, eb.ThreatModel(eps=0.1))
+        searched(attack, failing, x, y, eb.ThreatModel(eps=0.1))
     assert traces(failing) == before
 
 

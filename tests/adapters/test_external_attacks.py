@@ -16,6 +16,7 @@ from ensemble_bench import ThreatModel
 from ensemble_bench.adapters import arguments, art, autoattack, torchattacks
 from ensemble_bench.attacks.foreign.external import External, fab_t, parse, square
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.models.entry import entered_once
 
 LINF, L2 = ThreatModel(eps=0.1), ThreatModel(norm="l2", eps=0.5)
 each_threat = pytest.mark.parametrize("threat", [LINF, L2], ids=lambda t: t.norm)
@@ -157,6 +158,7 @@ def test_settings_of_a_call_go_to_the_library() -> None:
 def test_attacks_of_the_toolkits_run_and_leave_no_trace(name: str, steps: int) -> None:
     model, (x, y), threat = trained(members=2), mixed(24), ThreatModel(eps=0.15)
     before = (torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate())
+    entered_once(model, x)  # the attacks' own calls are counted
     with recorded(model) as calls:
         outcome = parse(name).run(model.train(), x, y, threat, seed=1, batch_size=16)
         again = parse(name).run(model.train(), x, y, threat, seed=1, batch_size=16)
@@ -297,6 +299,7 @@ def test_autoattack_beside_us_is_autoattack(threat: ThreatModel) -> None:
         if logits.requires_grad:
             logits.register_hook(lambda grad: backwards.append(len(grad)))
 
+    entered_once(model, strided)  # its calls are not the attack's
     hook = model.register_forward_hook(differentiated)
     with recorded(model) as calls:
         x_adv, robust, passes = autoattack.pyautoattack_standard(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Linear, images, trained
+from small_models import Linear, images, searched, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks
@@ -103,7 +103,7 @@ def test_it_breaks_a_random_ensemble_that_gradients_of_the_average_do_not(aggreg
     assert found.broken.all()
     torch.testing.assert_close(expected_accuracy(model, found.x_adv, y, [0.4, 0.6]), torch.full((10,), 0.4).double())
     for name in ("mean-member50", "bypass50", *(["eot50"] if aggregation == "draw" else [])):
-        other = attacks.get(name, random_start=False).run(model, x, y, LINF)
+        other = searched(attacks.get(name, random_start=False), model, x, y, LINF)
         assert not other.broken.any(), name
 
 
@@ -157,7 +157,7 @@ def test_passes_are_those_of_the_members() -> None:
 
     for member in model.members:
         member.register_forward_hook(forward)
-    outcome = attacks.get("arc3", classes=2).run(model, x, y, LINF, batch_size=8)
+    outcome = searched(attacks.get("arc3", classes=2), model, x, y, LINF, batch_size=8)
     assert outcome.passes == math.ceil(count[0] / 2)
 
 
@@ -205,7 +205,7 @@ class Changed(nn.Module):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda logits: logits.detach(), "does not depend on its input"),
+        (lambda logits: logits.detach(), "the model has no gradient: it detaches its input"),
         (BadGradient.apply, "gradient holds NaN"),
         (lambda logits: logits * math.nan, "NaN or infinite logits"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import images, recorded, trained
+from small_models import images, recorded, searched, trained
 
 from ensemble_bench import ThreatModel, attacks
 from ensemble_bench.attacks.engine import Chain, doubled
@@ -56,7 +56,7 @@ def test_patience_ends_the_chain_when_nothing_more_breaks(patience: int | None) 
     model, (x, y) = trained(), images(30)
     names = ("margin20", "ifgsm1", "ifgsm2", "ifgsm3")  # nothing is left for the weak ones
     with recorded(model) as calls:
-        chain(*names, patience=patience).run(model, x, y, THREAT, batch_size=64)
+        searched(chain(*names, patience=patience), model, x, y, THREAT, batch_size=64)
     gradients = sum(1 for _, grad in calls if grad)
     assert gradients == 20 + {None: 1 + 2 + 3, 1: 1, 2: 1 + 2}[patience]
 

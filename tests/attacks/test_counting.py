@@ -1,7 +1,7 @@
 """Passes are counted as they happen, and the model answers as before."""
 
 import torch
-from small_models import Linear, images, recorded, trained
+from small_models import Linear, images, recorded, searched, trained
 
 from ensemble_bench import ThreatModel, attacks
 from ensemble_bench.attacks.engine import Counted
@@ -40,7 +40,7 @@ def test_the_engine_counts_the_same() -> None:
     model, (x, y) = trained(), images(30)
     counted = Counted(model)
     with recorded(model) as calls:
-        outcome = attacks.get("margin8").run(counted, x, y, ThreatModel(eps=0.1), batch_size=8)
+        outcome = searched(attacks.get("margin8"), counted, x, y, ThreatModel(eps=0.1), batch_size=8)
     assert counted.forwards == sum(n for n, _ in calls)
     assert counted.backwards == sum(n for n, gradient in calls if gradient)
     assert outcome.passes == counted.passes

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from chance import CONFIDENCE, power, weaker
-from small_models import Linear, Wrapped, images, trained
+from small_models import Linear, Wrapped, images, searched, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 from valley import valley
@@ -206,7 +206,7 @@ def left_by(attack: str, scale: float) -> Tensor:
     """Which of 600 images of a valley, its logits scaled, the attack leaves standing."""
     hole, x, y, threat = valley("linf", 600, depth=0.62)  # in which 20 fixed steps end from about half of the images
     model = Wrapped(hole, lambda logits, _: scale * logits).eval()
-    return ~attacks.get(attack).run(model, x, y, threat, batch_size=600).broken
+    return ~searched(attacks.get(attack), model, x, y, threat, batch_size=600).broken
 
 
 # At scale 1000 the softmax is saturated: only the margin's view is still climbed.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from small_models import Linear, Wrapped, images, linear_images, recorded, trained
+from small_models import Linear, Wrapped, images, linear_images, recorded, searched, trained
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, attacks
@@ -170,7 +170,7 @@ def test_without_stopping_every_image_takes_every_step(name: str) -> None:
     attack = attacks.get(name, stop_early=False)
     assert isinstance(attack, GradientAttack)
     with recorded(model.members[0]) as calls:
-        outcome = attack.run(model, x, y, threat, batch_size=20)
+        outcome = searched(attack, model, x, y, threat, batch_size=20)
     assert (outcome.steps == attack.steps).all()
     assert (outcome.x_adv != x).flatten(1).any(dim=1).all()
     assert sum(n for n, gradient in calls if gradient) == 60 * attack.steps
@@ -198,7 +198,7 @@ def test_stopping_early_steps_are_the_first_broken_iterate() -> None:
 def test_only_survivors_take_gradients_in_full_batches(batch_size: int) -> None:
     model, (x, y) = trained(), images(120)
     with recorded(model) as calls:
-        outcome = attacks.get("pgd20").run(model, x, y, ThreatModel(eps=0.3), batch_size=batch_size)
+        outcome = searched(attacks.get("pgd20"), model, x, y, ThreatModel(eps=0.3), batch_size=batch_size)
     assert outcome.broken.double().mean() > 0.95  # an easy model
     gradients = [n for n, gradient in calls if gradient]
     # A broken image takes one gradient an iterate up to the broken one, the others one a step.
@@ -308,7 +308,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_verdicts(name: str) -> Non
     expected = attacks.get(name).run(model, x, y, LINEAR, batch_size=64)
     small = Small(model, 8)
     with recorded(model) as calls:
-        found = attacks.get(name).run(small, x, y, LINEAR, batch_size=64)
+        found = searched(attacks.get(name), small, x, y, LINEAR, batch_size=64)
     assert torch.equal(found.broken, expected.broken)
     assert torch.equal(found.steps, expected.steps)
     assert max(n for n, _ in calls) == 8
@@ -353,9 +353,9 @@ class BadGradient(torch.autograd.Function):
         (lambda logits, x: logits.index_fill(1, torch.tensor([3]), -math.inf), "NaN or infinite logits"),
         (lambda logits, x: logits * (1 if torch.equal(x, images(12)[0]) else math.nan), "NaN or infinite logits"),
         (lambda logits, x: BadGradient.apply(logits), "gradient holds NaN"),
-        (lambda logits, x: logits.detach(), "does not depend on its input"),
-        (lambda logits, x: logits[:, 0], r"logits of shape \(12,\) for 12 images"),
-        (lambda logits, x: logits[:5], r"logits of shape \(5, 10\) for 12 images"),
+        (lambda logits, x: logits.detach(), "pgd5: the model has no gradient: it detaches its input"),
+        (lambda logits, x: logits[:, 0], r"logits of shape \(16,\) for 16 images"),
+        (lambda logits, x: logits[:5], r"logits of shape \(5, 10\) for 16 images"),
     ],
 )
 def test_models_that_no_verdict_can_rest_on_raise(change: Callable[[Tensor, Tensor], Tensor], message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import Linear, images, recorded, trained
+from small_models import Linear, images, recorded, searched, trained
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, losses
@@ -92,7 +92,7 @@ def test_verdicts_margins_and_passes_are_those_of_the_model(toolkit: Callable[..
     model, (x, y) = trained(), images(60)
     heard: list[tuple[int, int]] = []
     with recorded(model) as calls:
-        outcome = toolkit(fgsm).run(model, x, y, THREAT, batch_size=16, on_done=lambda *a: heard.append(a))
+        outcome = searched(toolkit(fgsm), model, x, y, THREAT, batch_size=16, on_done=lambda *a: heard.append(a))
     correct = predictions(model, x) == y
     expected = x.clone()
     expected[correct] = fgsm(model, x[correct], y[correct])
@@ -302,7 +302,7 @@ def test_logits_that_are_not_finite_raise_inside_the_attack(toolkit: Callable[..
     model = Fragile(torch.tensor([[1.0, 0], [0, 1]]), torch.zeros(2))
     x, y = torch.tensor([[0.5, 0.2]]), torch.tensor([0])
     with pytest.raises(AttackError, match=r"^fake:Bad: the model gave NaN or infinite logits"):
-        toolkit(lambda m, x, y, **_: (m(x + 0.1), x)[1]).run(model, x, y, THREAT)
+        searched(toolkit(lambda m, x, y, **_: (m(x + 0.1), x)[1]), model, x, y, THREAT)
 
 
 # Names

@@ -6,7 +6,7 @@ import pytest
 import torch
 from chance import FALSE_ALARM
 from scipy.stats import binomtest
-from small_models import Linear, images, linear_images, recorded, trained
+from small_models import Linear, images, linear_images, recorded, searched, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks, losses
@@ -109,7 +109,7 @@ def test_the_whole_ensemble_decides_in_any_batch(name: str, gate: nn.Module | No
 def test_every_step_calls_the_members_once(name: str) -> None:
     model, (x, y) = trained(members=2), images(30)
     with recorded(model.members[1]) as calls:
-        attacks.get(name, stop_early=False, keep="best").run(model, x, y, THREAT, batch_size=30)
+        searched(attacks.get(name, stop_early=False, keep="best"), model, x, y, THREAT, batch_size=30)
     assert [n for n, gradient in calls if gradient] == [30] * 6
 
 
@@ -133,7 +133,7 @@ def test_a_random_member_is_another_one_at_each_step() -> None:
 
     attack = Watched(name="r", steps=40, step_size=0.1, stop_early=False)
     x, y = torch.full((500, 4), 0.5), torch.zeros(500, dtype=torch.int64)
-    attack(model, x, y, THREAT, batch_size=500)
+    searched(attack, model, x, y, THREAT, batch_size=500)
     moves = torch.stack(seen)
     assert (moves.sum(dim=2) == 1).all()
     first = moves[..., 0].double()

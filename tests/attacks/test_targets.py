@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import Linear, Wrapped, images, trained
+from small_models import Linear, Wrapped, images, searched, trained
 from torch import Tensor
 
 from ensemble_bench import Ensemble, ThreatModel, attacks
@@ -63,9 +63,9 @@ def test_mean_over_draws_is_what_is_ascended() -> None:
         return logits + (x.flatten(1) - 0.5) @ (4 * torch.randn(64, 2))
 
     x = torch.full((8, 1, 8, 8), 0.5)
-    y = base(x).argmax(dim=1).detach()
+    y, noise = base(x).argmax(dim=1).detach(), Wrapped(base, noisy)
     moved = [
-        attacks.get("ifgsm1", draws=d, random_start=False, stop_early=False)(Wrapped(base, noisy), x, y, THREAT)
+        searched(attacks.get("ifgsm1", draws=d, random_start=False, stop_early=False), noise, x, y, THREAT).x_adv
         for d in (1, 200)
     ]
     best = THREAT.eps * (weight[1 - y] - weight[y]).sign().view(x.shape)

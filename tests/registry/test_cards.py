@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ensemble_bench import ThreatModel, attacks, losses, registry
 from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.evaluation.trust.masking import WARNINGS
+from ensemble_bench.models.entry import entered_once
 from ensemble_bench.reports.groups import place
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,7 @@ class Watched(torch.autograd.Function):
 def test_an_attack_follows_gradients_unless_its_card_says_otherwise(family: str) -> None:
     model, (x, y) = trained(), images(6)
     watched: nn.Module = Wrapped(model, lambda logits, x: Watched.apply(logits))
+    entered_once(watched, x)  # which asks for a gradient too
     Watched.gradients = 0
     made(family).run(watched, x, y, ThreatModel(eps=0.5 if family == "blackbox" else 0.01))
     assert (Watched.gradients == 0) == (registry.ATTACKS[family].warning is not None)

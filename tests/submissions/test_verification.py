@@ -20,7 +20,7 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
 from ensemble_bench.records import read_record, write_record
 from ensemble_bench.records.statistics import wilson
-from ensemble_bench.submissions import verification
+from ensemble_bench.submissions import bench, verification
 from ensemble_bench.submissions.bundling import bundle
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.verification import verify
@@ -243,7 +243,7 @@ def test_a_stranger_does_not_choose_how_large_our_surrogates_are(
         asked.append((preset, out))
         raise BundleError("stop here")
 
-    monkeypatch.setattr(verification.blackbox, "build", build_set)
+    monkeypatch.setattr(bench.blackbox, "build", build_set)
     files = edited(files_of(honest()), "claims.json", lambda v: v["claims"][0].update(suite="blackbox"))
     files = edited(files, "config.json", lambda v: v["meta"].update(preset="paper"))
     result = verify(zipped(files, tmp_path / "x.zip"), work=tmp_path / "work", runs=tmp_path / "runs")

@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task
-from ensemble_bench.errors import check_kind
+from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task, validate
+from ensemble_bench.errors import AttackError, check_kind
+from ensemble_bench.models.entry import entered_once
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.threat import ThreatModel
 
@@ -43,23 +44,36 @@ class Attack(ABC):
         precision: str = "float32",
         on_done: OnDone | None = None,
     ) -> Outcome:
-        """As calling the attack, with the verdict on every image; `on_done` is called as images are finished."""
+        """As calling the attack, with the verdict on every image; `on_done` is called as images are finished.
+
+        Of a model that answers at random an image is broken when most of many draws are wrong.
+        """
         for what, value, kind in (("model", model, nn.Module), ("x", x, Tensor), ("y", y, Tensor)):
             check_kind(what, value, kind)
         check_kind("threat", threat, ThreatModel)
         with torch.inference_mode(False):
             # What was made in inference mode takes part in no gradient; a copy does.
             x, y = (t.clone() if t.is_inference() else t for t in (x, y))
+            ids = torch.arange(len(x)) if ids is None else ids.cpu()
+            validate(x, y, ids)
+            budget = Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device)
+            entered = entered_once(model, x)
             task = Task(
-                model=model,
+                model=entered.judge,
                 x=x,
                 y=y,
                 threat=threat,
-                ids=torch.arange(len(x)) if ids is None else ids.cpu(),
-                budget=Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device),
+                ids=ids,
+                budget=budget,
                 on_done=on_done,
+                twin=twin_of(entered.climbed, x).model,
             )
-            return self.search(replace(task, twin=twin_of(model, x).model))
+            try:
+                return self.search(task)
+            except AttackError as error:
+                if not entered.no_gradient:
+                    raise
+                raise AttackError(f"{self.name}: the model has no gradient: {entered.no_gradient}") from error
 
     def __call__(
         self,
@@ -76,8 +90,9 @@ class Attack(ABC):
         """Adversarial images for `x` in [0, 1] with labels `y`; the model's state is the same afterwards.
 
         `ids` names the images to the random generator (default 0, 1, …): the same id, seed and attack give the
-        same start in any batch. `precision` "bf16" searches in bfloat16; verdicts are always exact. Raises
-        AttackError for logits or gradients that are not finite, InvalidValueError for images or labels out of range.
+        same start in any batch. `precision` "bf16" searches in bfloat16; verdicts are always exact. The model is
+        looked at beforehand, once, as in an evaluation (models/entry.py). Raises AttackError for a model that this
+        refuses and for logits or gradients that are not finite, InvalidValueError for images or labels out of range.
         """
         return self.run(model, x, y, threat, seed=seed, ids=ids, batch_size=batch_size, precision=precision).x_adv
 

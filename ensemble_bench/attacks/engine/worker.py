@@ -11,6 +11,7 @@ from ensemble_bench.attacks.engine.state import State, select
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models.calling import gradient, judge_of, logits_of, verdict
 from ensemble_bench.models.ensemble import Ensemble, as_ensemble
+from ensemble_bench.models.randomised import calls_of
 
 Evaluate = Callable[[Ensemble, Tensor, State], tuple[Tensor, Tensor]]
 """Of a model, x_adv and the state: logits (batch, class) that decide, and the per-image value (batch) to ascend."""
@@ -25,13 +26,15 @@ class Worker:
 
     Here every model becomes an `Ensemble`, so that attacks find members in each. `model` decides; proposals and their
     values are those of `proposer`, by default the same. `passes` counts images pushed through either, forward or
-    backward.
+    backward; `calls` and `judged` are those behind an answer of the proposer and of what decides, several
+    where these are means over draws.
     """
 
     def __init__(self, model: nn.Module, batch_size: int, *, proposer: nn.Module | None = None) -> None:
         self.model = as_ensemble(model)
         self.judge = judge_of(self.model)
         self.proposer = self.model if proposer is None else as_ensemble(proposer)
+        self.calls, self.judged = calls_of(self.proposer), calls_of(self.judge)
         self.batch_size = batch_size
         self.passes = 0
 
@@ -57,7 +60,7 @@ class Worker:
             with torch.no_grad():
                 return (logits_of(self.judge, x[rows]),)
 
-        self.passes += len(x)
+        self.passes += self.judged * len(x)
         logits = self.map(forward, len(x))[0]
         if len(y) and not 0 <= y.min() <= y.max() < logits.shape[1]:
             span = f"{y.min().item()} to {y.max().item()}"
@@ -79,7 +82,7 @@ class Worker:
                 values = [evaluate(self.proposer, part["x_adv"], part)[1] for _ in range(draws)]
             return (torch.stack(values).mean(dim=0),)
 
-        self.passes += draws * len(s["row"])
+        self.passes += draws * self.calls * len(s["row"])
         return self.map(forward, len(s["row"]))[0]
 
     def propose(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +103,7 @@ class Worker:
             return _looks_broken(logits.detach(), part["y"], precision), value.detach(), grad
 
         x = s["x_adv"]
-        self.passes += 2 * draws * len(x)
+        self.passes += 2 * draws * self.calls * len(x)
         looks_broken, value, grad = self.map(value_and_grad, len(x))
         for _ in range(draws - 1):
             again, more_value, more_grad = self.map(value_and_grad, len(x))

@@ -71,7 +71,7 @@ def warnings_of(
     was among them, `overfitted` the step from which training overfitted to single steps, if it did.
     """
     n = len(scores.samples)
-    found = [*_unstable(scores.unstable, n), *_zero_gradients(scores, n), *_dlr_falls_back(scores.classes, attacks)]
+    found = [*_unstable(scores, n), *_zero_gradients(scores, n), *_dlr_falls_back(scores.classes, attacks)]
     if cascade:
         found += [*_gradient_free_after(attacks, n), *_plain_after_autoattack(scores, attacks, n)]
     else:
@@ -94,21 +94,23 @@ def version_warnings(others: Sequence[str]) -> tuple[NamedWarning, ...]:
     return (_warning("mixed-versions", f"scored in part under {'; and under '.join(others)}"),) if others else ()
 
 
-def entry_warnings(notes: Sequence[tuple[str, str]], expected: Randomised | None, n: int) -> tuple[NamedWarning, ...]:
-    """Warnings of what was found when a model was looked at, and of its expected accuracy if it answers at random."""
+def entry_warnings(
+    notes: Sequence[tuple[str, str]], drawn: Randomised | None, n: int, clean: float, robust: Mapping[str, float]
+) -> tuple[NamedWarning, ...]:
+    """Warnings of what was found when a model was looked at, and of its accuracies if it answers at random."""
     found = [_warning(name, message) for name, message in notes]
-    if expected is not None:
-        draws = f"over {expected.draws} draws an image" if expected.draws else "over the members, by their weights"
-        clean, robust = (f"{n * v:.1f} of {n} images ({100 * v:.4g} %" for v in (expected.clean, expected.robust))
-        interval = f"95 %: {100 * expected.robust_low:.3g} to {100 * expected.robust_high:.3g}"
-        message = f"expected to be right {draws}: clean {clean}), attacked {robust}; {interval})"
+    if drawn is not None:
+        draws = f"over {drawn.draws} draws an image" if drawn.draws else "over the members, by their weights"
+        right, attacked = (f"{n * v:.1f} of {n} images ({100 * v:.4g} %" for v in (clean, robust["accuracy"]))
+        interval = f"95 %: {100 * robust['ci_low']:.3g} to {100 * robust['ci_high']:.3g}"
+        message = f"expected to be right {draws}: clean {right}), attacked {attacked}; {interval})"
         found.append(_warning("randomised", message))
     return tuple(found)
 
 
-def _unstable(count: int, n: int) -> Iterator[NamedWarning]:
-    if count:
-        message = f"{count} of {n} clean predictions changed when the model was asked again"
+def _unstable(scores: Scores, n: int) -> Iterator[NamedWarning]:
+    if scores.unstable and scores.shares is None:  # "randomised" says it of others
+        message = f"{scores.unstable} of {n} clean predictions changed when the model was asked again"
         yield _warning("unstable-predictions", message)
 
 

@@ -15,6 +15,7 @@ from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.statistics import mean_sd
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import fraction, natural, seeds_text
+from ensemble_bench.registry.terms import TEST
 
 OURS = "ensemble-bench"
 
@@ -37,7 +38,7 @@ class Entry:
     data_name: str
     threat: Threat
     suite: str
-    split: str = "test"
+    split: str = TEST
     n: int | None = None
     robust: Value
     clean: Value

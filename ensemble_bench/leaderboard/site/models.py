@@ -13,10 +13,11 @@ from ensemble_bench.leaderboard.model_info import read as read_info
 from ensemble_bench.leaderboard.published import board_of, name_of
 from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.leaderboard.verified import Verified, read_verified, verified_file
-from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, worst_case
-from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, withstood
+from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
+from ensemble_bench.registry.terms import TEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mappin
 
 def _place(record: Record) -> tuple[Any, ...]:
     """The record that ranks a model comes first: headline checkpoint, test images, the strongest suite, most images."""
-    other = place_of(record.checkpoint), record.split != "test"
+    other = place_of(record.checkpoint), record.split != TEST
     return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
 
 
@@ -110,7 +111,7 @@ def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:
         if about == (None, record.weights_hash, record.data_hash, record.threat.norm):
             at_eps = series.setdefault((strength(other.suite), other.suite, other.split, -other.n), {})
             lowest = at_eps.setdefault(other.threat.eps, other)
-            at_eps[other.threat.eps] = min(lowest, other, key=lambda r: (r.robust.robust, r.id))
+            at_eps[other.threat.eps] = min(lowest, other, key=lambda r: (r.robust.accuracy, r.id))
     _, longest = max(sorted(series.items()), key=lambda item: len(item[1]))
     return tuple(longest[eps] for eps in sorted(longest)) if len(longest) > 1 else ()
 
@@ -125,15 +126,16 @@ def _union(record: Record, same: Sequence[Record]) -> Value | None:
     if len(paths) < 2 or record.path not in paths:
         return None
     fates = {path: _fates(path.parent) for path in paths}
-    standing = [all(fate.get(image, True) for fate in fates.values()) for image in fates[record.path]]
-    low, high = wilson(sum(standing), len(standing))
-    return Value(accuracy=sum(standing) / len(standing), ci_low=low, ci_high=high)
+    standing = [min(float(fate.get(image, True)) for fate in fates.values()) for image in fates[record.path]]
+    accuracy = sum(standing) / len(standing)
+    low, high = wilson_around(accuracy, len(standing))
+    return Value(accuracy=accuracy, ci_low=low, ci_high=high)
 
 
-def _fates(folder: Path) -> dict[int, bool]:
-    """Whether each image of a record, by its id, was classified correctly and withstood every attack."""
+def _fates(folder: Path) -> dict[int, float]:
+    """Of each image of a record, by its id, whether it withstood all, or the share of draws that are right there."""
     samples = read_samples(folder)
-    return dict(zip(samples["id"].tolist(), worst_case(samples).tolist(), strict=True))
+    return dict(zip(samples["id"].tolist(), withstood(samples).tolist(), strict=True))
 
 
 def _published(record: Record, name: str) -> dict[str, Any]:

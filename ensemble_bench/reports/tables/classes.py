@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ensemble_bench.records import Record, read_samples
 from ensemble_bench.records.classes import Confusion, class_scores, confusion
-from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.registry import SUITES
 
@@ -91,8 +91,8 @@ def _samples(record: Record) -> "pd.DataFrame":
     return read_samples(record.path.parent)
 
 
-def _value(count: int, n: int) -> Value:
-    low, high = wilson(count, n)
+def _value(count: float, n: int) -> Value:
+    low, high = wilson_around(count / n, n)
     return Value(accuracy=count / n, ci_low=low, ci_high=high)
 
 

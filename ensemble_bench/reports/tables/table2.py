@@ -88,12 +88,11 @@ def _sentences(run: RunParts) -> Iterator[str]:
     """What the attacks were, and which of those on the ensemble was the strongest."""
     yield _PERCENT
     for label, record in run.parts.items():
-        tried = own_attacks(record)
+        tried = [attack for attack in own_attacks(record) if attack.accuracy is not None]
         if record.view is not None or len(tried) < 2:
             continue
-        fewest = min(attack.robust for attack in tried)
-        strongest = " and ".join(attack.name for attack in tried if attack.robust == fewest)
+        fewest = min(attack.accuracy for attack in tried if attack.accuracy is not None)
+        strongest = " and ".join(attack.name for attack in tried if attack.accuracy == fewest)
         yield (
-            f"{label}: {len(tried)} attacks, of which {strongest} left the fewest images standing "
-            f"({percent(fewest / record.n)})."
+            f"{label}: {len(tried)} attacks, of which {strongest} left the fewest images standing ({percent(fewest)})."
         )

@@ -8,18 +8,27 @@ from typing import Any
 
 from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
-from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore, Threat, read_samples, worst_case
+from ensemble_bench.records import (
+    CARRIED,
+    CleanScore,
+    Randomised,
+    Record,
+    RobustScore,
+    Threat,
+    read_samples,
+    worst_case,
+)
 from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.records.decoding import decode, plain
-from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.threat import NORMS
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import quoted
 
 SCHEMA = 2
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 HASH = "sha256:[0-9a-f]{64}"
-SPLIT = "test"
 WRONG, STANDS, FELL, TRANSFERRED = OUTCOMES = "wsfb"
 """What became of an image: wrong without an attack, robust, broken by an attack, or by the black-box set's image."""
 PRECISIONS = ("float32", "bf16")
@@ -34,7 +43,8 @@ class Claim:
     `id` is the record's; `weights_hash` and `data_hash` ("sha256:…") say of which weights and images. `eps` is in units
     of the pixel range; scores are counts of images, fractions and 95 % Wilson intervals. `outcomes` hold a letter of
     OUTCOMES for every image, in the order of the split; `precision` is that of the search, None where it is not known,
-    `blackbox` the hash of the black-box set, if there is one.
+    `blackbox` the hash of the black-box set, if there is one. Of a model that answers at random (`randomised`) outcomes
+    and counts say what most draws do, and the accuracies are expected ones.
     """
 
     id: str
@@ -55,6 +65,7 @@ class Claim:
     blackbox: str | None
     versions: Mapping[str, str]
     commit: str | None
+    randomised: Randomised | None = None
 
     @classmethod
     def of(cls, record: Record) -> "Claim":
@@ -93,6 +104,9 @@ class Claims:
     def as_dict(self) -> dict[str, Any]:
         """The claims as plain JSON values."""
         values: dict[str, Any] = plain(self)
+        for claim in values["claims"]:
+            if claim["randomised"] is None:
+                del claim["randomised"]
         return values
 
 
@@ -129,7 +143,7 @@ def check_name(name: str) -> str:
 
 def can_claim(record: Record, limits: Limits) -> bool:
     """Whether others can repeat a record: of a whole model, on test images, by attacks that run from their name."""
-    if record.view is not None or record.split != SPLIT or record.attack(CARRIED) is not None:
+    if record.view is not None or record.split != TEST or record.attack(CARRIED) is not None:
         return False
     try:
         _check_suite(record.suite, limits)
@@ -193,8 +207,8 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
         raise ValueError(f"{where}.precision is {quoted(claim.precision)}: expected {', '.join(PRECISIONS)} or null")
     if claim.blackbox is not None and not re.fullmatch(HASH, claim.blackbox):
         raise ValueError(f"{where}.blackbox is {quoted(claim.blackbox)}: expected {HASH} or null")
-    if claim.split != SPLIT:
-        raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {SPLIT}")
+    if claim.split != TEST:
+        raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {TEST}")
     if not 1 <= claim.n <= limits.max_images:
         raise ValueError(f"{where}.n is {claim.n}: expected 1 to {limits.max_images} images")
     if not 0 <= claim.seed < 2**31:
@@ -204,8 +218,9 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
         raise ValueError(f"{where}: norm {quoted(claim.norm)} and eps {claim.eps:g} are no threat model")
     if not claim.clean.n == claim.robust.n == claim.n:
         raise ValueError(f"{where}: n is {claim.n}, its scores are of {claim.clean.n} and {claim.robust.n} images")
-    _check_score(f"{where}.clean", claim.clean.correct, claim.clean, claim.n)
-    _check_score(f"{where}.robust", claim.robust.robust, claim.robust, claim.clean.correct)
+    counted = claim.randomised is None
+    _check_score(f"{where}.clean", claim.clean.correct, claim.clean, claim.n, counted=counted)
+    _check_score(f"{where}.robust", claim.robust.robust, claim.robust, claim.clean.correct, counted=counted)
     letters = "".join(claim.outcomes)
     if len(letters) != claim.n or not set(letters) <= set(OUTCOMES):
         raise ValueError(f"{where}.outcomes: expected a letter of {OUTCOMES} for each of {claim.n} images")
@@ -235,12 +250,20 @@ def _check_suite(suite: str, limits: Limits) -> None:
                 )
 
 
-def _check_score(where: str, count: int, score: CleanScore | RobustScore, most: int) -> None:
-    """Raise ValueError unless at most `most` images are counted, and fraction and interval are those of the count."""
+def _check_score(where: str, count: int, score: CleanScore | RobustScore, most: int, *, counted: bool) -> None:
+    """Raise ValueError unless at most `most` images are counted, and fraction and interval hold together.
+
+    Where the accuracy is not expected but `counted` it is that of the count.
+    """
     if not 0 <= count <= most:
         raise ValueError(f"{where}: {count} images, expected 0 to {most}")
-    low, high = wilson(count, score.n)
-    for name, expected in (("accuracy", count / score.n), ("ci_low", low), ("ci_high", high)):
+    if not 0 <= score.accuracy <= 1:
+        raise ValueError(f"{where}.accuracy is {score.accuracy:g}: expected a fraction in [0, 1]")
+    accuracy = count / score.n if counted else score.accuracy
+    low, high = wilson_around(accuracy, score.n)
+    for name, expected in (("accuracy", accuracy), ("ci_low", low), ("ci_high", high)):
         value = getattr(score, name)
         if not math.isclose(value, expected, abs_tol=1e-6):
-            raise ValueError(f"{where}.{name} is {value:g}: {count} of {score.n} images make {expected:.6f}")
+            raise ValueError(
+                f"{where}.{name} is {value:g}: {accuracy * score.n:g} of {score.n} images make {expected:.6f}"
+            )

@@ -3,21 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from small_models import Wrapped, images, perceptron, trained
 from torch import Tensor, nn
 
 import ensemble_bench as eb
-from ensemble_bench.adapters import autoattack
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.entry import enter
-from ensemble_bench.records import Record
 
 N = 24
 KINDS = ("small_cnn", "preact_resnet18", "vgg16_bn")
@@ -101,8 +98,10 @@ def test_honest_networks_are_let_in_as_they_are(name: str) -> None:
         entered = enter(model.aggregate_as(aggregation), x)
         assert not entered.randomised
         assert entered.notes == ()
-        assert not entered.no_gradient or aggregation == "vote"
+        assert not entered.no_gradient
     assert enter(model, x).model is model
+    votes = enter(model.aggregate_as("vote"), x)  # whose counts have no gradient, but the members have
+    assert (votes.judge, votes.climbed.aggregation) == (votes.model, "prob")
     for precision in (torch.bfloat16, torch.float16) if shape[0] == 1 else ():
         assert not enter(build(Architecture(**about)).eval().to(precision), x).randomised
 
@@ -112,107 +111,6 @@ def test_so_are_trained_ones(settings: dict[str, Any]) -> None:
     model = trained(**settings)
     entered = enter(model, images(12)[0])
     assert (entered.model, entered.randomised, entered.notes, entered.no_gradient) == (model, False, (), "")
-
-
-# Models that answer at random
-
-
-@pytest.mark.parametrize("size", [1e-3, 0.03, 2.0])
-@pytest.mark.parametrize("member", [False, True])
-def test_noise_is_seen_however_small(size: float, member: bool) -> None:
-    model: nn.Module = Wrapped(perceptron(0), lambda z, x: z + size * torch.randn_like(z))
-    model = Ensemble([perceptron(1), model]) if member else model
-    entered = enter(model.eval(), images(12)[0])
-    assert (entered.randomised, entered.exact) == (True, False)
-
-
-def coin(p: float) -> nn.Module:
-    """Right on every image but for a share `p` of its draws, whatever the image: nothing can be attacked in it."""
-
-    def change(z: Tensor, x: Tensor) -> Tensor:
-        flip = torch.rand(len(z), 1) < p
-        return torch.where(flip, -z, z)
-
-    return Wrapped(perceptron(0), change)
-
-
-@pytest.mark.parametrize("suite", ["ifgsm5", "sweep2", "square50"])
-def test_a_coin_is_scored_by_its_odds_and_not_by_the_first_lucky_draw(suite: str) -> None:
-    """At a tiny eps no attack changes anything: of images that the network gets right, 70 % of all draws are right."""
-    x, y = images(N)
-    right = (perceptron(0)(x).argmax(1) == y).sum().item()
-    found = evaluated(coin(0.3), suite, threat=eb.ThreatModel(eps=1e-6))
-    drawn = found.record.randomised
-    assert drawn is not None
-    # A draw is right with p = 0.7 on `right` images, and now and then on others: 6 standard deviations of all draws.
-    slack = 6 * (0.7 * 0.3 / (100 * right)) ** 0.5
-    assert abs(found.robust_accuracy - 0.7 * right / N) < slack + 0.3 * (N - right) / N
-    assert drawn.robust_low <= found.robust_accuracy <= drawn.robust_high
-    # Most draws are right on all that the network gets right: none of these counts as broken.
-    assert found.record.robust.robust == found.record.clean.correct == right
-    assert {"randomised", "unstable-predictions"} <= named(found)
-    assert f"{N * drawn.robust:.1f} of {N} images" in next(w.message for w in found.warnings if w.name == "randomised")
-
-
-def test_an_ensemble_that_draws_is_worth_the_members_that_are_right() -> None:
-    """Two members of opposite answers: half of all draws are right on every image, though votes tie."""
-    network = perceptron(0)
-    x, y = images(N)
-    right = (network(x).argmax(1) == y).float().mean().item()
-    model = Ensemble([network, Wrapped(network, lambda z, x: -z)], aggregation="draw").eval()
-    entered = enter(model, x)
-    assert (entered.randomised, entered.exact) == (True, True)
-    found = evaluated(model, threat=eb.ThreatModel(eps=1e-6))
-    drawn = found.record.randomised
-    assert drawn is not None
-    assert drawn.draws is None
-    assert found.robust_accuracy == pytest.approx(right / 2, abs=1e-4)
-    assert Record.from_dict(found.record.as_dict()) == found.record
-
-
-def test_attacks_on_noise_reach_what_they_do_without_it() -> None:
-    """Noise that changes few answers hides none: expected accuracy under attack falls as that of the network does."""
-    network = perceptron(0)
-    noisy = evaluated(Wrapped(network, lambda z, x: z + 0.1 * torch.randn_like(z)), "margin10")
-    plain = evaluated(network, "margin10")
-    assert plain.record.randomised is None
-    assert abs(noisy.robust_accuracy - plain.robust_accuracy) < 0.1
-
-
-def test_shares_that_are_reported_are_not_those_that_chose() -> None:
-    from ensemble_bench.evaluation.draws import Shares
-
-    shares = Shares.of([{"share_chosen": [0.9, 0.8], "share_reported": [0.7, 0.85]}])
-    shares.lower([{"share_chosen": [0.4, float("nan")], "share_reported": [0.5, float("nan")]}])
-    shares.lower([{"share_chosen": [0.45, 0.1], "share_reported": [0.1, 0.2]}])
-    assert shares.clean.tolist() == [0.7, 0.85]
-    assert shares.reported.tolist() == [0.5, 0.2]
-    assert np.isclose(shares.expected(exact=False).robust, 0.35)
-
-
-def test_autoattack_runs_its_randomised_version() -> None:
-    found = evaluated(coin(0.2), "autoattack", threat=eb.ThreatModel(eps=1e-6), device="cpu")
-    assert [attack.name for attack in found.record.attacks] == ["apgd100", "apgd-dlr100"]
-
-
-def test_pyautoattack_in_its_version_for_randomised_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyautoattack
-
-    asked = []
-
-    class Seen(pyautoattack.AutoAttack):  # type: ignore[misc, name-defined]
-        def run_standard_evaluation(self, x: Tensor, y: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
-            asked.append(
-                (tuple(self.attacks_to_run if hasattr(self, "attacks_to_run") else self.attacks), self.apgd.eot_iter)
-            )
-            return x, y
-
-    monkeypatch.setattr(pyautoattack, "AutoAttack", Seen)
-    x, y = images(4)
-    for randomised in (False, True):
-        autoattack.pyautoattack_standard(perceptron(0), x, y, eb.ThreatModel(eps=0.1), randomised=randomised)
-    assert len(asked[0][0]) == 4
-    assert asked[1] == (("apgd-ce", "apgd-dlr"), 20)
 
 
 # Probabilities and scales
