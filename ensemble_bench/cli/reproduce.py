@@ -55,7 +55,7 @@ def reproduce(
     for name in chosen:
         registry.check("recipe", name)
     from ensemble_bench import data
-    from ensemble_bench.evaluation.scoring import BLOCK
+    from ensemble_bench.evaluation.job import BLOCK
     from ensemble_bench.experiment.board import DONE, Board
     from ensemble_bench.experiment.cost import changes_of
     from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept

@@ -11,9 +11,9 @@ from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.attacks.engine import Chain, GradientAttack
 from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.attacks.malt import MALT
+from ensemble_bench.evaluation.job import blocks_of
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import EvaluationPlan
-from ensemble_bench.evaluation.scoring import blocks_of
 from ensemble_bench.evaluation.trust.recapture import MOST, ONE_IN
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal, fallen_in
 from ensemble_bench.evaluation.lattice import LEVELS, eight_bit
-from ensemble_bench.evaluation.scoring import Job, Scores
+from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.files import atomic_file, new_folder, sha256_file, write_atomic
 from ensemble_bench.models import calling
 from ensemble_bench.records import Record, SavedImages

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.data import DataSource
-from ensemble_bench.evaluation.scoring import Carried, Job, Scores
+from ensemble_bench.evaluation.job import Carried, Job
+from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.evaluation.trust.masking import entry_warnings, version_warnings, warnings_of

@@ -13,7 +13,7 @@ from ensemble_bench.attacks.engine import Budget, Chain, GradientAttack
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.evaluation import blackbox as blackbox_sets
-from ensemble_bench.evaluation.scoring import Carried
+from ensemble_bench.evaluation.job import Carried
 from ensemble_bench.evaluation.subject import Subject
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS

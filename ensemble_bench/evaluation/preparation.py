@@ -8,9 +8,9 @@ from ensemble_bench.attacks import Attack
 from ensemble_bench.errors import AttackError
 from ensemble_bench.evaluation.draws import Drawn
 from ensemble_bench.evaluation.estimate import Calls, passes_an_image
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.evaluation.plan import EvaluationPlan
-from ensemble_bench.evaluation.scoring import Job
 from ensemble_bench.evaluation.suite_progress import Forecast
 from ensemble_bench.evaluation.trust.conduct import is_white_box
 from ensemble_bench.models import randomised

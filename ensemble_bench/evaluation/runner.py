@@ -16,12 +16,13 @@ from ensemble_bench.attacks import Attack
 from ensemble_bench.errors import InvalidValueError, check_kind
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
+from ensemble_bench.evaluation.job import Bools, Carried
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import device_name, make_record
 from ensemble_bench.evaluation.plan import EvaluationPlan
 from ensemble_bench.evaluation.preparation import check_gradients, entered, job_of
 from ensemble_bench.evaluation.request import Request, budget_on, images_of, plans_of
-from ensemble_bench.evaluation.scoring import Bools, Carried, score
+from ensemble_bench.evaluation.scoring import score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.evaluation.trust.recapture import recapture
 from ensemble_bench.files import clear_leftovers, sha256_bytes, write_atomic
@@ -214,7 +215,7 @@ def evaluate_request(request: Request, progress: Progress = silent) -> list[Reco
 def evaluate_block(request: Request, block: int, *, progress: Progress = silent) -> None:
     """Attack one block of images, counted from 0, and keep that in the journals of the evaluations.
 
-    Blocks hold `scoring.BLOCK` images. `evaluate_checkpoints` takes over what was found, in whatever process and order,
+    Blocks hold `job.BLOCK` images. `evaluate_checkpoints` takes over what was found, in whatever process and order,
     and makes the same records as without; it runs itself what is still missing. Raises as `evaluate_checkpoints`, and
     InvalidValueError for a block that the evaluation does not have.
     """

@@ -9,83 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensemble_bench import losses
 from ensemble_bench.attacks import Attack, engine
-from ensemble_bench.attacks.engine import Budget, Chain
-from ensemble_bench.data import ImageSet
-from ensemble_bench.errors import AttackError, EnsembleBenchError
-from ensemble_bench.evaluation.draws import Drawn, Shares
+from ensemble_bench.attacks.engine import Chain
+from ensemble_bench.evaluation.draws import Shares
+from ensemble_bench.evaluation.job import Array, Bools, Job, attempt
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.evaluation.stage import StageScore
-from ensemble_bench.evaluation.suite_progress import Forecast, SuiteProgress
-from ensemble_bench.evaluation.triage import nearest_first
+from ensemble_bench.evaluation.suite_progress import SuiteProgress
+from ensemble_bench.evaluation.triage import Look, look, nearest_first
 from ensemble_bench.models import calling
-from ensemble_bench.models.folded import Twin
-from ensemble_bench.progress import Progress, silent
-from ensemble_bench.records import ADVERSARIAL_PREDICTION, CARRIED, EXPECTED, EXPECTED_CLEAN
-from ensemble_bench.threat import ThreatModel
-
-# Blocks bound memory and the work a kill can cost; fixed, so that a resumed evaluation repeats the same batches.
-BLOCK = 1024
-
-Array = NDArray[Any]
-Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Carried:
-    """Images (mask `fallen`) that fell at a smaller `eps` according to `record`: they fall here without an attack.
-
-    `predictions` are the classes that they were taken for, -1 for those that stand.
-    """
-
-    eps: float
-    record: str
-    fallen: Bools
-    predictions: Array | None = None
-    name: str = CARRIED
-
-    def settings(self) -> dict[str, Any]:
-        """Its entry in a record, among the attacks."""
-        return {"name": self.name, "eps": self.eps, "record": self.record}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One evaluation to do: the model on its device, the images, and the attacks to score it with.
-
-    An attack with a number k in `one_in` meets the nearest of the images that still stand, one in k of every block, and
-    the next twice as many while it breaks some.
-    """
-
-    label: str
-    model: nn.Module
-    images: ImageSet
-    threat: ThreatModel
-    attacks: Sequence[Attack]
-    cascade: bool
-    one_in: Mapping[str, int] = field(default_factory=dict)
-    carried: Carried | None = None
-    budget: Budget
-    forecast: Forecast | None = None
-    twin: Twin | None = None
-    """What proposes instead of the model."""
-    drawn: Drawn | None = None
-    """Of a model that answers at random, which `model` judges by many draws: the model itself, and further draws."""
-    progress: Progress = silent
-
-    @property
-    def blocks(self) -> list[slice]:
-        """The images in blocks, in order."""
-        return blocks_of(len(self.images))
-
-    def load(self, block: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, labels and ids of a block, on the device (ids on the CPU)."""
-        x, y = self.images.batch(block)
-        return x.to(self.budget.device), y.to(self.budget.device), self.images.ids[block]
+from ensemble_bench.records import ADVERSARIAL_PREDICTION, EXPECTED, EXPECTED_CLEAN
 
 
 @dataclass(kw_only=True)
@@ -105,11 +41,8 @@ class Scores:
     """Of a model that answers at random, after all attacks."""
     expected: dict[str, Array] = field(default_factory=dict)
     """Of such a model, by attack, the share of draws that are right on every image: in a cascade after all before."""
-
-
-def blocks_of(images: int) -> list[slice]:
-    """So many images in blocks, in order."""
-    return [slice(a, min(a + BLOCK, images)) for a in range(0, images, BLOCK)]
+    look: Look | None = None
+    """What was seen of the model's margins before a triage, where there was one."""
 
 
 def score(job: Job, journal: Journal) -> Scores:
@@ -145,7 +78,8 @@ def score(job: Job, journal: Journal) -> Scores:
     told = SuiteProgress(
         job.progress, job.label, parts, cascade=job.cascade, correct=int(correct.sum()), forecast=job.forecast
     )
-    idle = []
+    scores.look = look(job, journal, correct) if job.one_in else None
+    unpaid, idle = 0 if scores.look is None else scores.look.passes, []
     nearest = np.full(len(correct), np.nan, dtype=np.float32)
     for number, attack in enumerate(job.attacks):
         # An image that is wrong clean, or that fell to an earlier attack of a cascade, is not robust to this one.
@@ -164,7 +98,10 @@ def score(job: Job, journal: Journal) -> Scores:
             fell_at=scores.fell_at,
             shares=own,
         )
-        scores.stages[attack.name] = ran = _triaged(job, journal, run, nearest, told)
+        ran = _triaged(job, journal, run, nearest, told, scores.look)
+        if attack.name in job.one_in:
+            ran, unpaid = (replace(ran[0], passes=ran[0].passes + unpaid), *ran[1:]), 0
+        scores.stages[attack.name] = ran
         if ran[0].attacked:
             told.attack_ended(
                 attack.name,
@@ -220,15 +157,19 @@ class _Run:
         return self.robust if self.shares is None else self.shares.open
 
 
-def _triaged(job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress) -> tuple[StageScore, ...]:
+def _triaged(
+    job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress, seen: Look | None
+) -> tuple[StageScore, ...]:
     """Run an attack on the images that stand, or on the nearest of every block and on twice as many while some fall.
 
-    Blocks are ranked apart, because each may be attacked by a process of its own.
+    Blocks are ranked apart, because each may be attacked by a process of its own; one whose margins were `seen` to tell
+    nothing is met as a whole.
     """
     one_in = job.one_in.get(run.attack.name, 1)
     standing, scored = run.targets & run.attack.covers(job.images.ids).numpy(), dict[str, StageScore]()
     queues = [nearest_first(block, standing, nearest) for block in job.blocks]
-    sizes = [-(-len(queue) // one_in) for queue in queues]
+    tells = [seen is None or seen.tells(block) for block in range(len(queues))]
+    sizes = [-(-len(queue) // (one_in if tell else 1)) for queue, tell in zip(queues, tells, strict=True)]
     for turn in itertools.count(1):
         met, before = np.zeros_like(run.robust), run.robust.copy()
         for queue, size in zip(queues, sizes, strict=True):
@@ -401,30 +342,3 @@ def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tupl
             logits = engine.Worker(job.model, job.budget.batch_size).logits(outcome.x_adv[fell], y[fell])
         predicted[fell] = losses.wrong_logits(logits, y[fell]).argmax(dim=1)
     return predicted, fell
-
-
-def attempt(
-    job: Job, attack: Attack, x: Tensor, y: Tensor, ids: Tensor, rows: Tensor, on_done: engine.OnDone
-) -> engine.Outcome:
-    """Run the attack on some rows of a block; any error in it becomes an AttackError that names the attack."""
-    at = rows.to(job.budget.device)
-    if len(rows) == 0:  # not every model takes an empty batch
-        return engine.Outcome(x_adv=x[at], broken=y[at].bool(), steps=y[at], margin=x.new_zeros(0))
-    try:
-        task = engine.Task(
-            model=job.model,
-            x=x[at],
-            y=y[at],
-            threat=job.threat,
-            ids=ids[rows],
-            budget=job.budget,
-            on_done=on_done,
-            twin=None if job.twin is None else job.twin.model,
-        )
-        return attack.search(task)
-    except EnsembleBenchError as error:
-        if attack.name in str(error):
-            raise
-        raise AttackError(f"{attack.name}: {error}") from error
-    except Exception as error:
-        raise AttackError(f"{attack.name} failed: {type(error).__name__}: {error}") from error

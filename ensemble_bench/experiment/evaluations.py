@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench.evaluation.images import check_choice
+from ensemble_bench.evaluation.job import BLOCK
 from ensemble_bench.evaluation.request import Request, plans_of
-from ensemble_bench.evaluation.scoring import BLOCK
 from ensemble_bench.experiment.plan import Job, in_blocks
 
 

@@ -10,7 +10,7 @@ import pytest
 from small_models import ARCHITECTURE, blackbox_set, recorded, trained
 
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.request import Request
 from ensemble_bench.evaluation.runner import evaluate_block, evaluate_checkpoints
@@ -31,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", BLOCK)
+    monkeypatch.setattr(jobs, "BLOCK", BLOCK)
     made = (
         Suite(name="parts", attacks=("margin-doubled40",), views=("margin-doubled20",), description=""),
         Suite(name="cascade", attacks=("apgd-t5", "margin-doubled40"), cascade=True, probe=True, description=""),

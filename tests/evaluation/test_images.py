@@ -17,7 +17,7 @@ from small_models import ARCHITECTURE, recorded, trained
 import ensemble_bench as eb
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.evaluation import images as adversarial
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.request import Request
 from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_block, evaluate_checkpoints
 from ensemble_bench.files import sha256_file
@@ -34,7 +34,7 @@ APART, CASCADE = "ifgsm5+apgd10", "cascade"
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 20)
+    monkeypatch.setattr(jobs, "BLOCK", 20)
     made = Suite(name=CASCADE, attacks=("ifgsm3", "apgd-t5", "margin10"), cascade=True, description="")
     monkeypatch.setitem(SUITES, CASCADE, made)  # type: ignore[arg-type]
 

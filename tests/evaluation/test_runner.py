@@ -22,7 +22,7 @@ from small_models import ARCHITECTURE, Linear, blackbox_set, recorded, trained
 
 import ensemble_bench as eb
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_checkpoints
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import Record, find_records, read_record, read_samples, worst_case
@@ -255,7 +255,7 @@ def test_the_seed_changes_the_starts_and_the_id(result: Result) -> None:
 def test_killed_anywhere_and_resumed_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 20)
+    monkeypatch.setattr(jobs, "BLOCK", 20)
     expected = evaluate(trained(), n=N, blackbox=blackbox_set(), out=tmp_path / "whole")
     draw, kills = random.Random(seed), 0
     while True:
@@ -275,7 +275,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bytes(
 
 
 def test_finished_blocks_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 20)
+    monkeypatch.setattr(jobs, "BLOCK", 20)
     model = trained()
     with recorded(model) as calls:
         evaluate(model, n=N, suite="sweep10", out=tmp_path / "whole")
@@ -298,9 +298,9 @@ def test_finished_blocks_are_not_run_again(tmp_path: Path, monkeypatch: pytest.M
 
 SCRIPT = """
 import sys, time
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
-scoring.BLOCK = 20
+jobs.BLOCK = 20
 def progress(label, done, total, **fields):
     print(label, done, fields.get("stage"), fields.get("standing"), flush=True)
     time.sleep(0.01)
@@ -312,7 +312,7 @@ evaluate_checkpoints([sys.argv[1]], n=int(sys.argv[2]), blackbox=sys.argv[3], pr
 def test_a_process_killed_with_sigkill_loses_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 20)
+    monkeypatch.setattr(jobs, "BLOCK", 20)
     other = Path(shutil.copytree(run, tmp_path / "other" / run.name))
     (expected,) = evaluate_checkpoints([other], n=N, blackbox=blackbox_set())
     command = [sys.executable, "-c", SCRIPT, str(run), str(N), str(blackbox_set())]

@@ -13,9 +13,10 @@ from small_models import Wrapped, blackbox_set, odd_and_even, recorded, trained
 from ensemble_bench import ThreatModel, attacks, data
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import ImageSet
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal
-from ensemble_bench.evaluation.scoring import Job, score
+from ensemble_bench.evaluation.scoring import score
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import worst_case
 
@@ -99,7 +100,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, cascade: bool) -
     model, digits = odd_and_even(60)
     whole = score(job(cascade=cascade, model=model, images=digits), in_memory())
     assert 0 < worst_case(whole.samples).sum() < 60
-    monkeypatch.setattr(scoring, "BLOCK", 7)
+    monkeypatch.setattr(jobs, "BLOCK", 7)
     parts = score(job(cascade=cascade, batch_size=3, model=model, images=digits), in_memory())
     for column in whole.samples:
         if column.endswith("_margin"):
@@ -122,7 +123,7 @@ def test_an_attack_that_holds_only_some_images_leaves_the_others_null() -> None:
 
 
 def test_what_the_journal_holds_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 20)
+    monkeypatch.setattr(jobs, "BLOCK", 20)
     expected = score(job(), Journal(tmp_path / "j", "x"))
 
     def never(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +148,7 @@ def hearing() -> tuple[Heard, Progress]:
 
 @pytest.mark.parametrize("cascade", [False, True])
 def test_a_suite_has_one_line_of_progress_and_one_an_attack(monkeypatch: pytest.MonkeyPatch, cascade: bool) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 25)
+    monkeypatch.setattr(jobs, "BLOCK", 25)
     heard, progress = hearing()
     names = ("ifgsm5", "apgd-t4", "apgd10")
     scores = score(j := job(names=names, cascade=cascade, progress=progress), in_memory())

@@ -61,7 +61,7 @@ def test_on_shattered_gradients_either_misses_what_the_other_finds_by_chance() -
     """Of ten standard networks under cross-max only a random start in the right place finds the way.
 
     One in five images falls. Tried on 60: AutoAttack itself under four seeds misses up to one image that it breaks
-    under another, and this cascade up to two of them, while it breaks up to three more.
+    under another, and so does this cascade, which breaks up to three more.
     """
     model, threat = CrossMax(STANDARD_TEN.trained()).eval(), ThreatModel(eps=16 / 255)
     found = evaluate(model, suite="cascade+probe", n=30, threat=threat)

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import odd_and_even, trained
+from small_models import Wrapped, odd_and_even, trained
 from torch import Tensor, nn
 
 from ensemble_bench import ThreatModel, attacks, evaluate
 from ensemble_bench.attacks.engine import Attack, Budget, Outcome, Task
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.estimate import bound_of_suite
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.runner import Result
-from ensemble_bench.evaluation.scoring import Job, score
+from ensemble_bench.evaluation.scoring import score
 from ensemble_bench.evaluation.triage import nearest_first
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.records import Record, worst_case
@@ -71,9 +72,14 @@ class Breaks(Attack):
         return Outcome(x_adv=task.x, broken=broken, steps=torch.ones_like(task.y), margin=-1 / (1.0 + task.ids))
 
 
-def met_by(one_in: int, *, breaks: tuple[int, ...] = (), images: int = 24) -> list[list[int]]:
-    """Ids that an attack with `one_in` meets, call by call, after one that met all and ranked them by id."""
+def met_by(one_in: int, *, breaks: tuple[int, ...] = (), images: int = 24, flat: bool = False) -> list[list[int]]:
+    """Ids that an attack with `one_in` meets, call by call, after one that met all and ranked them by id.
+
+    The gradient of a `flat` model is zero.
+    """
     job = a_job(images)
+    if flat:
+        job = replace(job, model=Wrapped(job.model, lambda logits, x: logits.detach() + 0 * logits))
     ids = torch.arange(images)
     first, later = Breaks(name="first"), Breaks(name="later", ids=breaks)
     right = replace(job, images=replace(job.images, ids=ids, labels=predictions(job.model, job.images)))
@@ -83,7 +89,7 @@ def met_by(one_in: int, *, breaks: tuple[int, ...] = (), images: int = 24) -> li
 
 
 def test_the_nearest_are_met_in_every_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 10)
+    monkeypatch.setattr(jobs, "BLOCK", 10)
     # Of ten, ten and four images, one in four and rounded up.
     assert met_by(4) == [[7, 8, 9], [17, 18, 19], [23]]
     assert met_by(1) == [list(range(10)), list(range(10, 20)), list(range(20, 24))]
@@ -91,7 +97,7 @@ def test_the_nearest_are_met_in_every_block(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_next_twice_as_many_are_met_while_some_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 10)
+    monkeypatch.setattr(jobs, "BLOCK", 10)
     first = [[7, 8, 9], [17, 18, 19], [23]]
     # Twice as many each time, or what is left.
     assert met_by(4, breaks=(8,)) == [*first, [1, 2, 3, 4, 5, 6]]
@@ -99,6 +105,11 @@ def test_the_next_twice_as_many_are_met_while_some_break(monkeypatch: pytest.Mon
     assert met_by(4, breaks=(6,)) == first  # it is not nearest, and none of those that are breaks
     everything = met_by(4, breaks=tuple(range(24)))
     assert sorted(chain(*everything)) == list(range(24))
+
+
+def test_where_margins_tell_nothing_a_block_is_met_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "BLOCK", 10)
+    assert met_by(4, flat=True) == met_by(1) != met_by(4)
 
 
 def test_of_equal_margins_the_first_is_nearer_and_what_no_attack_met_comes_last() -> None:
@@ -134,7 +145,7 @@ def test_the_record_says_how_many_were_met() -> None:
 @pytest.mark.parametrize("batch_size", [7, 300])
 def test_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
     """On a linear model, where no rounding tips a verdict or a rank."""
-    monkeypatch.setattr(scoring, "BLOCK", 32)
+    monkeypatch.setattr(jobs, "BLOCK", 32)
     changed = {"attacks": [attacks.get(FIRST), attacks.get("margin20")], "one_in": {"margin20": 3}}
     changed["threat"] = ThreatModel(eps=0.06)
     base, other = (
@@ -147,7 +158,7 @@ def test_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, batch_size:
 
 
 def test_a_killed_evaluation_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "BLOCK", 32)
+    monkeypatch.setattr(jobs, "BLOCK", 32)
     scored(out=tmp_path / "one")
     for kills in (4, 9, 15):
         calls = 0

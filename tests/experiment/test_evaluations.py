@@ -6,7 +6,7 @@ import pytest
 from small_models import ARCHITECTURE, trained
 
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.evaluation import scoring
+from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.request import Request
 from ensemble_bench.evaluation.runner import evaluate_request
 from ensemble_bench.experiment import evaluations, tasks
@@ -19,7 +19,7 @@ N, BLOCK = 30, 12
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (scoring, evaluations):
+    for module in (jobs, evaluations):
         monkeypatch.setattr(module, "BLOCK", BLOCK)
 
 

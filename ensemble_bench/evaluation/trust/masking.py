@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 from ensemble_bench import registry
 from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.evaluation.stage import StageScore
+from ensemble_bench.evaluation.triage import ATTACK, SHARE, Look
 from ensemble_bench.evaluation.trust.conduct import conduct_of, family_of, gradient_free, is_white_box
 from ensemble_bench.evaluation.trust.probe import Probe, Tried
 from ensemble_bench.records import AttackResult, Blackbox, NamedWarning, Randomised
 from ensemble_bench.records.statistics import mcnemar
 
-# Athalye et al. 2018a list the behaviours; a share of the images below this is taken for chance.
-SHARE = 0.01
 # Significance of a difference between two attacks on the same images.
 LEVEL = 0.01
 # Steps that any attack needs to cross the ball: with fewer, PGD's Adam loses to a single full step on honest models.
@@ -80,6 +79,8 @@ def warnings_of(
         found += _implementations_disagree(scores, attacks)
     if probe is not None:
         found += _probed(probe, attacks, n)
+    elif scores.look is not None:
+        found += _looked_at(scores.look)
     found += _no_plateau(attacks)
     if blackbox is not None:
         found += _weak_surrogates(blackbox)
@@ -226,6 +227,15 @@ def _implementations_disagree(scores: Scores, attacks: Sequence[AttackResult]) -
                 f"{standing[more].sum()} (p = {test.p_value:.2g}): {less} found less"
             )
             yield _warning("implementations-disagree", message)
+
+
+def _looked_at(seen: Look) -> Iterator[NamedWarning]:
+    """Images that stand within reach of grey, where no probe says as much."""
+    met, standing = sum(seen.met), sum(seen.standing)
+    if standing > SHARE * met:
+        left = f"{ATTACK} leaves {standing} of {met} images standing"
+        message = f"{left} at eps {seen.eps:g}, where every image can be made grey"
+        yield _warning("large-eps-not-zero", message)
 
 
 def _probed(probe: Probe, attacks: Sequence[AttackResult], n: int) -> Iterator[NamedWarning]:

@@ -8,15 +8,15 @@ import torch
 from numpy.typing import NDArray
 
 from ensemble_bench import attacks
+from ensemble_bench.evaluation.job import Job, attempt
 from ensemble_bench.evaluation.journal import Entry, Journal
-from ensemble_bench.evaluation.scoring import Job, Scores, attempt
+from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.evaluation.triage import reach_of_grey
 from ensemble_bench.evaluation.trust.conduct import gradient_free, is_white_box
 from ensemble_bench.threat import ThreatModel
 
 # Enough to tell 2 % from none, at a cost that no suite feels.
 IMAGES = 128
-# At this distance from every image lies grey, so that no two classes are further apart than an attack may go.
-GREY = 0.5
 PLAIN = ("margin20",)
 # Either loss of AutoAttack alone is weaker than the margin on some honest models too.
 AUTOATTACK = ("apgd20", "apgd-dlr20")
@@ -86,7 +86,7 @@ def probe(job: Job, scores: Scores, journal: Journal) -> Probe:
         single_step=single_step,
         large=large,
         norm=job.threat.norm,
-        eps=_large(job).eps,
+        eps=reach_of_grey(job).eps,
         blind=dict(zip(blind, others, strict=True)),
         passes=entry["passes"],
     )
@@ -105,18 +105,11 @@ def _tests(job: Job, scores: Scores, blind: Sequence[str]) -> Iterator[_Test]:
     correct = np.flatnonzero(scores.samples["clean"])[:IMAGES]
     for names in (PLAIN, AUTOATTACK, SINGLE_STEP):
         yield _Test(names=names, rows=correct, threat=job.threat)
-    yield _Test(names=LARGE, rows=correct, threat=_large(job))
+    yield _Test(names=LARGE, rows=correct, threat=reach_of_grey(job))
     for name in blind:
         fallen = np.flatnonzero(scores.samples["broken_by"] == name)[:IMAGES]
         # One loss alone misses some of these on honest models of standard training.
         yield _Test(names=(*PLAIN, *AUTOATTACK), rows=fallen, threat=job.threat)
-
-
-def _large(job: Job) -> ThreatModel:
-    """Within this, every image reaches grey."""
-    pixels = job.images.images[0].numel()
-    grey = GREY if job.threat.norm == "linf" else GREY * pixels**0.5
-    return replace(job.threat, eps=max(grey, job.threat.eps))
 
 
 def _run(job: Job, tests: Sequence[_Test]) -> Entry:

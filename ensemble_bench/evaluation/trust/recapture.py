@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ensemble_bench.attacks import Attack
+from ensemble_bench.evaluation.job import Job, attempt
 from ensemble_bench.evaluation.journal import Entry, Journal
-from ensemble_bench.evaluation.scoring import Job, Scores, attempt
+from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.records import CARRIED
 from ensemble_bench.records.hidden_images import hidden_images
 from ensemble_bench.records.recapture import Alone, Recapture

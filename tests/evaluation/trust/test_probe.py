@@ -17,9 +17,11 @@ from ensemble_bench import ThreatModel, attacks, data
 from ensemble_bench.attacks.engine import Budget, Chain
 from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.runner import Result
-from ensemble_bench.evaluation.scoring import Job, Scores, score
+from ensemble_bench.evaluation.scoring import Scores, score
+from ensemble_bench.evaluation.triage import reach_of_grey
 from ensemble_bench.evaluation.trust import probe as probes
 from ensemble_bench.evaluation.trust.probe import Probe, probe
 from ensemble_bench.registry import suites
@@ -77,7 +79,7 @@ def test_a_linear_model_against_its_closed_form() -> None:
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_within_the_large_eps_every_image_reaches_grey(norm: str) -> None:
     j = job(n=1, threat=ThreatModel(norm=norm, eps=0.1))
-    large = probes._large(j)
+    large = reach_of_grey(j)
     corner = torch.zeros(1, 1, 8, 8)
     corner[..., ::2] = 1
     grey = torch.full_like(corner, 0.5)
@@ -85,7 +87,7 @@ def test_within_the_large_eps_every_image_reaches_grey(norm: str) -> None:
     with pytest.raises(AttackError, match="leaves the"):
         replace(large, eps=large.eps * 0.99).check(grey, corner)
     assert large.eps == (0.5 if norm == "linf" else 4.0)
-    assert probes._large(replace(j, threat=ThreatModel(norm="l2", eps=9.0))).eps == 9.0
+    assert reach_of_grey(replace(j, threat=ThreatModel(norm="l2", eps=9.0))).eps == 9.0
 
 
 def test_it_is_what_the_attacks_find_on_the_first_correct_images(monkeypatch: pytest.MonkeyPatch) -> None:

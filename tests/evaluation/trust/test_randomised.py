@@ -19,9 +19,10 @@ from ensemble_bench.data import ImageSet
 from ensemble_bench.errors import AttackError
 from ensemble_bench.evaluation.diagnostics import diagnose
 from ensemble_bench.evaluation.draws import Drawn, Shares
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.runner import Result
-from ensemble_bench.evaluation.scoring import Job, score
+from ensemble_bench.evaluation.scoring import score
 from ensemble_bench.leaderboard.board import leaderboard_csv
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.entry import enter

@@ -14,9 +14,10 @@ from torch import nn
 import ensemble_bench as eb
 from ensemble_bench import ThreatModel, attacks, data
 from ensemble_bench.attacks.engine import Attack, Budget, Outcome, Task
+from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.runner import Result
-from ensemble_bench.evaluation.scoring import Job, Scores, score
+from ensemble_bench.evaluation.scoring import Scores, score
 from ensemble_bench.evaluation.trust.recapture import recapture
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records import CARRIED
