@@ -75,9 +75,10 @@ def _check(row: Sequence[str]) -> str:
 def catastrophic_overfitting(rows: Sequence[Row], n: int) -> int | None:
     """Return the step at which training overfits to single steps, None where it never does; `n` images a row.
 
-    From then on the accuracy under many steps has fallen from its highest so far, by more than chance explains, and
-    that under one step has not (Wong et al. 2020, arXiv 2001.03994, section 5.4). Chance: four standard errors of the
-    difference of two accuracies on n images.
+    From then on the accuracy under many steps has fallen from its highest so far, that under one step has not, and the
+    gap between them has grown by more than chance explains (Wong et al. 2020, arXiv 2001.03994, section 5.4). The gap
+    is a share of images, those that many steps break and one does not; chance is four standard errors of the difference
+    of two shares on n images.
     """
     chance = 4 * math.sqrt(2 * 0.25 / n)
     best: Row | None = None
@@ -86,6 +87,12 @@ def catastrophic_overfitting(rows: Sequence[Row], n: int) -> int | None:
             continue
         if best is None or row[MULTI_STEP] > best[MULTI_STEP]:
             best = row
-        elif row[MULTI_STEP] < best[MULTI_STEP] - chance and row[ONE_STEP] >= best[ONE_STEP]:
+            continue
+        parted = row[MULTI_STEP] < best[MULTI_STEP] and row[ONE_STEP] >= best[ONE_STEP]
+        if parted and _gap(row) - _gap(best) > chance:
             return int(row["step"])
     return None
+
+
+def _gap(row: Row) -> float:
+    return row[ONE_STEP] - row[MULTI_STEP]

@@ -22,7 +22,9 @@ def _rows(one_step: list[float], multi_step: list[float]) -> list[curves.Row]:
     ("one_step", "multi_step", "n", "step"),
     [
         ([0.3, 0.4, 0.8, 0.95], [0.3, 0.35, 0.02, 0.0], 500, 30),  # as it happens
-        ([0.3, 0.4, 0.8, 0.95], [0.3, 0.35, 0.02, 0.0], 20, None),  # 20 images may fall that far by chance
+        ([0.3, 0.4, 0.8, 0.95], [0.3, 0.35, 0.02, 0.0], 8, None),  # on 8 images that may be chance
+        ([0.3, 0.4, 0.6, 0.7], [0.3, 0.35, 0.3, 0.25], 144, 30),  # slowly: the gap has grown from 0.05 to 0.3
+        ([0.3, 0.4, 0.6, 0.7], [0.3, 0.35, 0.36, 0.37], 144, None),  # many steps too leave more and more standing
         ([0.3, 0.4, 0.45, 0.5], [0.3, 0.35, 0.4, 0.42], 500, None),  # an honest run
         ([0.3, 0.4, 0.2, 0.3], [0.3, 0.35, 0.15, 0.3], 500, None),  # both fall: a rate too high, not this
         ([0.5, 0.6, 0.6, 0.61], [0.4, 0.5, 0.45, 0.4], 500, None),  # less than chance explains
@@ -52,3 +54,9 @@ def test_no_honest_run_raises_the_alarm(path: Path) -> None:
     rows = curves.read(path)
     assert rows
     assert curves.catastrophic_overfitting(rows, 500) is None
+
+
+def test_it_fires_on_a_run_that_overfits_to_single_steps() -> None:
+    """FGSM without noise, long and on few images: fixtures/README.md has the command."""
+    rows = curves.read(ROOT / "tests/fixtures/catastrophic-overfitting.csv")
+    assert curves.catastrophic_overfitting(rows, 144) == 1300

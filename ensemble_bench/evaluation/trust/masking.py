@@ -45,7 +45,7 @@ WARNINGS: Mapping[str, str] = {
     ),
     "weak-surrogates": "a surrogate of the black-box set is right on less than 90 % of the clean images",
     "catastrophic-overfitting": (
-        "in training, accuracy under one step rose or held while that under many fell by more than chance"
+        "in training, accuracy under one step held, that under many fell, and their gap grew by more than chance"
     ),
     "no-plateau": "an attack that doubles its steps until that breaks nothing reached its last doubling before",
     "dlr-falls-back": "the model has too few classes for a difference of logits ratio; the margin stood in",
