@@ -85,9 +85,15 @@ def _checked(logits: Tensor, x: Tensor, axes: str) -> Tensor:
     """`logits` in the dtype of `x`; raises AttackError unless they have these axes and are finite."""
     if logits.dim() != axes.count(",") + 1 or logits.shape[-2] != len(x):
         raise AttackError(f"the model gave logits of shape {tuple(logits.shape)} for {len(x)} images: expected {axes}")
-    if not logits.isfinite().all():
+    if not all_finite(logits):
         raise AttackError("the model gave NaN or infinite logits: no verdict can rest on them")
     return logits.to(x.dtype)
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    # A sum reads them once, where isfinite() makes three tensors of their size; finite ones may still overflow it.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def gradient(total: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
@@ -95,7 +101,7 @@ def gradient(total: Tensor, x: Tensor, *, retain_graph: bool = False) -> Tensor:
     if not total.requires_grad:
         raise AttackError("the model's output does not depend on its input in a differentiable way")
     (grad,) = torch.autograd.grad(total, x, retain_graph=retain_graph)
-    if not grad.isfinite().all():
+    if not all_finite(grad):
         raise AttackError("the gradient holds NaN or infinity: an attack that cannot move must not pass for robustness")
     return grad
 

@@ -16,6 +16,7 @@ from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.errors import AttackError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.models import cost
+from ensemble_bench.models.calling import all_finite
 from ensemble_bench.models.ensemble import Ensemble, as_ensemble
 
 THREAT = eb.ThreatModel(eps=0.05)
@@ -242,3 +243,11 @@ def test_other_integer_weights_have_another_hash() -> None:
     )
     hashes = [evaluated(net, "square5").record.weights_hash for net in (first, same, other)]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [([1.0, -2.0], True), ([3e38, 3e38], True), ([1.0, float("nan")], False), ([float("inf"), -float("inf")], False)],
+)
+def test_finite_values_may_overflow_their_sum(values: list[float], finite: bool) -> None:
+    assert all_finite(torch.tensor(values)) is finite

@@ -19,7 +19,7 @@ from ensemble_bench.attacks.engine.state import Noise, State, concatenate, selec
 from ensemble_bench.attacks.engine.task import Outcome, Task, check
 from ensemble_bench.attacks.engine.worker import Worker
 from ensemble_bench.errors import AttackError, InvalidValueError
-from ensemble_bench.models.calling import frozen, logits_of, verdict
+from ensemble_bench.models.calling import all_finite, frozen, logits_of, verdict
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.threat import ThreatModel
 
@@ -174,10 +174,12 @@ def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Prog
         if room and len(waiting):
             s = concatenate([s, loop.fresh(waiting[:room], restart)])
             waiting = waiting[room:]
-        if not s["x_adv"].isfinite().all():
+        if not all_finite(s["x_adv"]):
             raise AttackError(f"{attack.name}: x_adv holds NaN or infinite pixels")
         looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision, draws=attack.draws)
-        found.zero_gradients += int(((s["i"] == 0) & (grad.flatten(1) == 0).all(dim=1)).sum())
+        at_start = s["i"] == 0
+        if at_start.any():
+            found.zero_gradients += int((grad[at_start].flatten(1) == 0).all(dim=1).sum())
 
         if attack.stop_early and looks_broken.any():
             broken = _confirm(loop, worker, s, looks_broken, found)
