@@ -187,10 +187,15 @@ class Store:
             row = connection.execute("SELECT owner FROM names WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row["owner"])
 
-    def give_name(self, name: str, owner: str) -> None:
-        """Let `owner` alone publish under a name that is nobody's."""
+    def give_name(self, name: str, owner: str) -> bool:
+        """Let `owner` alone publish under a name that is nobody's; returns whether it was."""
         with self._connected() as connection:
-            connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, owner))
+            return bool(connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, owner)).rowcount)
+
+    def release_name(self, name: str) -> None:
+        """Let the name be nobody's again: nothing was published under it."""
+        with self._connected() as connection:
+            connection.execute("DELETE FROM names WHERE name = ?", (name,))
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

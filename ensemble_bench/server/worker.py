@@ -88,8 +88,13 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
         )
         if result.status == VERIFIED:
             # Whose it is stands first: a publication that was cut short is then still the owner's.
-            store.give_name(submission.name, submission.owner)
-            publish(result, bundle.folder, settings.root)
+            new = store.give_name(submission.name, submission.owner)
+            try:
+                publish(result, bundle.folder, settings.root)
+            except BaseException:
+                if new:
+                    store.release_name(submission.name)
+                raise
             rebuild(settings)
     except BundleError as error:
         return REFUSED, (str(error).replace(f"{settings.root}/", ""),)
@@ -116,6 +121,10 @@ def _check_owner(submission: Submission, root: Path, store: Store) -> None:
 
 def _settle(submission: Submission, verdict: Verdict, settings: ServiceSettings, store: Store) -> None:
     """Write the verdict, then remove the bundle and the files of its verification."""
+    from ensemble_bench.submissions.publishing import withdraw
+
+    if verdict[0] != VERIFIED and store.owner_of(submission.name) == submission.owner:
+        withdraw(submission.name, submission.weights_hash, settings.root)
     store.finish(submission.id, *verdict)
     print(f"submission {submission.id} ({submission.name}): {verdict[0]}", file=sys.stderr, flush=True)
     for folder in (settings.upload(submission.id), settings.work / submission.id):

@@ -121,3 +121,28 @@ def test_a_site_that_cannot_be_built_takes_back_no_verdict(desk: Desk, capsys: p
     assert desk.judge(honest()) == ("verified", ())
     assert "not up to date" in capsys.readouterr().err
     assert [path.name for path in desk.settings.site.iterdir()] == ["mine.txt"]
+
+
+def test_a_description_without_its_checkpoint_is_published_whole_or_not_at_all(desk: Desk, tmp_path: Path) -> None:
+    files = edited(files_of(honest()), "config.json", lambda config: config["meta"].pop("checkpoint"))
+    status, _ = desk.judge(zipped(files, tmp_path / "bare.zip"))
+    assert status == "verified"
+    (board,) = desk.settings.root.glob("*/*")
+    assert (board / "weights" / "mine" / "README.md").is_file()
+    assert (board / "verified" / "mine.json").is_file()
+    assert len(desk.rows()) == 1
+
+
+@pytest.mark.parametrize("place", ["card.render", "leaderboard_csv", "_verdicts"])
+def test_whatever_is_raised_while_judging_undoes_all(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    submission = desk.queue(honest())
+    before = tree(desk.settings.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ensemble_bench.submissions.publishing.{place}", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            judge(submission, desk.settings, desk.store)
+    assert tree(desk.settings.root) == before
+    assert desk.store.owner_of("mine") is None
+    assert judge(submission, desk.settings, desk.store) == ("verified", ())

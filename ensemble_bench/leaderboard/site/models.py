@@ -10,7 +10,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
-from ensemble_bench.leaderboard.published import board_of, name_of
+from ensemble_bench.leaderboard.published import board_of, is_shown, name_of
 from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.leaderboard.verified import Verified, read_verified, verified_file
 from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, withstood
@@ -51,9 +51,10 @@ class Model:
 def read_models(root: Path) -> list[Model]:
     """Collect the models that the records below `root` score, in the order of their names, none where there is none.
 
+    On a published board that are models with a verdict.
     Raises RecordError for a missing folder, a broken record or verification, and weights that are not those scored.
     """
-    records = find_records(root)
+    records = [record for record in find_records(root) if is_shown(record)]
     whole = [record for record in records if record.view is None]
     stands = {_key(record): standing for record, standing in zip(whole, standings(whole), strict=True)}
     groups: dict[tuple[str, str, str], list[Record]] = {}
