@@ -306,6 +306,14 @@ def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
         assert (row["seeds_mean"], row["seeds_sd"], row["seeds_n"]) == ("0.3000", "0.1000", "3")
 
 
+def test_a_publication_without_its_verdict_is_not_shown(tmp_path: Path) -> None:
+    record = make_record("ensemble2adv", n=1)
+    for name in ("whole", "half"):
+        board = publish(tmp_path / "boards", name, record, verified=verdicts_on(record))
+    (board / "verified" / "half.json").unlink()
+    assert [model.name for model in read_models(tmp_path / "boards")] == ["whole"]
+
+
 @pytest.mark.parametrize("verdict", [[], {"status": "verified"}, {"schema": 3}, {"schema": 2, "verdicts": "no list"}])
 def test_a_broken_verdict_is_named(tmp_path: Path, verdict: Any) -> None:
     with pytest.raises(RecordError, match=r"m\.json: not a verification"):
