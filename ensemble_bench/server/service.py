@@ -4,6 +4,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing import get_context
@@ -17,10 +18,12 @@ from ensemble_bench.server.app import Lifespan, create_app
 from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
-from ensemble_bench.server.worker import FREED, LOCK, rebuild, work
+from ensemble_bench.server.worker import FREED, LOCK, LONGEST_PAUSE, rebuild, work
 
 PAUSE = 1.0
 """Seconds between two looks at the worker."""
+LIVED = 30.0
+"""Seconds after which a worker that ended is replaced at once; the pauses between others double."""
 GRACE = 5
 """Seconds that requests under way have to end when the service is stopped."""
 
@@ -92,12 +95,18 @@ def _beside(worker: Worker, settings: ServiceSettings) -> Lifespan:
 
 def _keep(worker: Worker, settings: ServiceSettings, stopping: threading.Event) -> None:
     """Run `worker` in a process of its own, again and again: it may crash, the service may not."""
+    pause = PAUSE
     while not stopping.is_set():
+        began = time.monotonic()
         process = get_context("spawn").Process(target=worker, args=(settings,))
         process.start()
         while process.is_alive() and not stopping.is_set():
             stopping.wait(PAUSE)
         if not stopping.is_set():
-            print(f"the worker ended with status {process.exitcode}: starting another", file=sys.stderr, flush=True)
+            # One that cannot work at all shall not fill the log.
+            pause = PAUSE if time.monotonic() - began > LIVED else min(2 * pause, LONGEST_PAUSE)
+            said = f"the worker ended with status {process.exitcode}: starting another"
+            print(said, file=sys.stderr, flush=True)
+            stopping.wait(0 if pause == PAUSE else pause)
         process.kill()  # safe at any moment
         process.join()

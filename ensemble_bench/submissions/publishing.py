@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ensemble_bench.errors import BundleError
+from ensemble_bench.errors import BundleError, CheckpointError, RecordError
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
@@ -66,8 +66,7 @@ def withdraw(name: str, weights_hash: str, root: Path) -> None:
         board = home.parents[1]
         if verified_file(board, name).exists():
             continue
-        hashes = {checkpoint.read_info(file).weights_hash for file in home.glob(f"*{checkpoint.SUFFIX}")}
-        if hashes <= {weights_hash}:
+        if _hashes(home) <= {weights_hash}:
             (board / "model_info" / f"{name}.json").unlink(missing_ok=True)
             shutil.rmtree(board / "records" / name, ignore_errors=True)
             shutil.rmtree(home)
@@ -76,20 +75,27 @@ def withdraw(name: str, weights_hash: str, root: Path) -> None:
 def check_free(name: str, weights_hash: str, root: Path) -> None:
     """Raise BundleError for a name that other weights have, or that differs from one in its case alone.
 
-    So it does for weights that are published under another name.
+    So it does for weights that are published under another name. RecordError for a published model that is damaged.
     """
     for taken in root.glob("*/*/weights/*"):
         if taken.name.lower() != name.lower():
-            for file in taken.glob(f"*{checkpoint.SUFFIX}"):
-                if checkpoint.read_info(file).weights_hash == weights_hash:
-                    raise BundleError(f"these weights are published as {taken.name!r}: a model is published once")
+            if weights_hash in _hashes(taken):
+                raise BundleError(f"these weights are published as {taken.name!r}: a model is published once")
             continue
         if taken.name != name:
             raise BundleError(f"name {name!r} differs from {taken.name!r} in its case alone: choose another --name")
         # None where a publication was cut short.
-        hashes = {checkpoint.read_info(file).weights_hash for file in taken.glob(f"*{checkpoint.SUFFIX}")}
+        hashes = _hashes(taken)
         if hashes and weights_hash not in hashes:
             raise BundleError(f"name {name!r} is that of another model in {taken.parents[1]}: choose another --name")
+
+
+def _hashes(home: Path) -> set[str]:
+    """Hashes of the weights in a published model's folder."""
+    try:
+        return {checkpoint.read_info(file).weights_hash for file in home.glob(f"*{checkpoint.SUFFIX}")}
+    except CheckpointError as error:
+        raise RecordError(f"published model {home.name}: {error}") from None
 
 
 def board_of(record: Record, root: Path) -> Path:

@@ -307,7 +307,7 @@ def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
 
 
 def test_a_publication_without_its_verdict_is_not_shown(tmp_path: Path) -> None:
-    record = make_record("ensemble2adv", n=1)
+    record, _ = make_record([True], {"pgd5": [True]})
     for name in ("whole", "half"):
         board = publish(tmp_path / "boards", name, record, verified=verdicts_on(record))
     (board / "verified" / "half.json").unlink()

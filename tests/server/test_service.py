@@ -138,7 +138,7 @@ def test_a_submission_that_crashes_the_worker_is_refused(settings: ServiceSettin
         told = ask(port, "GET", f"/api/submissions/{identifier}", token=token).json
     assert (told["status"], told["reasons"]) == (
         "refused",
-        ["the verifier crashed at it, or took more than 24 hours, 2 times"],
+        ["the verifier crashed at it, or ran out of memory, 2 times"],
     )
 
 

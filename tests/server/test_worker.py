@@ -11,6 +11,7 @@ from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.server.worker import judge
 from ensemble_bench.submissions import publishing, verification
+from ensemble_bench.submissions.faults import is_of_machine
 from ensemble_bench.submissions.format.bundle import unpack
 
 N = 20
@@ -106,13 +107,14 @@ def test_another_model_of_a_taken_name_is_refused_before_it_is_run(
     assert str(desk.settings.data) not in reasons[0]
 
 
-def test_data_that_are_not_here_are_no_crash(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_not_here_are_the_operators_fault(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object, **__: object) -> None:
         raise DataError("/secret/place: no data")
 
     monkeypatch.setattr(verification, "verify", absent)
-    reason = "cannot be checked here: the service lacks its data set, or its board has broken rules"
-    assert desk.judge(honest()) == ("refused", (reason,))
+    with pytest.raises(DataError) as caught:
+        desk.judge(honest())
+    assert is_of_machine(caught.value)
 
 
 def test_a_site_that_cannot_be_built_takes_back_no_verdict(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
