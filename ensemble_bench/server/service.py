@@ -95,7 +95,7 @@ def _beside(worker: Worker, settings: ServiceSettings) -> Lifespan:
 
 def _keep(worker: Worker, settings: ServiceSettings, stopping: threading.Event) -> None:
     """Run `worker` in a process of its own, again and again: it may crash, the service may not."""
-    pause = PAUSE
+    pause = 0.0
     while not stopping.is_set():
         began = time.monotonic()
         process = get_context("spawn").Process(target=worker, args=(settings,))
@@ -104,9 +104,9 @@ def _keep(worker: Worker, settings: ServiceSettings, stopping: threading.Event) 
             stopping.wait(PAUSE)
         if not stopping.is_set():
             # One that cannot work at all shall not fill the log.
-            pause = PAUSE if time.monotonic() - began > LIVED else min(2 * pause, LONGEST_PAUSE)
+            pause = 0.0 if time.monotonic() - began > LIVED else min(2 * pause or PAUSE, LONGEST_PAUSE)
             said = f"the worker ended with status {process.exitcode}: starting another"
             print(said, file=sys.stderr, flush=True)
-            stopping.wait(0 if pause == PAUSE else pause)
+            stopping.wait(pause)
         process.kill()  # safe at any moment
         process.join()

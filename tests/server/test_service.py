@@ -59,13 +59,13 @@ def kept(settings: ServiceSettings) -> list[Path]:
 
 @pytest.mark.slow
 def test_200_at_once_are_all_queued_once(settings: ServiceSettings) -> None:
-    store, port = Store(settings.store), free_port()
+    store, port, path = Store(settings.store), free_port(), honest()
     tokens = [store.create_token(f"user{i}") for i in range(20)]
     gate = threading.Barrier(200)
 
     def one(i: int) -> str:
         gate.wait()
-        answer = submit(port, tokens[i % 20], another(honest(), i))
+        answer = submit(port, tokens[i % 20], another(path, i))
         assert answer.status == 202
         assert ask(port, "GET", "/").status == 200
         told = ask(port, "GET", f"/api/submissions/{answer.json['id']}", token=tokens[i % 20])
@@ -89,13 +89,13 @@ def test_killed_at_random_moments(settings: ServiceSettings) -> None:
     store, port, moments = Store(settings.store), free_port(), random.Random(0)
     token = store.create_token("alice")
     accepted: list[str] = []
-    numbers = itertools.count()
+    path, numbers = honest(), itertools.count()
     over = threading.Event()
 
     def keep_submitting() -> None:
         while not over.wait(0.05):
             with contextlib.suppress(OSError, HTTPException):
-                answer = submit(port, token, another(honest(), next(numbers)))
+                answer = submit(port, token, another(path, next(numbers)))
                 assert answer.status == 202
                 accepted.append(answer.json["id"])
 
