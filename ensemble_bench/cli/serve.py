@@ -41,7 +41,9 @@ def serve(
     requests_per_minute: Annotated[
         int, typer.Option(min=1, help="Requests to the API, of a token or of an address without one.")
     ] = 600,
-    attempts: Annotated[int, typer.Option(min=1, help="Crashes of the verifier at a submission until it is refused.")] = 3,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Crashes of the verifier at a submission until it is refused.")
+    ] = 3,
     hours: Annotated[float, typer.Option(help="Time to verify a submission, all attempts together.")] = 24.0,
     memory: Annotated[
         float | None, typer.Option(help="Memory of the verifier in GiB; by default three quarters of the machine's.")

@@ -4,7 +4,6 @@ import asyncio
 import math
 import secrets
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
@@ -17,6 +16,8 @@ from starlette.types import ASGIApp
 
 from ensemble_bench.errors import BundleError, DataError, RecordError, shortened
 from ensemble_bench.server import uploads
+from ensemble_bench.server.connections import network_of
+from ensemble_bench.server.logs import LOGGER
 from ensemble_bench.server.middleware import HeardRefusals, SecurityHeaders
 from ensemble_bench.server.pages import page
 from ensemble_bench.server.ratelimit import RateLimit
@@ -47,18 +48,21 @@ def create_app(settings: ServiceSettings, store: Store, *, lifespan: Lifespan | 
         """The token that was sent, None without a valid one; 429 for a caller who asks too often."""
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         token = store.find_token(sent.strip()) if scheme.lower() == "bearer" else None
-        address = request.client.host if request.client else ""
+        host = request.client.host if request.client else ""
+        address = network_of(host) or host
         if early := rate.wait(f"token {token.owner}" if token else f"address {address}"):
             seconds = str(math.ceil(early))
             raise HTTPException(429, f"too many requests: wait {seconds} s", headers={"Retry-After": seconds})
         return token
 
-    def owner(token: Annotated[Token | None, Depends(caller)]) -> str:
+    def owner(request: Request, token: Annotated[Token | None, Depends(caller)]) -> str:
         """Who is asking; 401 without a valid token, 403 with one that was revoked."""
         if token is None:
             raise HTTPException(401, "no valid token", headers={"WWW-Authenticate": "Bearer"})
         if token.revoked is not None:
             raise HTTPException(403, "this token was revoked")
+        if (connection := request.scope.get("state", {}).get("connection")) is not None:
+            connection.loop.call_soon_threadsafe(connection.trust)
         return token.owner
 
     @app.post("/api/submissions", status_code=202)
@@ -145,7 +149,7 @@ def _refusal(error: Exception, settings: ServiceSettings) -> HTTPException:
 
 def _fault(error: Exception) -> tuple[int, str, dict[str, str]]:
     """Status, detail and headers for a fault that is ours, of which the operator is told; never a bundle's refusal."""
-    print(f"a request failed: {type(error).__name__}: {shortened(str(error))}", file=sys.stderr, flush=True)
+    LOGGER.error("a request failed: %s: %s", type(error).__name__, shortened(str(error)))
     if no_space(error):
         return 507, "the service has no space left", {"Retry-After": str(FULL_SECONDS)}
     if is_of_machine(error):

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing import get_context
 
-import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.server.app import Lifespan, create_app
+from ensemble_bench.server.connections import BACKLOG, Guard, Server, most_connections
 from ensemble_bench.server.lock import hold
+from ensemble_bench.server.logs import limit_logs
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.server.worker import FREED, LOCK, LONGEST_PAUSE, rebuild, work
@@ -45,8 +46,10 @@ def serve(
             rebuild(settings)
         app = create_app(settings, store, lifespan=_beside(worker, settings) if worker else None)
         print(f"the leaderboard and its API are at http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
-        config = uvicorn.Config(app, ws="none", server_header=False, timeout_graceful_shutdown=GRACE)
-        uvicorn.Server(config).run(sockets=[listener])
+        guard = Guard(settings.max_connections or most_connections(), settings.connections_per_address)
+        server = Server(app, guard, timeout_graceful_shutdown=GRACE)
+        limit_logs()  # after uvicorn has set them up
+        server.run(sockets=[listener])
 
 
 def recover(settings: ServiceSettings, store: Store) -> None:
@@ -71,7 +74,7 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens there; raises InvalidValueError where none can."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise InvalidValueError(f"cannot listen on {host}:{port}: {error}") from None
 

@@ -97,7 +97,14 @@ class ServiceSettings:
         return self.uploads / identifier
 
     def make_folders(self) -> None:
-        """Make them all; `data` holds others' unpublished models, so only its user can open it."""
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make them all; `data` holds others' unpublished models, so only its user can open it, whoever made it.
+
+        Raises InvalidValueError where it cannot be made so.
+        """
+        try:
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.data.chmod(0o700)
+        except OSError as error:
+            raise InvalidValueError(f"data is {self.data}: cannot be made this user's alone: {error}") from None
         for folder in (self.incoming, self.uploads, self.work, self.root):
             folder.mkdir(parents=True, exist_ok=True)

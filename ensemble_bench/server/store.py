@@ -1,8 +1,10 @@
 """The memory of the service, one SQLite file: tokens as hashes, submissions in their order, and owners of names."""
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 import re
 import secrets
 import sqlite3
@@ -115,12 +117,21 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._make_private()
         with self._connected() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
             known = {row["name"] for row in connection.execute("PRAGMA table_info(submissions)")}
             for name in ADDED.keys() - known:
                 connection.execute(f"ALTER TABLE submissions ADD COLUMN {name} {ADDED[name]}")
+
+    def _make_private(self) -> None:
+        """Have only this user read the file and those that SQLite puts beside it, which it makes like the file."""
+        with _readable(self.path):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(f"{self.path}{suffix}", 0o600)
 
     # Tokens
 
@@ -324,6 +335,15 @@ def _check_quota(connection: sqlite3.Connection, owner: str, quota: Quota) -> No
         free = datetime.fromisoformat(made[len(made) - quota.daily]["submitted"]) + DAY
         seconds = max(1, math.ceil((free - now).total_seconds()))
         raise QuotaError(f"you made {len(made)} submissions in 24 hours, at most {quota.daily} are taken", seconds)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Have a file that cannot be opened be a RecordError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from error
 
 
 @contextmanager

@@ -20,8 +20,8 @@ from typing import TypeVar
 from ensemble_bench.errors import BundleError, EnsembleBenchError, RecordError, shortened
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.registry.terms import REFUSED, VERIFIED
-from ensemble_bench.server.lock import hold
 from ensemble_bench.server.confinement import confine, memory_of
+from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.submissions.faults import is_of_machine, no_memory

@@ -1,4 +1,4 @@
-"""Whose fault an error is: the bundle's, which decides on it for good, or the machine's, for which no bundle is refused."""
+"""Whose fault an error is: the bundle's, which is refused for it, or the machine's, for which none may be."""
 
 import errno
 from collections.abc import Iterator

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from sample_bundles import claiming_32_times, edited, files_of, honest, tree, zipped
@@ -18,7 +19,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.server import uploads
 from ensemble_bench.server.app import create_app
-from ensemble_bench.server.ratelimit import MANY, RateLimit
+from ensemble_bench.server.ratelimit import RateLimit
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format import archive
@@ -272,7 +273,11 @@ def test_equal_uploads_of_one_owner_are_one(services: Services, tmp_path: Path) 
     files = dict(reversed(files_of(tmp_path / "one.zip").items()))
     assert submit(service.port, service.token, zipped(files, tmp_path / "again.zip").read_bytes()).json == first
     other = service.store.create_token("bob")
-    ids = {first["id"], submit(service.port, service.token, two).json["id"], submit(service.port, other, one).json["id"]}
+    ids = {
+        first["id"],
+        submit(service.port, service.token, two).json["id"],
+        submit(service.port, other, one).json["id"],
+    }
     assert len(ids) == 3
     assert service.store.pending() == ids == {path.name for path in service.settings.uploads.iterdir()}
     # What was not reproduced may be tried again.
@@ -394,7 +399,32 @@ def test_rates_are_by_caller_and_minute() -> None:
     assert [rate.wait("a"), rate.wait("b")] == [40, 0]
     now = 60.0
     assert [rate.wait("a"), rate.wait("a"), rate.wait("a")] == [0, 0, 60]
-    for i in range(3 * MANY):
-        now += 1.0
+
+
+def test_rates_of_many_callers_take_bounded_memory_and_steps() -> None:
+    """Requests of many addresses: each is remembered and forgotten at most once."""
+
+    class Counted(dict[str, tuple[float, int]]):
+        steps = 0
+
+        def __delitem__(self, key: str) -> None:
+            Counted.steps += 1
+            super().__delitem__(key)
+
+        def items(self) -> NoReturn:  # type: ignore[override]
+            raise AssertionError("looks at all of them")
+
+        __iter__ = dict.__iter__
+
+    now, most, requests = 0.0, 1000, 20_000
+    rate = RateLimit(2, clock=lambda: now, callers=most)
+    rate._minutes = Counted()
+    for i in range(requests):
         rate.wait(f"address {i}")
-    assert len(rate._minutes) <= MANY + 1
+        assert len(rate._minutes) <= most
+    assert Counted.steps == requests - most
+    assert rate.wait(f"address {requests - 1}") == 0
+    assert rate.wait(f"address {requests - 1}") == 60
+    now = 60.0
+    assert rate.wait("new") == 0
+    assert len(rate._minutes) == 1

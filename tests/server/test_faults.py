@@ -58,11 +58,11 @@ def desk(tmp_path: Path) -> Desk:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], None]]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the time that the queue goes by."""
     now = [1000.0]
     monkeypatch.setattr(memory.time, "time", lambda: now[0])
-    yield lambda seconds: now.__setitem__(0, now[0] + seconds)
+    return lambda seconds: now.__setitem__(0, now[0] + seconds)
 
 
 @contextmanager

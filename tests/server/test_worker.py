@@ -136,9 +136,7 @@ def test_a_description_without_its_checkpoint_is_published_whole_or_not_at_all(d
 
 
 @pytest.mark.parametrize("place", ["card.render", "leaderboard_csv", "_verdicts"])
-def test_whatever_is_raised_while_judging_undoes_all(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
+def test_whatever_is_raised_while_judging_undoes_all(desk: Desk, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     submission = desk.queue(honest())
     before = tree(desk.settings.root)
     with monkeypatch.context() as patch:

@@ -14,8 +14,8 @@ from ensemble_bench import files
 from ensemble_bench.errors import BundleError, CheckpointError, UnknownNameError
 from ensemble_bench.files import sha256_file
 from ensemble_bench.leaderboard import leaderboard_csv
-from ensemble_bench.leaderboard.verified import read_verified
 from ensemble_bench.leaderboard.site.models import read_models
+from ensemble_bench.leaderboard.verified import read_verified
 from ensemble_bench.records import find_records
 from ensemble_bench.submissions import placing, publishing, zoo
 from ensemble_bench.submissions.bundling import bundle
