@@ -13,6 +13,7 @@ from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.faults import is_of_machine
 from ensemble_bench.submissions.format.archive import FILES
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
+from ensemble_bench.submissions.price import check_price
 
 
 class TooLargeError(Exception):
@@ -36,8 +37,6 @@ def check(path: Path, settings: ServiceSettings) -> Bundle:
     This is where a stranger's bytes come in; the worker takes the folder as it is. Raises BundleError for a bundle that
     would be refused; then no folder stays. Errors of the machine are raised as they are.
     """
-    from ensemble_bench.submissions.price import check_price
-
     folder = path.with_suffix("")
     try:
         bundle = unpack(path, folder, limits=settings.limits)

@@ -146,3 +146,21 @@ def test_whatever_is_raised_while_judging_undoes_all(desk: Desk, monkeypatch: py
     assert tree(desk.settings.root) == before
     assert desk.store.owner_of("mine") is None
     assert judge(submission, desk.settings, desk.store) == ("verified", ())
+
+
+def test_a_verified_models_card_holds_no_markup_of_its_makers(desk: Desk, tmp_path: Path) -> None:
+    files = edited(
+        files_of(honest()),
+        "model_info.json",
+        lambda info: info.update(authors="# [Free](https://evil.example) *models*", venue="`x` | y"),
+    )
+    files = edited(files, "config.json", lambda c: c["meta"].update(recipe="[best](https://evil.example)", objective="# z"))
+    assert desk.judge(zipped(files, tmp_path / "marked.zip"))[0] == "verified"
+    (page,) = desk.settings.site.glob("models/*/*/*/index.html")
+    card = page.read_text().partition("Model card")[2]
+    assert "Training, as its maker says" in card
+    assert "[best](https://evil.example)" in card
+    assert "# [Free](https://evil.example) *models*, `x` | y" in card
+    assert "<a " not in card.partition("</section>")[0]
+    assert "<code>x" not in card
+    assert card.count("<h3") == 1

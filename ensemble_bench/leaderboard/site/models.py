@@ -17,6 +17,7 @@ from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of,
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
+from ensemble_bench.registry.file_names import is_reserved
 from ensemble_bench.registry.terms import TEST
 
 
@@ -163,4 +164,7 @@ def _published(record: Record, name: str) -> dict[str, Any]:
 def _safe(part: str) -> str:
     """`part` as a folder's name on any system; texts that differ give names that differ."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", part)[:100].lstrip(".")
+    if is_reserved(name):
+        name = name.replace(".", "_")  # what follows makes it another
+        return f"{name}-{sha256_bytes(part.encode())[7:15]}"
     return name if name == part else f"{name}-{sha256_bytes(part.encode())[7:15]}"
