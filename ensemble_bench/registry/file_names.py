@@ -7,5 +7,5 @@ RESERVED = frozenset(
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a system takes a name for something else than the file: a device's, or one that it shortens at its end."""
+    """Whether a system takes a name for a device's, or drops the end of it."""
     return name.partition(".")[0].rstrip(" ").lower() in RESERVED or name.endswith((".", " "))

@@ -1,6 +1,8 @@
 """What the worker's process may use, so that no submission takes the machine from others."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MEMORY_FILE = Path("/proc/self/statm")
@@ -18,25 +20,36 @@ def memory_of(gigabytes: float | None) -> int | None:
         return None
 
 
-def confine(memory: int | None) -> None:
-    """Bound this process's memory to `memory` bytes beyond what it has mapped now, and flush denormal numbers to zero.
+def flush_denormals() -> None:
+    """Take denormal numbers for zero from now on, in threads that are started later too.
 
-    Threads that are started later inherit the second: computing with denormals takes many times as long. Nothing is
-    bound where the system has no such limit; a stricter one that stands stays.
+    Computing with them takes many times as long, and weights may be made of them.
     """
     import torch
 
     torch.set_flush_denormal(True)
+
+
+@contextmanager
+def bounded(memory: int | None) -> Iterator[None]:
+    """Let this process map `memory` bytes more than now inside the block, and as much as before behind it.
+
+    What fails for want of it raises MemoryError, or PyTorch's own error. The bound ends with the block, so that the
+    queue's file, which is mapped too, can always be written. Nothing is bound where the system has no such limit.
+    """
     try:
         import resource
 
         mapped = int(MEMORY_FILE.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (ImportError, OSError):
+        memory = None
+    if memory is None:
+        yield
         return
-    if memory is not None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        bound = mapped + memory
-        for stands in (soft, hard):
-            if stands != resource.RLIM_INFINITY:
-                bound = min(bound, stands)
-        resource.setrlimit(resource.RLIMIT_AS, (bound, hard))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    stricter = [limit for limit in before if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([mapped + memory, *stricter]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

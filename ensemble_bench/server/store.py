@@ -250,7 +250,7 @@ class Store:
         """
         with self._connected() as connection:
             (row,) = connection.execute("SELECT postponed FROM submissions WHERE id = ?", (identifier,)).fetchall()
-            wait = min(FIRST_WAIT * 2.0 ** min(row["postponed"], 20), LONGEST_WAIT)
+            wait = float(min(FIRST_WAIT * 2.0 ** min(row["postponed"], 20), LONGEST_WAIT))
             connection.execute(
                 "UPDATE submissions SET status = ?, reasons = ?, crashes = crashes + ?, postponed = postponed + 1, "
                 "not_before = ?, changed = ? WHERE id = ?",

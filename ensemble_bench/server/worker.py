@@ -5,6 +5,7 @@ and the verdict is written last.
 """
 
 import contextlib
+import importlib
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from typing import TypeVar
 from ensemble_bench.errors import BundleError, EnsembleBenchError, RecordError, shortened
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.registry.terms import REFUSED, VERIFIED
-from ensemble_bench.server.confinement import confine, memory_of
+from ensemble_bench.server.confinement import bounded, flush_denormals, memory_of
 from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
@@ -35,6 +36,7 @@ POLL = 0.5
 TICK = 10.0
 """Seconds between two looks at the time that a verification takes."""
 LONGEST_PAUSE = 60.0
+NEEDED = ("pandas", "pyarrow.parquet", "scipy.stats", "sklearn.datasets", "torch")
 OWN_FAULT = "it waits: the service has a fault of its own, which its operator was told; it will be tried again"
 
 T = TypeVar("T")
@@ -47,10 +49,19 @@ def work(settings: ServiceSettings) -> None:
     """Verify and publish until the service ends."""
     from ensemble_bench.training.hardware import resolve_device
 
+    # Before memory is bounded, so that the bound is all a submission's.
+    for needed in (*NEEDED, "ensemble_bench.submissions.publishing"):
+        importlib.import_module(needed)
     try:
         # A GPU's driver maps more than there is: no bound on addresses is of use there.
-        confine(memory_of(settings.memory) if resolve_device(settings.device).type == "cpu" else None)
-        run(settings, judge)
+        memory = memory_of(settings.memory) if resolve_device(settings.device).type == "cpu" else None
+        flush_denormals()
+
+        def judged(submission: Submission, settings: ServiceSettings, store: Store) -> Verdict:
+            with bounded(memory):
+                return judge(submission, settings, store)
+
+        run(settings, judged)
     except EnsembleBenchError as error:
         # The operator's mistake: no submission shall be refused for it.
         raise SystemExit(f"no submission is verified: {error}") from None

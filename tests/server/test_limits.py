@@ -33,11 +33,11 @@ HUGE = Architecture(
 )  # fmt: skip
 CONFINED = """
 import torch
-from ensemble_bench.server.confinement import confine
+from ensemble_bench.server.confinement import bounded, flush_denormals
 from ensemble_bench.submissions.faults import no_memory
 small = torch.full((4,), 1e-40)
 assert (small * 1).any()
-confine({memory})
+flush_denormals()
 threads = []
 import threading
 thread = threading.Thread(target=lambda: threads.append((small * 1).any().item()))
@@ -45,12 +45,14 @@ thread.start()
 thread.join()
 assert not (small * 1).any() and threads == [False]
 try:
-    torch.ones(2**28)
+    with bounded({memory}):
+        torch.ones(2**28)
 except (MemoryError, RuntimeError) as error:
     assert no_memory(error), error
     print("no memory")
 else:
     print("memory")
+assert len(torch.ones(2**28)) == 2**28
 """
 
 

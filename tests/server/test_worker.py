@@ -154,7 +154,9 @@ def test_a_verified_models_card_holds_no_markup_of_its_makers(desk: Desk, tmp_pa
         "model_info.json",
         lambda info: info.update(authors="# [Free](https://evil.example) *models*", venue="`x` | y"),
     )
-    files = edited(files, "config.json", lambda c: c["meta"].update(recipe="[best](https://evil.example)", objective="# z"))
+    files = edited(
+        files, "config.json", lambda c: c["meta"].update(recipe="[best](https://evil.example)", objective="# z")
+    )
     assert desk.judge(zipped(files, tmp_path / "marked.zip"))[0] == "verified"
     (page,) = desk.settings.site.glob("models/*/*/*/index.html")
     card = page.read_text().partition("Model card")[2]

@@ -30,8 +30,8 @@ Images are in [0, 1]; the model normalises them itself.
 
 ## Robustness
 
-Worst case over all attacks of each suite within {{ threat|text }}, on the first images of the test split, with 95 % Wilson
-intervals.
+Worst case over all attacks of each suite within {{ threat|text }}, on the first images of the test split, with 95 %
+Wilson intervals.
 
 | suite | images | clean accuracy | robust accuracy |
 |---|---|---|---|
