@@ -19,6 +19,10 @@ class InvalidValueError(EnsembleBenchError, ValueError):
     """A value is out of its range or of the wrong kind."""
 
 
+class BusyError(InvalidValueError):
+    """Another process is at work there."""
+
+
 class UnknownNameError(InvalidValueError):
     """A name is in no registry; the message offers the nearest names that are."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import BusyError, InvalidValueError
 
 try:
     import fcntl
@@ -37,7 +37,7 @@ def held(
     """Hold a lock of `folder`, made if need be; yields its file descriptor, which processes may inherit.
 
     It ends with this process and all that inherited it, however they end. Several may hold a `shared` one at once,
-    which keeps those out who want it alone. `waiting` is called once if another holds it. Raises InvalidValueError,
+    which keeps those out who want it alone. `waiting` is called once if another holds it. Raises BusyError,
     saying that another `what` is at work and to wait for it `or_else`, if one still is after `wait` seconds (None:
     WAIT). A folder that cannot be written to, or on a file system without locks, is not locked: then None is yielded.
     """
@@ -50,7 +50,7 @@ def held(
         return
     descriptor = _acquired(folder / name, shared, WAIT if wait is None else wait, waiting)
     if descriptor == BUSY:
-        raise InvalidValueError(f"{folder}: another {what} is at work there: wait for it{or_else}")
+        raise BusyError(f"{folder}: another {what} is at work there: wait for it{or_else}")
     try:
         yield descriptor
     finally:

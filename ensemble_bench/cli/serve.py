@@ -41,8 +41,22 @@ def serve(
     requests_per_minute: Annotated[
         int, typer.Option(min=1, help="Requests to the API, of a token or of an address without one.")
     ] = 600,
-    attempts: Annotated[int, typer.Option(min=1, help="Crashes of the verifier before a submission is refused.")] = 3,
-    hours: Annotated[float, typer.Option(help="Time for one attempt to verify.")] = 24.0,
+    attempts: Annotated[
+        int, typer.Option(min=1, help="Crashes of the verifier at a submission until it is refused.")
+    ] = 3,
+    hours: Annotated[float, typer.Option(help="Time to verify a submission, all attempts together.")] = 24.0,
+    memory: Annotated[
+        float | None, typer.Option(help="Memory of the verifier in GiB; by default three quarters of the machine's.")
+    ] = None,
+    max_flops: Annotated[
+        float, typer.Option(help="FLOPs that verifying a submission may take: passes of all attacks by FLOPs of one.")
+    ] = 1e16,
+    max_pending: Annotated[int, typer.Option(min=1, help="Submissions of one owner that wait at once.")] = 20,
+    max_daily: Annotated[int, typer.Option(min=1, help="Submissions of one owner in 24 hours.")] = 100,
+    max_connections: Annotated[
+        int | None, typer.Option(min=1, help="Connections at once; by default as many as there are descriptors for.")
+    ] = None,
+    connections_per_address: Annotated[int, typer.Option(min=1, help="… and of one address.")] = 32,
     worker: Annotated[bool, typer.Option(help="Verify; without, submissions wait.")] = True,
 ) -> None:
     """Take submissions over HTTP, verify them one by one, publish those that hold, and show the leaderboard."""
@@ -64,6 +78,12 @@ def serve(
         requests_per_minute=requests_per_minute,
         attempts=attempts,
         hours=hours,
+        memory=memory,
+        max_flops=max_flops,
+        max_pending=max_pending,
+        max_daily=max_daily,
+        max_connections=max_connections,
+        connections_per_address=connections_per_address,
     )
     try:
         from ensemble_bench.server.service import serve as run

@@ -1,12 +1,10 @@
 """Adversarial images of an evaluation as files: float32 safetensors, or PNG files that the model is shown again."""
 
-import csv
 import hashlib
-import io
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.files import atomic_file, new_folder, sha256_file, write_atomic
 from ensemble_bench.models import calling
 from ensemble_bench.records import Record, SavedImages
+from ensemble_bench.records.csv_text import csv_text
 
 SUFFIX = ".safetensors"
 MODEL = "{model}"
@@ -202,9 +201,7 @@ def _write_tensors(path: Path, blocks: Iterator[_Block], job: Job, scores: Score
 
 def _write_png(path: Path, blocks: Iterator[_Block], job: Job, scores: Scores, info: Mapping[str, Any]) -> None:
     """A folder of PNG files named by the ids of their images, a table of these, and `info`."""
-    by, rows = _broken_by(scores), io.StringIO()
-    table = csv.writer(rows, lineterminator="\n")
-    table.writerow(COLUMNS)
+    by, rows = _broken_by(scores), list[Sequence[object]]([COLUMNS])
     with new_folder(path) as folder:
         for block in blocks:
             told = zip(block.ids.tolist(), block.labels.tolist(), by[block.rows], block.levels, strict=True)
@@ -215,8 +212,8 @@ def _write_png(path: Path, blocks: Iterator[_Block], job: Job, scores: Scores, i
                 file = f"{image:06}.png"
                 Image.fromarray(np.ascontiguousarray(pixels)).save(folder / file, format="PNG")
                 broken = int(inside and prediction != label)
-                table.writerow((file, image, label, broken, name, prediction, int(inside)))
-        write_atomic(folder / TABLE_FILE, rows.getvalue())
+                rows.append((file, image, label, broken, name, prediction, int(inside)))
+        write_atomic(folder / TABLE_FILE, csv_text(rows))
         write_atomic(folder / ABOUT_FILE, json.dumps({**info, "format": "png"}, sort_keys=True, indent=2) + "\n")
         if path.exists():  # of the same evaluation, or empty: check_target lets nothing else pass
             shutil.rmtree(path)

@@ -9,8 +9,6 @@ says how many, and the accuracy of an attack that covers none is empty. Where a 
 `carried_eps` says at which smaller one images fell that count here as fallen under every attack.
 """
 
-import csv
-import io
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from ensemble_bench.leaderboard.published import board_of
 from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.records import CARRIED, AttackResult, Record, find_records
 from ensemble_bench.records.conditions import TREES, clean_tree, precision_of
+from ensemble_bench.records.csv_text import csv_text
 from ensemble_bench.records.text import carried_eps, fraction, natural
 
 LEADERBOARD_FILE = "leaderboard.csv"
@@ -57,12 +56,8 @@ def leaderboard_csv(records: Iterable[Record], *, root: Path | None = None) -> s
         _row(record, attacks, partial, root, carried=CARRIED in names) | (_standing(place) if published else {})
         for record, place in stands
     ]
-    sink = io.StringIO()
     # Without a record there are no columns to name.
-    writer = csv.DictWriter(sink, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue()
+    return csv_text([rows[0] if rows else [], *(row.values() for row in rows)])
 
 
 def _place(record: Record, standing: Standing) -> tuple[object, ...]:

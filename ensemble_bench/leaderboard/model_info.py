@@ -164,14 +164,19 @@ def read_all(folder: Path) -> dict[str, ModelInfo]:
     return {path.relative_to(folder).with_suffix("").as_posix(): read(path) for path in paths}
 
 
+def to_json(info: ModelInfo) -> str:
+    """An entry as RobustBench's JSON; raises RecordError when it does not hold together."""
+    ModelInfo.from_dict(info.as_dict())
+    return json.dumps(info.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write(info: ModelInfo, path: Path) -> Path:
     """Write an entry as RobustBench's JSON at one stroke; returns the path.
 
     Raises RecordError when the entry does not hold together; then nothing is written.
     """
     path = Path(path)
-    ModelInfo.from_dict(info.as_dict(), path=path)
-    write_atomic(path, json.dumps(info.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomic(path, to_json(info))
     return path
 
 

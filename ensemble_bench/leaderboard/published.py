@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ensemble_bench.leaderboard.verified import verified_file
 from ensemble_bench.records import Record
 
 
@@ -17,3 +18,12 @@ def name_of(record: Record) -> str:
     """Name of a record's model: the one it was published under, else its run's."""
     board = board_of(record)
     return record.run if board is None or record.path is None else record.path.parents[2].name
+
+
+def is_shown(record: Record) -> bool:
+    """Whether a record is to be seen: on a published board that is one of a model with a verdict.
+
+    A publication that was cut short has none yet.
+    """
+    board = board_of(record)
+    return board is None or verified_file(board, name_of(record)).is_file()

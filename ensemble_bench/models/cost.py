@@ -12,6 +12,8 @@ from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.calling import modes_kept, to_eval
 
 # The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
+BYTES = 4
+"""Of a number in float32."""
 PAPER_WIDTHS = {1: 1.0, 2: 1.5, 4: 2.0}
 
 
@@ -43,6 +45,24 @@ def flops(model: nn.Module | Architecture, image_shape: tuple[int, int, int] | N
     if image_shape is None:
         raise InvalidValueError("image_shape is missing: a module does not say which images it takes")
     return _count(model, image_shape)
+
+
+def activation_bytes(architecture: Architecture) -> int:
+    """Bytes, in float32, of all that the layers of a model give for one image: what a backward pass keeps, about."""
+    one = skeleton(replace(architecture, members=1, gated=False), device="meta")
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        nonlocal total
+        total += output.numel() if isinstance(output, Tensor) else 0
+
+    for module in one.modules():
+        if not any(True for _ in module.children()):
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        to_eval(one)
+        one(torch.zeros(1, *architecture.image_shape, device="meta"))
+    return BYTES * architecture.members * total
 
 
 def match_width(architecture: Architecture, *, times: int, by: str) -> float:

@@ -193,7 +193,7 @@ def _backbone(arch: str, dataset: DataSource) -> nn.Module:
     """A backbone of ours by its name, with its depth if it is a wide ResNet, and its width: "wrn-16-4"."""
     known = registry.names("backbone")
     name = max((backbone for backbone in known if f"{arch}-".startswith(f"{backbone}-")), key=len, default="")
-    sizes = re.fullmatch(r"(?:(\d+)-)?(\d+(?:\.\d+)?)", arch.removeprefix(name).removeprefix("-") or "1")
+    sizes = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+(?:\.[0-9]+)?)", arch.removeprefix(name).removeprefix("-") or "1")
     if not name or sizes is None or (sizes[1] is None) == (name == "wrn"):
         examples = ["wrn-16-4" if backbone == "wrn" else backbone for backbone in known]
         raise UnknownNameError("architecture", arch, [*examples, "timm:NAME", "package.module:attribute"])

@@ -1,11 +1,11 @@
 """A table as data, and its renderings as Markdown, CSV and LaTeX, which round the numbers."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ensemble_bench.errors import RecordError
+from ensemble_bench.records.csv_text import csv_text
+from ensemble_bench.records.markup import markdown
 from ensemble_bench.records.record import CleanScore, RobustScore
 from ensemble_bench.records.text import fraction
 
@@ -107,11 +107,7 @@ def to_csv(tables: Sequence[Table]) -> str:
         columns |= dict.fromkeys(table.about)
     for key in dict.fromkeys(key for table in tables for key in table.keys):
         columns |= dict.fromkeys(k for k in _parts(key) if k == key or any(k in row for row in rows))
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, fieldnames=list(columns), lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue()
+    return csv_text([columns, *([row.get(column, "") for column in columns] for row in rows)])
 
 
 def to_latex(tables: Iterable[Table]) -> str:
@@ -121,11 +117,12 @@ def to_latex(tables: Iterable[Table]) -> str:
 
 def _markdown(table: Table) -> str:
     def line(cells: Iterable[str]) -> str:
-        # What others wrote must not become markup.
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
     rules = [":--" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
-    body = [line(table.columns), line(rules), *map(line, table.text_rows())]
+    # What others wrote must not become markup.
+    rows = (map(markdown, row) for row in table.text_rows())
+    body = [line(table.columns), line(rules), *map(line, rows)]
     return "\n".join([f"### {table.title}", "", table.caption, "", *body, ""])
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from ensemble_bench.errors import RecordError
 from ensemble_bench.records.record import CARRIED, Record
 
+DIGITS = "0123456789"
+
 
 def carried_eps(record: Record) -> float | None:
     """Return the smaller eps whose fallen images `record` counts as fallen without attacking them, None without one.
@@ -26,7 +28,8 @@ def carried_eps(record: Record) -> float | None:
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """Sort key that reads digits as numbers, so that pgd20 comes before pgd500."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name) if part]
+    parts = [part for part in re.split(r"([0-9]+)", name) if part]
+    return [(part[0] in DIGITS, int(part) if part[0] in DIGITS else 0, part) for part in parts]
 
 
 def fraction(value: float | None) -> str:

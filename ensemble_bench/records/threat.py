@@ -50,6 +50,8 @@ def parse_eps(text: str) -> float:
     """
     above, _, below = text.partition("/")
     try:
+        if not text.isascii() or "_" in text:
+            raise ValueError("float() takes digits of other scripts, and underscores")
         eps = float(above) / float(below or 1)
     except (ValueError, ZeroDivisionError):
         eps = math.nan

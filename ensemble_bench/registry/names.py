@@ -71,14 +71,15 @@ def resolve(kind: str, name: str) -> Any:
 def split_steps(name: str) -> tuple[str, int | None]:
     """Split an attack's name into its family and its number of steps: "pgd20" -> ("pgd", 20).
 
-    An attack of another package takes a number or none. Raises UnknownNameError for a family that does not exist, or
+    An attack of another package takes a number or none. A number has one spelling: no zeros before it, no digits of
+    other scripts. Raises UnknownNameError for a family that does not exist, or
     one without its number of steps, and InvalidValueError as check.
     """
     added = plugins.names("attack")
-    match = None if name in added else re.fullmatch(r"(.*?[A-Za-z])-?(\d+)", name)
+    match = None if name in added else re.fullmatch(r"(.*?[A-Za-z])-?([1-9][0-9]*)", name)
     family, steps = (match[1], int(match[2])) if match else (name, None)
     complete = family in ATTACKS and (steps is not None) == ATTACKS[family].takes_steps
-    if steps == 0 or not (complete or family in added):
+    if not (complete or family in added):
         examples = [f"{f}20" if card.takes_steps else f for f, card in ATTACKS.items()]
         raise UnknownNameError("attack", name, [*examples, *added])
     return check("attack", family), steps

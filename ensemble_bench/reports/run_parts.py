@@ -106,7 +106,7 @@ def name_without_steps(attack: AttackResult) -> str:
 def _steps(attack: AttackResult, stage: str) -> int | None:
     """Steps of a doubling, from its name: 20 for margin-doubled1280/20."""
     name, _, steps = stage.rpartition("/")
-    return int(steps) if name == attack.name and "-doubled" in name and steps.isdigit() else None
+    return int(steps) if name == attack.name and "-doubled" in name and steps.isascii() and steps.isdigit() else None
 
 
 def _key(record: Record) -> tuple[Group, str, int, float, int, str, tuple[int, ...], str, str, str]:

@@ -1,7 +1,6 @@
 """The HTTP interface: submissions in, their status and the leaderboards out. Errors are JSON: {"detail": …}."""
 
 import asyncio
-import errno
 import math
 import secrets
 import shutil
@@ -15,18 +14,26 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from ensemble_bench.errors import BundleError
+from ensemble_bench.errors import BundleError, DataError, RecordError, shortened
 from ensemble_bench.server import uploads
+from ensemble_bench.server.connections import network_of
+from ensemble_bench.server.logs import LOGGER
 from ensemble_bench.server.middleware import HeardRefusals, SecurityHeaders
 from ensemble_bench.server.pages import page
 from ensemble_bench.server.ratelimit import RateLimit
 from ensemble_bench.server.settings import ServiceSettings
-from ensemble_bench.server.store import QUEUED, Store, Submission, Token
+from ensemble_bench.server.store import QUEUED, QuotaError, Store, Submission, Token
+from ensemble_bench.server.turns import Turns
+from ensemble_bench.submissions.faults import is_of_machine, no_space
 
 ZIP = "application/zip"
 # Seconds that an upload may take, and bundles that are checked at the same time.
 UPLOAD_SECONDS = 3600
 CHECKS = 2
+# Uploads of one owner that are received and checked at the same time.
+UPLOADS = 2
+# Seconds after which to try again where a disk is full, or something else here is broken.
+FULL_SECONDS, FAULT_SECONDS = 600, 60
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -35,24 +42,27 @@ def create_app(settings: ServiceSettings, store: Store, *, lifespan: Lifespan | 
     """The service on `store` as an ASGI application; `lifespan` is what runs beside it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     rate = RateLimit(settings.requests_per_minute)
-    checks = CapacityLimiter(CHECKS)
+    checks, turns = CapacityLimiter(CHECKS), Turns(UPLOADS, most=settings.max_pending)
 
     def caller(request: Request) -> Token | None:
         """The token that was sent, None without a valid one; 429 for a caller who asks too often."""
         scheme, _, sent = request.headers.get("authorization", "").partition(" ")
         token = store.find_token(sent.strip()) if scheme.lower() == "bearer" else None
-        address = request.client.host if request.client else ""
+        host = request.client.host if request.client else ""
+        address = network_of(host) or host
         if early := rate.wait(f"token {token.owner}" if token else f"address {address}"):
             seconds = str(math.ceil(early))
             raise HTTPException(429, f"too many requests: wait {seconds} s", headers={"Retry-After": seconds})
         return token
 
-    def owner(token: Annotated[Token | None, Depends(caller)]) -> str:
+    def owner(request: Request, token: Annotated[Token | None, Depends(caller)]) -> str:
         """Who is asking; 401 without a valid token, 403 with one that was revoked."""
         if token is None:
             raise HTTPException(401, "no valid token", headers={"WWW-Authenticate": "Bearer"})
         if token.revoked is not None:
             raise HTTPException(403, "this token was revoked")
+        if (connection := request.scope.get("state", {}).get("connection")) is not None:
+            connection.loop.call_soon_threadsafe(connection.trust)
         return token.owner
 
     @app.post("/api/submissions", status_code=202)
@@ -61,18 +71,21 @@ def create_app(settings: ServiceSettings, store: Store, *, lifespan: Lifespan | 
         identifier = secrets.token_hex(16)
         path = settings.incoming / f"{identifier}.zip"
         try:
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                await uploads.receive(request.stream(), path, settings.limits.max_bytes)
-            bundle = await to_thread.run_sync(uploads.check, path, settings, limiter=checks)
-            await to_thread.run_sync(
-                lambda: uploads.accept(bundle, identifier, owner=owner, settings=settings, store=store)
-            )
-        except (uploads.TooLargeError, BundleError, TimeoutError, ClientDisconnect, OSError) as error:
+            await to_thread.run_sync(store.check_quota, owner, settings.quota)
+            async with turns.of(owner):
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    await uploads.receive(request.stream(), path, settings.limits.max_bytes)
+                bundle = await to_thread.run_sync(uploads.check, path, settings, limiter=checks)
+                identifier = await to_thread.run_sync(
+                    lambda: uploads.accept(bundle, identifier, owner=owner, settings=settings, store=store)
+                )
+        except (uploads.TooLargeError, BundleError, QuotaError, TimeoutError, ClientDisconnect) as error:
             raise _refusal(error, settings) from error
         finally:
             path.unlink(missing_ok=True)
             shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-        return {"id": identifier, "name": bundle.name, "status": QUEUED}
+        found = await to_thread.run_sync(store.get, identifier)
+        return {"id": identifier, "name": bundle.name, "status": QUEUED if found is None else found.status}
 
     @app.get("/api/submissions/{identifier}")
     def status(identifier: str, owner: Annotated[str, Depends(owner)]) -> dict[str, Any]:
@@ -97,9 +110,12 @@ def create_app(settings: ServiceSettings, store: Store, *, lifespan: Lifespan | 
     def site(path: str) -> Response:
         return page(settings.site, path)
 
-    @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "internal error"}, status_code=500)
+        status, detail, headers = _fault(error)
+        return JSONResponse({"detail": detail}, status_code=status, headers=headers)
+
+    for kind in (OSError, MemoryError, RecordError, DataError, BundleError, Exception):
+        app.add_exception_handler(kind, broken)
 
     return SecurityHeaders(HeardRefusals(app, settings.limits.max_bytes))
 
@@ -120,15 +136,25 @@ def _refusal(error: Exception, settings: ServiceSettings) -> HTTPException:
     match error:
         case uploads.TooLargeError():
             return _too_large(settings.limits.max_bytes)
-        case BundleError():
+        case BundleError() if not is_of_machine(error):
             return HTTPException(422, str(error))
+        case QuotaError():
+            return HTTPException(429, str(error), headers={"Retry-After": str(error.seconds)})
         case TimeoutError():
             return HTTPException(408, f"the upload took more than {UPLOAD_SECONDS} s")
         case ClientDisconnect():
             return HTTPException(400, "the upload was cut short")
-        case OSError(errno=errno.ENOSPC):
-            return HTTPException(507, "the service has no space left")
     raise error
+
+
+def _fault(error: Exception) -> tuple[int, str, dict[str, str]]:
+    """Status, detail and headers for a fault that is ours, of which the operator is told; never a bundle's refusal."""
+    LOGGER.error("a request failed: %s: %s", type(error).__name__, shortened(str(error)))
+    if no_space(error):
+        return 507, "the service has no space left", {"Retry-After": str(FULL_SECONDS)}
+    if is_of_machine(error):
+        return 503, "the service has a fault of its own, try again later", {"Retry-After": str(FAULT_SECONDS)}
+    return 500, "internal error", {}
 
 
 def _too_large(max_bytes: int) -> HTTPException:

@@ -4,23 +4,27 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from multiprocessing import get_context
 
-import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.server.app import Lifespan, create_app
+from ensemble_bench.server.connections import BACKLOG, Guard, Server, most_connections
 from ensemble_bench.server.lock import hold
+from ensemble_bench.server.logs import limit_logs
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
-from ensemble_bench.server.worker import FREED, LOCK, rebuild, work
+from ensemble_bench.server.worker import FREED, LOCK, LONGEST_PAUSE, rebuild, work
 
 PAUSE = 1.0
 """Seconds between two looks at the worker."""
+LIVED = 30.0
+"""Seconds after which a worker that ended is replaced at once; the pauses between others double."""
 GRACE = 5
 """Seconds that requests under way have to end when the service is stopped."""
 
@@ -42,8 +46,10 @@ def serve(
             rebuild(settings)
         app = create_app(settings, store, lifespan=_beside(worker, settings) if worker else None)
         print(f"the leaderboard and its API are at http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
-        config = uvicorn.Config(app, ws="none", server_header=False, timeout_graceful_shutdown=GRACE)
-        uvicorn.Server(config).run(sockets=[listener])
+        guard = Guard(settings.max_connections or most_connections(), settings.connections_per_address)
+        server = Server(app, guard, timeout_graceful_shutdown=GRACE)
+        limit_logs()  # after uvicorn has set them up
+        server.run(sockets=[listener])
 
 
 def recover(settings: ServiceSettings, store: Store) -> None:
@@ -68,7 +74,7 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens there; raises InvalidValueError where none can."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         raise InvalidValueError(f"cannot listen on {host}:{port}: {error}") from None
 
@@ -92,12 +98,18 @@ def _beside(worker: Worker, settings: ServiceSettings) -> Lifespan:
 
 def _keep(worker: Worker, settings: ServiceSettings, stopping: threading.Event) -> None:
     """Run `worker` in a process of its own, again and again: it may crash, the service may not."""
+    pause = 0.0
     while not stopping.is_set():
+        began = time.monotonic()
         process = get_context("spawn").Process(target=worker, args=(settings,))
         process.start()
         while process.is_alive() and not stopping.is_set():
             stopping.wait(PAUSE)
         if not stopping.is_set():
-            print(f"the worker ended with status {process.exitcode}: starting another", file=sys.stderr, flush=True)
+            # One that cannot work at all shall not fill the log.
+            pause = 0.0 if time.monotonic() - began > LIVED else min(2 * pause or PAUSE, LONGEST_PAUSE)
+            said = f"the worker ended with status {process.exitcode}: starting another"
+            print(said, file=sys.stderr, flush=True)
+            stopping.wait(pause)
         process.kill()  # safe at any moment
         process.join()

@@ -5,27 +5,44 @@ from pathlib import Path
 
 import torch
 
+from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import DataError, RecordError
 from ensemble_bench.evaluation import blackbox
 from ensemble_bench.evaluation.runner import evaluate_checkpoints
 from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_file, rules_of
+from ensemble_bench.models import checkpoint
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import Record
 from ensemble_bench.registry import BLACKBOX, suite_of
 from ensemble_bench.registry.terms import TEST
+from ensemble_bench.submissions.price import batch_in
 from ensemble_bench.threat import ThreatModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Where and on what a verifier evaluates; black-box sets are those of the operator's preset `blackbox`."""
+    """Where and on what a verifier evaluates; black-box sets are those of the operator's preset `blackbox`.
+
+    `memory` is what an attack may take of the processor's, in bytes; on a GPU the engine finds its batch by itself.
+    """
 
     runs: Path
     data_dir: str | Path | None
     device: torch.device
     progress: Progress
     blackbox: str = Rules().blackbox
+    memory: int | None = None
+
+    def batch_size(self, model: Path) -> int | None:
+        """Images in a batch that fit into `memory` bytes; None, as many as usual, where that is not bounded.
+
+        Raises BundleError where not one does.
+        """
+        if self.memory is None:
+            return None
+        usual = Budget.on(self.device, seed=0, batch_size=None).batch_size
+        return batch_in(self.memory, checkpoint.read_info(model).architecture, most=usual)
 
     def blackbox_set(self, suite: str, threat: ThreatModel, source: DataSource) -> Path | None:
         """The set for a suite under a threat, None where the suite has no use for one.
@@ -88,6 +105,7 @@ def evaluated(model: Path, asked: Asked, threat: ThreatModel, source: DataSource
         seed=asked.seed,
         norm=threat.norm,
         eps=threat.eps,
+        batch_size=bench.batch_size(model),
         blackbox=bench.blackbox_set(asked.suite, threat, source),
         precision=asked.precision,
         device=bench.device,

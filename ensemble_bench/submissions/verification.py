@@ -18,7 +18,6 @@ from ensemble_bench.errors import (
     BundleError,
     CheckpointError,
     InvalidValueError,
-    RecordError,
 )
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard.model_info import ModelInfo
@@ -32,6 +31,7 @@ from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.registry.terms import NOT_REPRODUCED, REFUSED, TEST, VERIFIED
 from ensemble_bench.submissions import audit
 from ensemble_bench.submissions.bench import Asked, Bench, asked_by, evaluated, rules_on
+from ensemble_bench.submissions.faults import is_of_machine
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
 from ensemble_bench.submissions.format.claims import Agreement, Claim, agreement
 from ensemble_bench.submissions.format.limits import Limits
@@ -118,6 +118,7 @@ def verify(
     work: str | Path,
     runs: str | Path = "runs",
     root: str | Path | None = None,
+    memory: int | None = None,
     progress: Progress = silent,
 ) -> Verification:
     """Repeat what a bundle claims, and say whether it came out again.
@@ -130,16 +131,26 @@ def verify(
     so many images. It is verified where the verdicts on the images agree with every claim (see Rules.differ), not
     reproduced where they do not or the weights are not those that the claims are of, and refused where it is no bundle
     within `limits`, cannot be checked on the data here, or is a model that is published in `root` under another name. A
-    bad bundle raises nothing; DataError means that the data set is not on this machine, or that a board.json is broken.
+    bad bundle raises nothing. What is raised is the machine's or its operator's: DataError for a data set that is not
+    here or a broken board.json, RecordError for a damaged file of ours, BusyError for another process at work in the
+    same place, OSError for a full disk and its like, and whatever was raised for want of memory.
 
     `root` holds the leaderboards that it is submitted to. Where its board has a board.json, the model is also evaluated
-    by these rules, whatever is claimed: that is what ranks it.
+    by these rules, whatever is claimed: that is what ranks it. `memory` bounds, in bytes, what an attack may take of
+    the processor's: batches are made smaller, and a model of which not one image fits is refused.
 
     `work`, a folder for this alone, keeps the unpacked bundle and our records: an interrupted verification of the same
     bundle goes on there. Nothing stays there of one that is refused.
     """
     work, limits = Path(work), limits or Limits()
-    bench = Bench(runs=Path(runs), data_dir=data_dir, device=resolve_device(device), progress=progress)
+    where = resolve_device(device)
+    bench = Bench(
+        runs=Path(runs),
+        data_dir=data_dir,
+        device=where,
+        progress=progress,
+        memory=memory if where.type == "cpu" else None,
+    )
     if suite is not None:
         registry.split_suite(suite)
     if n is not None and n < 1:
@@ -172,7 +183,9 @@ def verify(
             if board is not None and rules_file(board) is not None:
                 threat = ThreatModel(**claims[0].threat.as_dict())
                 repeated.append(evaluated(path, asked_by(rules, images), threat, images, bench))
-    except (BundleError, CheckpointError, InvalidValueError, RecordError, AttackError) as error:
+    except (BundleError, CheckpointError, InvalidValueError, AttackError) as error:
+        if is_of_machine(error):
+            raise
         clear(work, BUNDLE, MODELS)
         return replace(result, reasons=(_without_paths(str(error), work),))
     return replace(

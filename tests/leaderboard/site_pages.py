@@ -93,9 +93,11 @@ def publish(
     if weights is not None:
         (home / "best.safetensors").write_bytes(weights)
         (home / "best.json").write_text("{}")
-    if verified is not None:
-        (board / "verified").mkdir(exist_ok=True)
-        (board / "verified" / f"{name}.json").write_text(json.dumps(verified))
+    # Without the file the model is not shown; one without a verdict in it is.
+    none = {"schema": 2, "weights_hash": record.weights_hash, "verdicts": [], "flags": [], "versions": {}}
+    (board / "verified").mkdir(exist_ok=True)
+    told = none | {"earlier": None} if verified is None else verified
+    (board / "verified" / f"{name}.json").write_text(json.dumps(told))
     return board
 
 

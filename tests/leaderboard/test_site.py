@@ -20,7 +20,7 @@ from ensemble_bench.cli.leaderboard import app
 from ensemble_bench.errors import InvalidValueError, RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.site import build_site
-from ensemble_bench.leaderboard.site.charts import quantity
+from ensemble_bench.leaderboard.site.charts import compute_charts, quantity
 from ensemble_bench.leaderboard.site.entries import entry_of
 from ensemble_bench.leaderboard.site.models import Model, read_models, strength
 from ensemble_bench.records import NamedWarning, Record, find_records, write_record
@@ -304,6 +304,42 @@ def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
         write(record, samples, tmp_path / "runs" / record.run)
     for row in csv.DictReader(build_site(tmp_path / "runs", tmp_path / "site").with_name("leaderboard.csv").open()):
         assert (row["seeds_mean"], row["seeds_sd"], row["seeds_n"]) == ("0.3000", "0.1000", "3")
+
+
+def test_a_recipe_that_is_only_claimed_is_shown_as_claimed(tmp_path: Path) -> None:
+    record, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv")
+    local, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv", model="run/best")
+    publish(tmp_path / "boards", "m", record, verified=verdicts_on(record))
+    write_record(local, tmp_path / "runs" / "run" / "evaluations" / local.id)
+    for root, told in (("boards", "said to be ensemble2adv"), ("runs", "ensemble2adv")):
+        site = build_site(tmp_path / root, tmp_path / f"{root}-site").parent
+        (model,) = read_models(tmp_path / root)
+        entry = entry_of(model)
+        assert entry.claimed == (root == "boards")
+        for page in (site / "index.html", site / model.folder / "index.html"):
+            text = " ".join(Page(page).text.split())
+            assert told in text
+            assert ("said to be" in text) == entry.claimed
+        (chart,) = compute_charts([entry_of(model)]) or [None]
+        assert chart is None or all("ensemble2adv" not in label.text for label in chart.labels) == entry.claimed
+
+
+@pytest.mark.parametrize("name", ["CON", "nul.txt", "aux", "Com1.tar.gz", "trailing.", "LPT9"])
+def test_names_that_systems_keep_are_no_folders(tmp_path: Path, name: str) -> None:
+    record, _ = make_record([True], {"pgd5": [True]}, model=f"{name}/best")
+    write_record(record, tmp_path / name / "evaluations" / record.id)
+    (model,) = read_models(tmp_path)
+    folder = model.folder.rpartition("/")[2]
+    assert folder.partition(".")[0].lower() not in ("con", "nul", "aux", "com1", "lpt9")
+    assert not folder.endswith(".")
+
+
+def test_a_publication_without_its_verdict_is_not_shown(tmp_path: Path) -> None:
+    record, _ = make_record([True], {"pgd5": [True]})
+    for name in ("whole", "half"):
+        board = publish(tmp_path / "boards", name, record, verified=verdicts_on(record))
+    (board / "verified" / "half.json").unlink()
+    assert [model.name for model in read_models(tmp_path / "boards")] == ["whole"]
 
 
 @pytest.mark.parametrize("verdict", [[], {"status": "verified"}, {"schema": 3}, {"schema": 2, "verdicts": "no list"}])

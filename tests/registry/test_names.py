@@ -43,7 +43,26 @@ def test_split_steps(name: str, expected: tuple[str, int | None]) -> None:
     assert registry.split_steps(name) == expected
 
 
-@pytest.mark.parametrize("name", ["pgd", "pgd0", "blackbox5", "20", "", "pgd20x", "PGD20", "pgd-", "pgd2.5", "fab20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pgd",
+        "pgd0",
+        "pgd020",
+        "pgd-020",
+        "pgd２0",
+        "pgd٢0",
+        "pgd²",
+        "blackbox5",
+        "20",
+        "",
+        "pgd20x",
+        "PGD20",
+        "pgd-",
+        "pgd2.5",
+        "fab20",
+    ],
+)
 def test_attack_names_that_are_none(name: str) -> None:
     with pytest.raises(UnknownNameError, match="unknown attack"):
         registry.split_steps(name)

@@ -56,5 +56,7 @@ if __name__ == "__main__":
     from ensemble_bench.server.settings import ServiceSettings
 
     data, port, worker, attempts = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    settings = ServiceSettings(data=data, attempts=attempts, requests_per_minute=10**6)
+    settings = ServiceSettings(
+        data=data, attempts=attempts, requests_per_minute=10**6, max_pending=10**4, max_daily=10**6
+    )
     serve(settings, port=port, worker=WORKERS[worker])

@@ -1,12 +1,14 @@
 """A client for services, and how to start a real one; what imports this is skipped without the extra [server]."""
 
 import contextlib
+import io
 import json
 import secrets
 import socket
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -58,6 +60,15 @@ def ask(
 def submit(port: int, token: str | None, body: bytes, **options: Any) -> Answer:
     """Upload a bundle."""
     return ask(port, "POST", "/api/submissions", token=token, body=body, **options)
+
+
+def another(path: Path, number: int) -> bytes:
+    """A bundle that differs from the one at `path` by its card alone."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(out, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name, str(number) if name == "README.md" else archive.read(name))
+    return out.getvalue()
 
 
 def free_port() -> int:

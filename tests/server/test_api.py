@@ -9,17 +9,20 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
-from sample_bundles import edited, files_of, honest, tree, zipped
-from services import Answer, ask, submit, uvicorn
+from sample_bundles import claiming_32_times, edited, files_of, honest, tree, zipped
+from services import Answer, another, ask, submit, uvicorn
 
+from ensemble_bench.errors import RecordError
 from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.server import uploads
 from ensemble_bench.server.app import create_app
-from ensemble_bench.server.ratelimit import MANY, RateLimit
+from ensemble_bench.server.ratelimit import RateLimit
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
+from ensemble_bench.submissions.format import archive
 from ensemble_bench.submissions.format.limits import Limits
 
 
@@ -229,14 +232,82 @@ def test_an_upload_that_cannot_be_queued_leaves_nothing(services: Services, monk
     assert not service.kept()
 
 
-def test_a_full_disk_is_told(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 507),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 507),
+        (OSError(errno.EFBIG, "File too large"), 507),
+        (RecordError("service.sqlite: database or disk is full"), 507),
+        (OSError(errno.EIO, "Input/output error"), 503),
+        (OSError(errno.EMFILE, "Too many open files"), 503),
+        (RecordError("service.sqlite: database is locked"), 503),
+        (MemoryError(), 503),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+@pytest.mark.parametrize("place", ["fsync", "write", "add", "find_token"])
+def test_a_fault_of_the_machine_is_told_as_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, place: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
 
-    service = services.start()
-    monkeypatch.setattr(uploads.os, "fsync", full)
-    refused(submit(service.port, service.token, honest().read_bytes()), 507)
+    where = {"fsync": (uploads.os, "fsync"), "write": (archive, "_copy")}.get(place, (Store, place))
+    monkeypatch.setattr(*where, fails)
+    answer = submit(service.port, service.token, honest().read_bytes())
+    refused(answer, status)
+    assert int(answer.headers["retry-after"]) > 0
+    assert "sqlite" not in answer.json["detail"]
+    monkeypatch.undo()
     assert not service.kept()
+
+
+def test_equal_uploads_of_one_owner_are_one(services: Services, tmp_path: Path) -> None:
+    service = services.start()
+    one, two = another(honest(), 1), another(honest(), 2)
+    first = submit(service.port, service.token, one).json
+    assert submit(service.port, service.token, one).json == first
+    # The same files, packed in another order.
+    (tmp_path / "one.zip").write_bytes(one)
+    files = dict(reversed(files_of(tmp_path / "one.zip").items()))
+    assert submit(service.port, service.token, zipped(files, tmp_path / "again.zip").read_bytes()).json == first
+    other = service.store.create_token("bob")
+    ids = {
+        first["id"],
+        submit(service.port, service.token, two).json["id"],
+        submit(service.port, other, one).json["id"],
+    }
+    assert len(ids) == 3
+    assert service.store.pending() == ids == {path.name for path in service.settings.uploads.iterdir()}
+    # What was not reproduced may be tried again.
+    service.store.finish(first["id"], "not reproduced")
+    assert submit(service.port, service.token, one).json["id"] != first["id"]
+
+
+def test_an_owner_has_a_quota(services: Services) -> None:
+    service = services.start(max_pending=2, max_daily=3)
+    sent = [another(honest(), i) for i in range(4)]
+    ids = [submit(service.port, service.token, body).json["id"] for body in sent[:2]]
+    answer = submit(service.port, service.token, sent[2])
+    refused(answer, 429, "no verdict yet")
+    assert int(answer.headers["retry-after"]) > 0
+    assert submit(service.port, service.store.create_token("bob"), sent[2]).status == 202
+    service.store.finish(ids[0], "verified")
+    service.store.finish(ids[1], "refused")
+    assert submit(service.port, service.token, sent[2]).status == 202
+    answer = submit(service.port, service.token, sent[3])
+    refused(answer, 429, "24 hours")
+    assert 0 < int(answer.headers["retry-after"]) <= 86_400
+    assert len(list(service.settings.uploads.iterdir())) == 4
+
+
+def test_what_would_take_too_long_is_refused_with_its_price(services: Services, tmp_path: Path) -> None:
+    service = services.start()
+    expensive = zipped(claiming_32_times(files_of(honest())), tmp_path / "expensive.zip")
+    refused(submit(service.port, service.token, expensive.read_bytes()), 422, "FLOPs")
+    assert not service.kept()
+    assert submit(service.port, service.token, honest().read_bytes()).status == 202
 
 
 def test_the_site_and_its_files(service: Service) -> None:
@@ -328,7 +399,32 @@ def test_rates_are_by_caller_and_minute() -> None:
     assert [rate.wait("a"), rate.wait("b")] == [40, 0]
     now = 60.0
     assert [rate.wait("a"), rate.wait("a"), rate.wait("a")] == [0, 0, 60]
-    for i in range(3 * MANY):
-        now += 1.0
+
+
+def test_rates_of_many_callers_take_bounded_memory_and_steps() -> None:
+    """Requests of many addresses: each is remembered and forgotten at most once."""
+
+    class Counted(dict[str, tuple[float, int]]):
+        steps = 0
+
+        def __delitem__(self, key: str) -> None:
+            Counted.steps += 1
+            super().__delitem__(key)
+
+        def items(self) -> NoReturn:  # type: ignore[override]
+            raise AssertionError("looks at all of them")
+
+        __iter__ = dict.__iter__
+
+    now, most, requests = 0.0, 1000, 20_000
+    rate = RateLimit(2, clock=lambda: now, callers=most)
+    rate._minutes = Counted()
+    for i in range(requests):
         rate.wait(f"address {i}")
-    assert len(rate._minutes) <= MANY + 1
+        assert len(rate._minutes) <= most
+    assert Counted.steps == requests - most
+    assert rate.wait(f"address {requests - 1}") == 0
+    assert rate.wait(f"address {requests - 1}") == 60
+    now = 60.0
+    assert rate.wait("new") == 0
+    assert len(rate._minutes) == 1

@@ -1,7 +1,9 @@
 """Tokens, submissions and names in SQLite."""
 
 import hashlib
+import os
 import re
+import stat
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ import pytest
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.server.lock import hold
+from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 
 
@@ -110,3 +113,27 @@ def test_a_lock_is_held_once(tmp_path: Path) -> None:
         pass
     with hold(tmp_path / "lock", wait=0):
         pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("there", [False, True], ids=["new", "from before"])
+def test_only_its_user_reads_it(tmp_path: Path, there: bool) -> None:
+    data = tmp_path / "service"
+    before = os.umask(0)
+    try:
+        if there:
+            data.mkdir(mode=0o777)
+            for name in ("service.sqlite", "service.sqlite-wal"):
+                (data / name).touch(mode=0o666)
+        settings = ServiceSettings(data=data)
+        settings.make_folders()
+        store = Store(settings.store)
+        store.create_token("alice")
+        with store._connected() as connection:  # while SQLite's own files are there
+            connection.execute("SELECT * FROM tokens").fetchall()
+            files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data.iterdir() if path.is_file()}
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(data.stat().st_mode) == 0o700
+    assert {"service.sqlite", "service.sqlite-wal", "service.sqlite-shm"} <= files.keys()
+    assert set(files.values()) == {0o600}

@@ -11,6 +11,7 @@ from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.server.worker import judge
 from ensemble_bench.submissions import publishing, verification
+from ensemble_bench.submissions.faults import is_of_machine
 from ensemble_bench.submissions.format.bundle import unpack
 
 N = 20
@@ -106,13 +107,14 @@ def test_another_model_of_a_taken_name_is_refused_before_it_is_run(
     assert str(desk.settings.data) not in reasons[0]
 
 
-def test_data_that_are_not_here_are_no_crash(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_not_here_are_the_operators_fault(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object, **__: object) -> None:
         raise DataError("/secret/place: no data")
 
     monkeypatch.setattr(verification, "verify", absent)
-    reason = "cannot be checked here: the service lacks its data set, or its board has broken rules"
-    assert desk.judge(honest()) == ("refused", (reason,))
+    with pytest.raises(DataError) as caught:
+        desk.judge(honest())
+    assert is_of_machine(caught.value)
 
 
 def test_a_site_that_cannot_be_built_takes_back_no_verdict(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,3 +123,46 @@ def test_a_site_that_cannot_be_built_takes_back_no_verdict(desk: Desk, capsys: p
     assert desk.judge(honest()) == ("verified", ())
     assert "not up to date" in capsys.readouterr().err
     assert [path.name for path in desk.settings.site.iterdir()] == ["mine.txt"]
+
+
+def test_a_description_without_its_checkpoint_is_published_whole_or_not_at_all(desk: Desk, tmp_path: Path) -> None:
+    files = edited(files_of(honest()), "config.json", lambda config: config["meta"].pop("checkpoint"))
+    status, _ = desk.judge(zipped(files, tmp_path / "bare.zip"))
+    assert status == "verified"
+    (board,) = desk.settings.root.glob("*/*")
+    assert (board / "weights" / "mine" / "README.md").is_file()
+    assert (board / "verified" / "mine.json").is_file()
+    assert len(desk.rows()) == 1
+
+
+@pytest.mark.parametrize("place", ["card.render", "leaderboard_csv", "_verdicts"])
+def test_whatever_is_raised_while_judging_undoes_all(desk: Desk, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    submission = desk.queue(honest())
+    before = tree(desk.settings.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ensemble_bench.submissions.publishing.{place}", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            judge(submission, desk.settings, desk.store)
+    assert tree(desk.settings.root) == before
+    assert desk.store.owner_of("mine") is None
+    assert judge(submission, desk.settings, desk.store) == ("verified", ())
+
+
+def test_a_verified_models_card_holds_no_markup_of_its_makers(desk: Desk, tmp_path: Path) -> None:
+    files = edited(
+        files_of(honest()),
+        "model_info.json",
+        lambda info: info.update(authors="# [Free](https://evil.example) *models*", venue="`x` | y"),
+    )
+    files = edited(
+        files, "config.json", lambda c: c["meta"].update(recipe="[best](https://evil.example)", objective="# z")
+    )
+    assert desk.judge(zipped(files, tmp_path / "marked.zip"))[0] == "verified"
+    (page,) = desk.settings.site.glob("models/*/*/*/index.html")
+    card = page.read_text().partition("Model card")[2]
+    assert "Training, as its maker says" in card
+    assert "[best](https://evil.example)" in card
+    assert "# [Free](https://evil.example) *models*, `x` | y" in card
+    assert "<a " not in card.partition("</section>")[0]
+    assert "<code>x" not in card
+    assert card.count("<h3") == 1

@@ -14,9 +14,10 @@ from ensemble_bench import files
 from ensemble_bench.errors import BundleError, CheckpointError, UnknownNameError
 from ensemble_bench.files import sha256_file
 from ensemble_bench.leaderboard import leaderboard_csv
+from ensemble_bench.leaderboard.site.models import read_models
 from ensemble_bench.leaderboard.verified import read_verified
 from ensemble_bench.records import find_records
-from ensemble_bench.submissions import publishing, zoo
+from ensemble_bench.submissions import placing, publishing, zoo
 from ensemble_bench.submissions.bundling import bundle
 from ensemble_bench.submissions.publishing import check_free, publish
 from ensemble_bench.submissions.verification import Verification, verify
@@ -61,40 +62,91 @@ def test_publishing_again_changes_nothing(verified: tuple[Verification, Path], t
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == stamps
 
 
-def test_a_cut_at_any_moment_is_mended_by_publishing_again(
+class Killed(BaseException):
+    pass
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, last: int, *, killed: bool) -> None:
+    """Have the move of a file to its place raise, from the `last` on; a killed process cleans nothing up."""
+    moves, real = 0, Path.replace
+
+    def replace_until(self: Path, target: Path) -> Path:
+        nonlocal moves
+        if self.parent.suffix == ".tmp" and self.suffix != ".before":
+            moves += 1
+            if moves >= last:
+                raise Killed
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_until)
+    if killed:
+        monkeypatch.setattr(placing, "_put_back", lambda *_: None)
+        monkeypatch.setattr(placing, "_remove_empty", lambda *_: None)
+
+
+def test_a_kill_at_any_moment_is_mended_by_publishing_again(
     verified: tuple[Verification, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     whole = tree(publish(*verified, tmp_path / "whole").parents[1])
-    writes = 0
-    real = files.write_atomic
-
-    def counted(path: Path, data: bytes | str) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == last:
-            raise Killed
-        real(path, data)
-
-    monkeypatch.setattr(publishing, "write_atomic", counted)
     for last in range(1, 20):
-        root, writes = tmp_path / str(last), 0
-        try:
-            publish(*verified, root)
-        except Killed:
-            # Whatever is there by now holds together.
-            for record in find_records(root) if root.exists() else []:
-                assert (root / BOARD / "weights" / f"{record.model}.safetensors").exists()
-                assert (record.path.parent / "samples.parquet").exists()  # type: ignore[union-attr]
-            assert not (root / BOARD / "leaderboard.csv").exists()
-            publish(*verified, root)
-            assert tree(root) == whole
-        else:
-            assert last - 1 == sum(content is not None for content in whole.values())
-            return
+        root = tmp_path / str(last)
+        with monkeypatch.context() as patch:
+            cut(patch, last, killed=True)
+            try:
+                publish(*verified, root)
+            except Killed:
+                assert read_models(root) == []  # without a verdict nothing is shown
+            else:
+                # The moved files, and the rendering of the board.
+                assert last == sum(content is not None for content in whole.values())
+                return
+        for record in find_records(root):
+            assert (root / BOARD / "weights" / f"{record.model}.safetensors").exists()
+            assert (record.path.parent / "samples.parquet").exists()  # type: ignore[union-attr]
+        publish(*verified, root)
+        assert tree(root) == whole
     pytest.fail("it never ended")
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_whatever_is_raised_takes_everything_back(
+    verified: tuple[Verification, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    root = tmp_path / "boards"
+    root.mkdir()
+    if published:
+        fewer = verify(honest(), n=20, work=tmp_path / "work")
+        publish(fewer, tmp_path / "work" / "bundle", root)
+    before = tree(root)
+    for last in range(1, 5):
+        with monkeypatch.context() as patch:
+            cut(patch, last, killed=False)
+            with pytest.raises(Killed):
+                publish(*verified, root)
+        assert tree(root) == before
+    for place, name in ((publishing, "leaderboard_csv"), (publishing.card, "render"), (placing.os, "fsync")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, lambda *_, **__: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                publish(*verified, root)
+        assert tree(root) == before
+
+
+def test_what_a_killed_publication_left_is_withdrawn(
+    verified: tuple[Verification, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, told = publish(*verified, tmp_path / "whole"), str(verified[0].weights_hash)
+    before = tree(board)
+    publishing.withdraw("mine", told, tmp_path / "whole")
+    assert tree(board) == before  # it has a verdict
+    with monkeypatch.context() as patch:
+        cut(patch, 4, killed=True)
+        with pytest.raises(Killed):
+            publish(*verified, tmp_path / "cut")
+    publishing.withdraw("mine", f"sha256:{'0' * 64}", tmp_path / "cut")
+    assert find_records(tmp_path / "cut") or list((tmp_path / "cut").rglob("*.safetensors"))
+    publishing.withdraw("mine", told, tmp_path / "cut")
+    assert not [path for path in (tmp_path / "cut").rglob("*") if path.is_file()]
 
 
 def test_names_are_taken_once(verified: tuple[Verification, Path], tmp_path: Path) -> None:

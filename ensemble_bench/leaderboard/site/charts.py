@@ -163,7 +163,7 @@ def steps_of(attack: AttackResult, *, cascade: bool = False) -> list[tuple[float
         return [(float(step), accuracy) for step, accuracy in enumerate(attack.curve)]
     stages = () if cascade else attack.stages or ()
     steps = [stage.name.rpartition("/")[2] for stage in stages]
-    if not all(map(str.isdigit, steps)):
+    if not all(step.isascii() and step.isdigit() for step in steps):
         return []
     return [(float(x), (s.attacked - s.broken) / attack.n) for x, s in zip(steps, stages, strict=True)]
 
@@ -255,9 +255,12 @@ def _mark(place: int, entry: Entry, x: _Axis, y: _Axis) -> Mark:
 
 
 def _names(entries: Sequence[Entry]) -> list[str]:
-    """What each is called in the chart: its recipe, where no other has the same."""
-    recipes = [entry.recipe for entry in entries]
-    return [entry.recipe if recipes.count(entry.recipe) == 1 and entry.recipe else entry.name for entry in entries]
+    """What each is called in the chart: its recipe, where that is no mere claim and no other has the same."""
+    recipes = ["" if entry.claimed else entry.recipe for entry in entries]
+    return [
+        recipe if recipe and recipes.count(recipe) == 1 else entry.name
+        for recipe, entry in zip(recipes, entries, strict=True)
+    ]
 
 
 def _apart(labels: Iterable[Label]) -> tuple[Label, ...]:

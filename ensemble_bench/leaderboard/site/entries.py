@@ -1,16 +1,16 @@
 """Entries: the lines of the table, of our models and of RobustBench's, and their CSV and JSON."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ensemble_bench.leaderboard.model_info import architecture_text
+from ensemble_bench.leaderboard.published import board_of
 from ensemble_bench.leaderboard.site.models import Model
 from ensemble_bench.records import CARRIED, NamedWarning, Record, Threat
 from ensemble_bench.records.conditions import conditions_of
+from ensemble_bench.records.csv_text import csv_text
 from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.statistics import mean_sd
 from ensemble_bench.records.table import Value
@@ -28,6 +28,7 @@ class Entry:
     of the weights, `over_seeds` the mean over `seed_count` models that differ by their seed alone.
     Unknown values are None or empty. `partial` holds the number of images of attacks that cover a part of the `n`.
     `about` stands below the name, `title` is the paper's; `page` is the model's page in the site, `link` one elsewhere.
+    `claimed`: the recipe is what the maker of a published model says, and nobody checked.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Entry:
     over_seeds: Value | None = None
     seed_count: int = 1
     verified: str = ""
+    claimed: bool = False
     page: str | None = None
     link: str | None = None
 
@@ -91,6 +93,7 @@ def entry_of(model: Model) -> Entry:
         reasons=model.standing.reasons,
         union=model.union,
         verified="" if model.standing.verdict is None else model.standing.verdict.status,
+        claimed=board_of(record) is not None,
         page=f"{model.folder}/index.html",
     )
 
@@ -129,9 +132,13 @@ def members_of(record: Record) -> int:
 
 
 def describe(record: Record) -> str:
-    """A model's network and recipe, as far as they are known: "WideResNet-28-10 (2x ensemble), ensemble2adv"."""
+    """A model's network and recipe, as far as they are known: "WideResNet-28-10 (2x ensemble), ensemble2adv".
+
+    The recipe of a published model is what its maker says, and said to be so.
+    """
     network = None if record.architecture is None else architecture_text(record)
-    return ", ".join(part for part in (network, record.recipe) if part)
+    recipe = f"said to be {record.recipe}" if record.recipe and board_of(record) is not None else record.recipe
+    return ", ".join(part for part in (network, recipe) if part)
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:
@@ -154,18 +161,16 @@ def to_csv(entries: Sequence[Entry]) -> str:
     """The table as CSV: accuracies are fractions with 4 decimals, as in leaderboard.csv."""
     attacks = attack_names(entries)
     partial = {name for entry in entries for name in entry.partial}
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow((*FIELDS, *(key for name in attacks for key in _keys(name, partial))))
-    for entry in entries:
-        values = (value_of(entry) for value_of in FIELDS.values())
-        writer.writerow(
-            (
-                *(fraction(value) if isinstance(value, float) else value for value in values),
-                *(cell for name in attacks for cell in _cells(entry, name, partial)),
-            )
-        )
-    return sink.getvalue()
+    head = (*FIELDS, *(key for name in attacks for key in _keys(name, partial)))
+    return csv_text([head, *(_row(entry, attacks, partial) for entry in entries)])
+
+
+def _row(entry: Entry, attacks: Sequence[str], partial: Collection[str]) -> tuple[object, ...]:
+    values = (value_of(entry) for value_of in FIELDS.values())
+    return (
+        *(fraction(value) if isinstance(value, float) else value for value in values),
+        *(cell for name in attacks for cell in _cells(entry, name, partial)),
+    )
 
 
 def _keys(attack: str, partial: Collection[str]) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
-from ensemble_bench.leaderboard.published import board_of, name_of
+from ensemble_bench.leaderboard.published import board_of, is_shown, name_of
 from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.leaderboard.verified import Verified, read_verified, verified_file
 from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, withstood
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
+from ensemble_bench.registry.file_names import is_reserved
 from ensemble_bench.registry.terms import TEST
 
 
@@ -51,9 +52,10 @@ class Model:
 def read_models(root: Path) -> list[Model]:
     """Collect the models that the records below `root` score, in the order of their names, none where there is none.
 
+    On a published board that are models with a verdict.
     Raises RecordError for a missing folder, a broken record or verification, and weights that are not those scored.
     """
-    records = find_records(root)
+    records = [record for record in find_records(root) if is_shown(record)]
     whole = [record for record in records if record.view is None]
     stands = {_key(record): standing for record, standing in zip(whole, standings(whole), strict=True)}
     groups: dict[tuple[str, str, str], list[Record]] = {}
@@ -162,4 +164,7 @@ def _published(record: Record, name: str) -> dict[str, Any]:
 def _safe(part: str) -> str:
     """`part` as a folder's name on any system; texts that differ give names that differ."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", part)[:100].lstrip(".")
+    if is_reserved(name):
+        name = name.replace(".", "_")  # what follows makes it another
+        return f"{name}-{sha256_bytes(part.encode())[7:15]}"
     return name if name == part else f"{name}-{sha256_bytes(part.encode())[7:15]}"

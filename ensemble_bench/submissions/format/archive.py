@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from ensemble_bench.errors import BundleError
+from ensemble_bench.submissions.faults import MACHINE
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import quoted
 
@@ -32,7 +33,7 @@ def extract(path: Path, folder: Path, limits: Limits) -> None:
     """Copy the bundle at `path`, a folder or a .zip, into the new `folder`, within `limits`.
 
     Names and sizes are checked before anything is read, and counted again while it is. Raises BundleError for anything
-    but the five regular FILES; the caller then removes what was copied.
+    but the five regular FILES, and OSError where the copy cannot be written; the caller then removes what was copied.
     """
     try:
         if path.is_dir():
@@ -42,6 +43,8 @@ def extract(path: Path, folder: Path, limits: Limits) -> None:
         else:
             raise BundleError(f"{path}: does not exist, expected a folder or a .zip")
     except OSError as error:
+        if error.errno in MACHINE:
+            raise
         raise BundleError(f"{path}: cannot be read or unpacked: {error.strerror or error}") from error
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from ensemble_bench.records import Record
+from ensemble_bench.records.markup import markdown
 from ensemble_bench.records.text import natural
 
 TEMPLATE = """\
@@ -18,42 +19,42 @@ tags:
 - ensemble
 ---
 
-# {{ name }}
+# {{ name|text }}
 
-An image classifier for {{ data_name }}: {{ network }}, {{ "{:,}".format(parameters) }} parameters.
+An image classifier for {{ data_name|text }}: {{ network|text }}, {{ "{:,}".format(parameters) }} parameters.
 Images are in [0, 1]; the model normalises them itself.
 {% if credit %}
 
-{{ credit }}
+{{ credit|line }}
 {% endif %}
 
 ## Robustness
 
-Worst case over all attacks of each suite within {{ threat }}, on the first images of the test split, with 95 % Wilson
-intervals.
+Worst case over all attacks of each suite within {{ threat|text }}, on the first images of the test split, with 95 %
+Wilson intervals.
 
 | suite | images | clean accuracy | robust accuracy |
 |---|---|---|---|
 {% for r in records %}
-| {{ r.suite }} | {{ r.n }} | {{ r.clean|percent }} | {{ r.robust|percent }} |
+| {{ r.suite|text }} | {{ r.n }} | {{ r.clean|percent }} | {{ r.robust|percent }} |
 {% endfor %}
 
 {% if warnings %}
 Signs that these numbers are too good:
 
 {% for warning in warnings %}
-- {{ warning }}
+- {{ warning|line }}
 {% endfor %}
 {% else %}
 The evaluation found no sign of masked gradients.
 {% endif %}
 
-## Training
+## Training, as its maker says
 
 | | |
 |---|---|
 {% for key, value in training %}
-| {{ key }} | {{ value }} |
+| {{ key }} | {{ value|text }} |
 {% endfor %}
 
 ## Use
@@ -107,10 +108,14 @@ def render(name: str, config: Mapping[str, Any], records: Sequence[Record], *, c
 
 @functools.cache
 def _template() -> Template:
-    # Markdown passes HTML on, so texts are escaped here as in a page.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = _percent
+    # Names and hashes, which are in code too, hold no markup; other texts are made harmless one by one.
+    environment = Environment(autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"percent": _percent, "text": _one, "line": lambda text: markdown(text, line=True)}
     return environment.from_string(TEMPLATE)
+
+
+def _one(value: object) -> str:
+    return markdown(str(value))
 
 
 def _network(about: Mapping[str, Any]) -> str:
@@ -130,4 +135,4 @@ def _text(value: Any) -> str:
         return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("|", "/")
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

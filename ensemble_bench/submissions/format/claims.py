@@ -22,6 +22,7 @@ from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.records.decoding import decode, plain
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.threat import NORMS
+from ensemble_bench.registry.file_names import is_reserved
 from ensemble_bench.registry.terms import TEST
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.format.untrusted import quoted
@@ -138,6 +139,8 @@ def check_name(name: str) -> str:
             f"name is {quoted(name)}: expected 1 to 80 letters, digits, points, underscores and hyphens, the first a "
             "letter or digit"
         )
+    if is_reserved(name):
+        raise InvalidValueError(f"name is {quoted(name)}: some systems keep that name, or drop its last point")
     return name
 
 
@@ -201,6 +204,8 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
             raise ValueError(f"{where}.{field} is {quoted(getattr(claim, field))}: expected {form}")
     if claim.commit is not None and not re.fullmatch(r"[0-9a-f]{7,64}(-dirty)?", claim.commit):
         raise ValueError(f"{where}.commit is {quoted(claim.commit)}: expected a commit's hash or null")
+    if is_reserved(claim.data_name):
+        raise ValueError(f"{where}.data_name is {quoted(claim.data_name)}: some systems keep that name")
     registry.check("data set", claim.dataset)
     _check_suite(claim.suite, limits)
     if claim.precision not in (None, *PRECISIONS):
@@ -237,13 +242,18 @@ def _check_suite(suite: str, limits: Limits) -> None:
     """
     if len(suite) > 200 or len(parts := registry.split_suite(suite)) > limits.max_attacks:
         raise InvalidValueError(f"suite {quoted(suite)} is longer than {limits.max_attacks} suites and attacks")
+    if len(set(parts)) < len(parts):
+        raise InvalidValueError(f"suite {quoted(suite)} names one of its parts twice")
     for part in parts:
         if part.partition(":")[0] in registry.TOOLKITS:
             raise InvalidValueError(
                 f"suite {quoted(suite)} holds {quoted(part)}, and a toolkit's attacks are not claimed"
             )
         if part not in registry.names("suite"):
-            _, steps = registry.split_steps(registry.split_implementation(part)[0])
+            attack, _ = registry.split_implementation(part)
+            family, steps = registry.split_steps(attack)
+            if attack == f"{family}-{steps}" and family[-1].isalpha():
+                raise InvalidValueError(f"suite {quoted(suite)} holds {quoted(attack)}: it is called {family}{steps}")
             if steps is not None and steps > limits.max_steps:
                 raise InvalidValueError(
                     f"suite {quoted(suite)} takes {steps} steps, at most {limits.max_steps} are run"

@@ -144,6 +144,15 @@ SPOILED: dict[str, tuple[Callable[[Files], Files], str]] = {
     "claim lacks a field": (claims(lambda c: c["claims"][0].pop("suite")), "missing field 'suite'"),
     "unknown suite": (claim(suite="super"), "unknown suite 'super'"),
     "unknown data set": (claim(dataset="mnist"), "unknown data set 'mnist'"),
+    "suite with full-width digits": (claim(suite="ifgsm５"), "unknown suite"),
+    "suite with a leading zero": (claim(suite="ifgsm05"), "unknown suite"),
+    "suite with a hyphen more": (claim(suite="ifgsm-5"), "it is called ifgsm5"),
+    "suite that names a part twice": (claim(suite="ifgsm5+ifgsm5"), "twice"),
+    **{
+        f"name {name}": (claims(lambda c, name=name: c.update(name=name)), "some systems keep that name")
+        for name in ("CON", "nul", "Aux.txt", "com1.tar.gz", "LPT9", "trailing.", "COM0")
+    },
+    "data name": (claim(data_name="NUL"), "some systems keep that name"),
     "endless suite": (claim(suite="pgd999999999"), "takes 999999999 steps"),
     "toolkit's attack": (claim(suite="torchattacks:PGD(steps=99999999)"), "toolkit's attacks are not claimed"),
     "a hundred attacks": (claim(suite="+".join(f"pgd{i}" for i in range(1, 30))), "longer than 16"),
