@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Eps, Preset, Runs, Seed, Threads, names, parse_seeds
+from ensemble_bench.cli.options import (
+    DATASET,
+    Crop,
+    DataDir,
+    Device,
+    Eps,
+    Preset,
+    Resize,
+    Runs,
+    Seed,
+    Threads,
+    names,
+    parse_seeds,
+)
 from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
 from ensemble_bench.records.threat import parse_eps
 from ensemble_bench.training import launched
@@ -27,8 +40,10 @@ def train(
             show_default=False,
         ),
     ],
-    dataset: Annotated[str, typer.Option(help=f"Data set: {names('data set')}.")] = "digits",
+    dataset: Annotated[str, typer.Option(help=DATASET)] = "digits",
     data_dir: DataDir = None,
+    resize: Resize = None,
+    crop: Crop = None,
     preset: Preset = "tiny",
     seed: Seed = 0,
     seeds: Annotated[
@@ -79,8 +94,9 @@ def train(
     the same command goes on. Of several trainings one that fails does not stop the others, and the exit status is 1.
     With `accelerate launch -m ensemble_bench train …` several devices share every training.
     """
-    for kind, name in (*(("recipe", recipe) for recipe in recipes), ("data set", dataset), ("preset", preset)):
+    for kind, name in (*(("recipe", recipe) for recipe in recipes), ("preset", preset)):
         registry.check(kind, name)
+    dataset = registry.check_data(dataset, resize=resize, crop=crop)
     # The source of a value is an enum of typer's, which its releases take from different places.
     given = getattr(context.get_parameter_source("seed"), "name", "") == "COMMANDLINE"
     jobs = _jobs(recipes, seed if given or seeds is None else None, seeds, out)

@@ -25,6 +25,7 @@ from ensemble_bench.registry.names import (
     suite_of,
     without_blackbox,
 )
+from ensemble_bench.registry.places import check_data
 from ensemble_bench.registry.recipes import RECIPES, Recipe
 from ensemble_bench.registry.suites import SUITES, Suite
 
@@ -47,6 +48,7 @@ __all__ = [
     "Recipe",
     "Suite",
     "check",
+    "check_data",
     "names",
     "resolve",
     "split_implementation",

@@ -257,6 +257,14 @@ DATASETS: Mapping[str, Card] = {
         home="ensemble_bench.data.cifar10:open_cifar10",
         description="60,000 colour images of 32x32 pixels in 10 classes, from --data-dir or a download",
     ),
+    "cifar100": Card(
+        home="ensemble_bench.data.cifar100:open_cifar100",
+        description="60,000 colour images of 32x32 pixels in 100 classes, from --data-dir",
+    ),
+    "imagenet": Card(
+        home="ensemble_bench.data.imagenet:open_imagenet",
+        description="class folders train/ and val/, or val/ alone, at 224x224, from --data-dir",
+    ),
 }
 BACKBONES: Mapping[str, Card] = {
     "wrn": Card(
