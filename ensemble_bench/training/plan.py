@@ -9,7 +9,7 @@ import torch
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
-from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.architecture import LARGEST, SMALLEST, Architecture, stride_for
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.registry import Recipe
 from ensemble_bench.threat import ThreatModel
@@ -79,7 +79,13 @@ class TrainingPlan:
 
 
 def architecture_of(network: Network, source: DataSource) -> Architecture:
-    """Return the single-member architecture of a network on a data set."""
+    """Return the single-member architecture of a network on a data set; raises InvalidValueError for its image size."""
+    rows, columns = source.image_shape[1:]
+    if min(rows, columns) < SMALLEST or max(rows, columns) > LARGEST:
+        raise InvalidValueError(
+            f"images of {source.name} are {rows}x{columns}: networks take {SMALLEST}x{SMALLEST} to {LARGEST}x{LARGEST} "
+            "pixels, so resize them"
+        )
     return Architecture(
         backbone=network.backbone,
         depth=network.depth,
@@ -88,6 +94,7 @@ def architecture_of(network: Network, source: DataSource) -> Architecture:
         image_shape=source.image_shape,
         mean=source.mean,
         std=source.std,
+        stride=stride_for(network.backbone, source.image_shape),
     )
 
 

@@ -104,6 +104,9 @@ def train(
     default = rundir.default_out(recipe, source.name, preset, seed, plan.changes, runs=runs)
     folder = default if out is None else Path(out)
     if chosen.of is None:
+        if source.trains_like is not None and source.trains_like != source.dataset:
+            told = f"{preset} has no settings for {source.name}: those of {source.trains_like} are used"
+            progress(f"train {folder.name} settings", 1, 1, status=told)
         with computing_on(rundir.threads_of(folder) if threads is None else threads):
             return _train(plan, source, folder, processes, resume=resume, progress=progress)
     member = partial(
