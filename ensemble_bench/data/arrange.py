@@ -42,13 +42,14 @@ class Chosen:
     rows: Labels
 
 
-def splits_of(parts: Mapping[str, Labels], where: str) -> dict[str, Chosen]:
+def splits_of(parts: Mapping[str, Labels], where: str, *, in_order: bool = False) -> dict[str, Chosen]:
     """Which images of which part each split holds, from the labels of "train", "validation" and "test", or of "all".
 
     Without "test", "validation" stands for it, as in ImageNet; of "all", a fifth is drawn for testing. Without
     "validation", a tenth of what is trained on is drawn, at most 5,000. All draws have the parts' class shares and
     depend on the labels alone. Images for testing alone make a data set to evaluate on. Test images that lie class by
-    class are put in a random order, always the same, because the first n would be those of a few classes.
+    class are put in a random order, always the same, because the first n would be those of a few classes, unless they
+    are wanted `in_order`.
     """
     test, training = (TEST, VALIDATION), TRAIN
     found: dict[str, Chosen] = {}
@@ -59,7 +60,7 @@ def splits_of(parts: Mapping[str, Labels], where: str) -> dict[str, Chosen]:
         part = next((name for name in test if name in parts), None)
         if part is None:
             raise DataError(f"{where} holds images for training alone: expected test or val images too")
-        found[TEST] = Chosen(part=part, rows=_fair(parts[part]))
+        found[TEST] = Chosen(part=part, rows=np.arange(len(parts[part])) if in_order else _fair(parts[part]))
         rest = np.arange(len(parts.get(TRAIN, ())))
     if not len(found[TEST].rows):
         raise DataError(f"{where} holds no test images")
@@ -98,13 +99,17 @@ class Arranged:
     fingerprint: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    scale: int = 255
 
     @classmethod
-    def of(cls, images: Mapping[str, Tensor], labels: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> "Arranged":
+    def of(
+        cls, images: Mapping[str, Tensor], labels: Mapping[str, Tensor], ids: Mapping[str, Tensor], scale: int
+    ) -> "Arranged":
         """Splits with the fingerprint of them all, and mean and deviation of what is trained on (else of the test)."""
-        mean, std = statistics(images[TRAIN if TRAIN in images else TEST])
+        mean, std = statistics(images[TRAIN if TRAIN in images else TEST], scale)
         parts = {split: (images[split].permute(0, 3, 1, 2), labels[split]) for split in images}
-        return cls(images=images, labels=labels, ids=ids, fingerprint=fingerprint(parts), mean=mean, std=std)
+        digest = fingerprint(parts)
+        return cls(images=images, labels=labels, ids=ids, fingerprint=digest, mean=mean, std=std, scale=scale)
 
     def read(self, split: str) -> Rows:
         """A split, of which nothing is copied; raises DataError for one that is not there."""
@@ -115,16 +120,19 @@ class Arranged:
         return Rows(images=images, labels=self.labels[split], ids=self.ids[split])
 
 
-def arrange(chosen: Mapping[str, Chosen], labels: Mapping[str, Labels], images: Mapping[str, Tensor]) -> Arranged:
-    """The splits `chosen`, from the labels of every part and the images of every split."""
+def arrange(
+    chosen: Mapping[str, Chosen], labels: Mapping[str, Labels], images: Mapping[str, Tensor], scale: int = 255
+) -> Arranged:
+    """The splits `chosen`, from the labels of every part and the images of every split, of values from 0 to `scale`."""
     return Arranged.of(
         images,
         {split: torch.from_numpy(labels[one.part][one.rows]) for split, one in chosen.items()},
         {split: torch.from_numpy(one.rows.astype(np.int64)) for split, one in chosen.items()},
+        scale,
     )
 
 
-def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(images: Tensor, scale: int = 255) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of every channel in units of the pixel range, to four digits.
 
     They come from sums of whole numbers, so that every machine finds the same.
@@ -141,8 +149,8 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     mean = total.double() / n
     std = (squares.double() / n - mean**2).clamp_min(0).sqrt()
     # An architecture takes no smaller deviation than a thousandth.
-    return tuple(round(m, 4) for m in (mean / 255).tolist()), tuple(
-        max(round(s, 4), 1e-3) for s in (std / 255).tolist()
+    return tuple(round(m, 4) for m in (mean / scale).tolist()), tuple(
+        max(round(s, 4), 1e-3) for s in (std / scale).tolist()
     )
 
 
@@ -158,7 +166,7 @@ def source_of(arranged: Arranged, *, dataset: str, name: str, classes: Sequence[
         mean=arranged.mean,
         std=arranged.std,
         default_eps=eps,
-        scale=255,
+        scale=arranged.scale,
         fingerprint=arranged.fingerprint,
         read=arranged.read,
         trains_like=nearest,
@@ -203,12 +211,14 @@ def labels_of(values: object, where: str) -> Labels:
     return array.astype(np.int64)
 
 
-def classes_of(labels: Mapping[str, Labels], names: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """Class names, given or numbers; raises DataError for a label without one, or fewer than two classes."""
+def classes_of(
+    labels: Mapping[str, Labels], names: Sequence[str] | None, where: str, *, fewest: int = 2
+) -> tuple[str, ...]:
+    """Class names, given or numbers; raises DataError for a label without one, or too few classes."""
     most = max((int(part.max()) for part in labels.values() if len(part)), default=-1)
     classes = tuple(map(str, range(most + 1))) if names is None else tuple(names)
     if most >= len(classes):
         raise DataError(f"label {most} in {where} has no name: {len(classes)} classes are named")
-    if len(classes) < 2:
-        raise DataError(f"{where} holds {len(classes)} classes: expected at least 2")
+    if len(classes) < fewest:
+        raise DataError(f"{where} holds {len(classes)} classes: expected at least {fewest}")
     return classes

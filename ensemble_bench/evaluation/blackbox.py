@@ -78,7 +78,7 @@ def surrogate_folder(path: Path) -> Path:
 
 
 def build(
-    dataset: str = "digits",
+    dataset: str | DataSource = "digits",
     *,
     preset: str = "tiny",
     seed: int = 0,
@@ -101,7 +101,7 @@ def build(
     settings = PRESETS[registry.check("preset", preset)]
     check_whole("seed", seed)
     target = resolve_device(device)
-    source = data.open_source(dataset, data_dir)
+    source = dataset if isinstance(dataset, DataSource) else data.open_source(dataset, data_dir)
     if eps is None and norm != "linf":
         raise InvalidValueError(f"norm is {norm!r}: the data set's own eps is for linf, so give eps")
     threat = ThreatModel(norm=norm, eps=source.default_eps if eps is None else eps)
@@ -124,6 +124,10 @@ def build(
         progress(label, len(test), len(test), status="built before")
         return path
     chosen = settings.on(source.trains_like or source.dataset)
+    try:
+        source.split("train")
+    except DataError as error:
+        raise InvalidValueError(f"the black-box attack trains networks, but {error}: choose another suite") from error
 
     def waiting() -> None:
         progress(label, 0, len(test), status="another process builds it: waiting for that")
