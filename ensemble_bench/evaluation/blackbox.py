@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_bench import attacks, data, registry
+from ensemble_bench import attacks, data
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, read_blackbox_info, save_blackbox
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
@@ -29,7 +29,7 @@ from ensemble_bench.training.hardware import resolve_device, resolve_precision
 from ensemble_bench.training.objectives import objective_of
 from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import architecture_of, differences
-from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
+from ensemble_bench.training.presets import Network, TrainingSettings, preset_of
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import cyclic
 from ensemble_bench.training.state import TrainingState
@@ -98,7 +98,7 @@ def build(
     .safetensors. A set that exists, whole, is returned at once, and surrogates that exist are not trained again.
     Raises InvalidValueError for a choice that is not one, or an `out` that holds another set.
     """
-    settings = PRESETS[registry.check("preset", preset)]
+    settings = preset_of(preset)
     check_whole("seed", seed)
     target = resolve_device(device)
     source = dataset if isinstance(dataset, DataSource) else data.open_source(dataset, data_dir)

@@ -266,6 +266,14 @@ DATASETS: Mapping[str, Card] = {
         description="class folders train/ and val/, or val/ alone, at 224x224, from --data-dir",
     ),
 }
+_OBJECTIVES = "ensemble_bench.training.objectives:OBJECTIVES"
+OBJECTIVES: Mapping[str, Card] = {
+    "ensemble": Card(home=_OBJECTIVES, description="loss of the mean probability (Eq. 4)"),
+    "member-mean": Card(home=_OBJECTIVES, description="mean of the members' own losses"),
+    "adp": Card(home=_OBJECTIVES, description="their sum, and a bonus for members that diverge (Pang et al. 2019)"),
+    "trades": Card(home=_OBJECTIVES, description="loss on x, and the divergence of x_adv from x (Zhang et al. 2019)"),
+    "mart": Card(home=_OBJECTIVES, description="boosted loss on x_adv, and a weighted divergence (Wang et al. 2020)"),
+}
 BACKBONES: Mapping[str, Card] = {
     "wrn": Card(
         home="ensemble_bench.models.backbones.wide_resnet:WideResNet",
