@@ -16,13 +16,28 @@ if TYPE_CHECKING:
     from ensemble_bench.evaluation.runner import evaluate
     from ensemble_bench.models.ensemble import Ensemble
     from ensemble_bench.models.sources import load
+    from ensemble_bench.registry import Recipe, Suite
     from ensemble_bench.threat import ThreatModel
     from ensemble_bench.training.trainer import train
 
-__all__ = ["Ensemble", "ThreatModel", "adapters", "attacks", "data", "evaluate", "load", "losses", "train"]
+__all__ = [
+    "Ensemble",
+    "Recipe",
+    "Suite",
+    "ThreatModel",
+    "adapters",
+    "attacks",
+    "data",
+    "evaluate",
+    "load",
+    "losses",
+    "train",
+]
 
 _HOMES = {
     "Ensemble": "ensemble_bench.models.ensemble",
+    "Recipe": "ensemble_bench.registry",
+    "Suite": "ensemble_bench.registry",
     "ThreatModel": "ensemble_bench.threat",
     "evaluate": "ensemble_bench.evaluation.runner",
     "load": "ensemble_bench.models.sources",

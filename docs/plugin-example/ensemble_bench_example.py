@@ -1,4 +1,4 @@
-"""An attack, a backbone, a data set, a recipe and a suite for ensemble-bench."""
+"""An attack, a backbone, a data set, an objective, a preset, a recipe and a suite for ensemble-bench."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,8 @@ from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.data.source import DataSource, Rows, fingerprint
 from ensemble_bench.registry import Recipe, Suite
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training.presets import Network
+from ensemble_bench.training.objectives import answers
+from ensemble_bench.training.presets import PRESETS, Network, Preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,25 @@ def open_stripes(data_dir: str | Path | None = None) -> DataSource:
         trains_like="digits",
     )
 
+
+def trades4(model: Any, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Tensor:
+    """TRADES with a weight of 4: the loss on x, and the divergence of x_adv's answers from x's (Zhang et al. 2019)."""
+    clean = model(x).log_softmax(1)
+    loss = torch.nn.functional.nll_loss(clean, y, reduction="none")
+    if x_adv is None:  # a recipe that attacks nothing
+        return loss
+    attacked = answers(model, x_adv).log_softmax(1)
+    return loss + 4 * (clean.exp() * (clean - attacked)).sum(1)
+
+
+BRIEF = Preset(
+    name="brief",
+    description="tiny, for 40 steps",
+    settings={
+        name: replace(settings, steps=40, epochs=None, evaluate_every=10)
+        for name, settings in PRESETS["tiny"].settings.items()
+    },
+)
 
 STRIPES2ADV = Recipe(
     name="stripes2adv",

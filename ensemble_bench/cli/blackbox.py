@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Eps, Preset, Seed, names
+from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Eps, Preset, Resize, Seed
 from ensemble_bench.records.threat import parse_eps
 
 app = typer.Typer(help="Black-box sets: images that fool two networks no model has seen.")
@@ -14,8 +14,10 @@ app = typer.Typer(help="Black-box sets: images that fool two networks no model h
 
 @app.command()
 def build(
-    dataset: Annotated[str, typer.Option(help=f"Data set: {names('data set')}.")] = "digits",
+    dataset: Annotated[str, typer.Option(help=DATASET)] = "digits",
     data_dir: DataDir = None,
+    resize: Resize = None,
+    crop: Crop = None,
     preset: Preset = "tiny",
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="File to write; by default where evaluate looks for it.")] = None,
@@ -24,8 +26,8 @@ def build(
     device: Device = None,
 ) -> None:
     """Train two surrogate networks, and keep the adversarial images that fool both."""
-    for kind, name in (("data set", dataset), ("preset", preset)):
-        registry.check(kind, name)
+    dataset = registry.check_data(dataset, resize=resize, crop=crop)
+    registry.check("preset", preset)
     size = parse_eps(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.evaluation.blackbox import build as build_set

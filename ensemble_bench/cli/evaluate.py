@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Runs, Seed, Threads, Workers, names, parse_sizes
+from ensemble_bench.cli.options import (
+    DATASET,
+    Crop,
+    DataDir,
+    Device,
+    Gpus,
+    Ray,
+    Resize,
+    Runs,
+    Seed,
+    Threads,
+    Workers,
+    chosen_data,
+    names,
+    parse_sizes,
+)
 from ensemble_bench.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -43,8 +58,12 @@ def evaluate(
         ),
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
+    resize: Resize = None,
+    crop: Crop = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     arch: Annotated[
         str | None,
@@ -114,8 +133,7 @@ def evaluate(
         if blackbox is not None:
             raise InvalidValueError(f"--no-blackbox leaves out the attack that --blackbox {blackbox} is for: give one")
         suite = registry.without_blackbox(suite)
-    if dataset is not None:
-        registry.check("data set", dataset)
+    dataset = chosen_data(dataset, resize, crop)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.console import show_records, show_tables

@@ -13,6 +13,7 @@ KINDS = {
     "attacks": "attack",
     "datasets": "data set",
     "backbones": "backbone",
+    "objectives": "objective",
 }
 
 

@@ -8,6 +8,7 @@ import typer
 from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records.threat import parse_eps
+from ensemble_bench.registry.places import FORMS
 
 
 def names(kind: str) -> str:
@@ -16,11 +17,22 @@ def names(kind: str) -> str:
 
 
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
+DATASET = f"Data set: {names('data set')}, or {', '.join(FORMS)}."
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Folder that holds CIFAR-10; by default the environment's ENSEMBLE_BENCH_DATA, else a download."),
+    typer.Option(
+        help="Folder that holds the data set, such as CIFAR-10; by default the environment's ENSEMBLE_BENCH_DATA, else "
+        "a download."
+    ),
 ]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Of folder: and parquet: make the shorter side N pixels, then cut NxN (or --crop) from the middle."
+    ),
+]
+Crop = Annotated[int | None, typer.Option(min=1, help="Of folder: and parquet: cut NxN pixels from the middle.")]
 Eps = Annotated[
     str | None, typer.Option(help="Size of the perturbation, such as 8/255 or 0.03; by default the data set's own.")
 ]
@@ -46,6 +58,15 @@ Ray = Annotated[
     ),
 ]
 Gpus = Annotated[float, typer.Option(min=0.0, help="With --ray: GPUs of a task, such as 0.5 for two on a GPU.")]
+
+
+def chosen_data(dataset: str | None, resize: int | None, crop: int | None) -> str | None:
+    """The data set asked for, None for the one trained on; raises as registry.check_data."""
+    if dataset is not None:
+        return registry.check_data(dataset, resize=resize, crop=crop)
+    if resize is not None or crop is not None:
+        raise InvalidValueError("--resize and --crop go with --dataset: the data set trained on keeps its size")
+    return None
 
 
 def parse_seeds(text: str) -> list[int]:

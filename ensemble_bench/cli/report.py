@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Runs, Seed
+from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Resize, Runs, Seed, chosen_data
 from ensemble_bench.records.threat import parse_eps
 
 
@@ -41,16 +41,19 @@ def diagnose(
         str | None, typer.Option(help="Size of the perturbation, such as 8/255; by default that of the training.")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Data set; by default the one trained on.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)
+    ] = None,
     data_dir: DataDir = None,
+    resize: Resize = None,
+    crop: Crop = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <run>/diagnosis.")] = None,
     device: Device = None,
 ) -> None:
     """Show whether the members of an ensemble fall together, and what each of them adds."""
     registry.split_steps(attack)
-    if dataset is not None:
-        registry.check("data set", dataset)
+    dataset = chosen_data(dataset, resize, crop)
     size = parse_eps(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.console import show_tables

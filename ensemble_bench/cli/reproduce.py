@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Gpus, Ray, Workers, names
+from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Gpus, Ray, Resize, Workers
 from ensemble_bench.cli.options import Preset as PresetOption
 from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
 
@@ -19,8 +19,10 @@ LOCK = ".reproduce.lock"
 
 
 def reproduce(
-    dataset: Annotated[str, typer.Option(help=f"Data set: {names('data set')}.")] = "digits",
+    dataset: Annotated[str, typer.Option(help=DATASET)] = "digits",
     data_dir: DataDir = None,
+    resize: Resize = None,
+    crop: Crop = None,
     preset: PresetOption = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of every recipe, from 0.")] = 3,
     recipes: Annotated[
@@ -49,8 +51,8 @@ def reproduce(
 
     What is finished is kept: the same command goes on where it was stopped. Exit status 1 if a job failed.
     """
-    for kind, name in (("data set", dataset), ("preset", preset)):
-        registry.check(kind, name)
+    dataset = registry.check_data(dataset, resize=resize, crop=crop)
+    registry.check("preset", preset)
     chosen = tuple(part.strip() for part in recipes.split(",")) if recipes is not None else ()
     for name in chosen:
         registry.check("recipe", name)
@@ -64,7 +66,7 @@ def reproduce(
 
     source = data.open_source(dataset, data_dir)
     experiment = experiment_of(
-        dataset=dataset,
+        dataset=source.dataset,
         data_name=source.name,
         data_dir=data_dir,
         preset=preset,

@@ -9,7 +9,20 @@ from typing import Annotated, Any
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DataDir, Device, Eps, Preset, Runs, Seed, Threads, names, parse_seeds
+from ensemble_bench.cli.options import (
+    DATASET,
+    Crop,
+    DataDir,
+    Device,
+    Eps,
+    Preset,
+    Resize,
+    Runs,
+    Seed,
+    Threads,
+    names,
+    parse_seeds,
+)
 from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
 from ensemble_bench.records.threat import parse_eps
 from ensemble_bench.training import launched
@@ -27,8 +40,10 @@ def train(
             show_default=False,
         ),
     ],
-    dataset: Annotated[str, typer.Option(help=f"Data set: {names('data set')}.")] = "digits",
+    dataset: Annotated[str, typer.Option(help=DATASET)] = "digits",
     data_dir: DataDir = None,
+    resize: Resize = None,
+    crop: Crop = None,
     preset: Preset = "tiny",
     seed: Seed = 0,
     seeds: Annotated[
@@ -59,11 +74,14 @@ def train(
         str,
         typer.Option(help="What a single model gets as much of as the ensemble: paper (its width), params or flops."),
     ] = "params",
+    members: Annotated[
+        int | None, typer.Option(min=1, help="Networks of the ensemble; by default as many as in the recipe.")
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
-            help="ensemble: loss of the mean probability; member-mean: mean of the members' losses; "
-            "adp: their sum, and a bonus for members that diverge; by default the recipe's."
+            help=f"What is minimised: {names('objective')} (`list objectives` says what each is); by default the "
+            "recipe's."
         ),
     ] = None,
     train_attack: Annotated[
@@ -79,8 +97,11 @@ def train(
     the same command goes on. Of several trainings one that fails does not stop the others, and the exit status is 1.
     With `accelerate launch -m ensemble_bench train …` several devices share every training.
     """
-    for kind, name in (*(("recipe", recipe) for recipe in recipes), ("data set", dataset), ("preset", preset)):
+    for kind, name in (*(("recipe", recipe) for recipe in recipes), ("preset", preset)):
         registry.check(kind, name)
+    dataset = registry.check_data(dataset, resize=resize, crop=crop)
+    if objective is not None:
+        registry.check("objective", objective)
     # The source of a value is an enum of typer's, which its releases take from different places.
     given = getattr(context.get_parameter_source("seed"), "name", "") == "COMMANDLINE"
     jobs = _jobs(recipes, seed if given or seeds is None else None, seeds, out)
@@ -93,6 +114,7 @@ def train(
         "settings": _settings(settings or ()),
         "max_steps": max_steps,
         "match": match,
+        "members": members,
         "objective": objective,
         "train_attack": train_attack,
         "eps": parse_eps(eps) if eps is not None else None,

@@ -1,21 +1,28 @@
 """Data sets: images in [0, 1], and a fingerprint of the whole content."""
 
 from pathlib import Path
+from pkgutil import resolve_name
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ensemble_bench.data.source import DataSource, ImageSet
 from ensemble_bench.registry import resolve
+from ensemble_bench.registry.places import OPENERS, check_data, place_of
 
 __all__ = ["DataSource", "ImageSet", "load", "open_source"]
 
 
 def open_source(name: str, data_dir: str | Path | None = None) -> DataSource:
-    """Open data set `name` ("digits" or "cifar10"; the latter from `data_dir`, else from ENSEMBLE_BENCH_DATA).
+    """Open data set `name`: a registered one, such as "cifar10" from `data_dir`, else from ENSEMBLE_BENCH_DATA.
 
-    Raises UnknownNameError for another name and DataError for data that are missing, incomplete or damaged.
+    Or one of your own by its place: "folder:PATH", "npz:PATH" or "parquet:PATH" (docs/data.md). Raises UnknownNameError
+    for another name and DataError for data that are missing, incomplete or damaged.
     """
+    check_data(name)
+    if (place := place_of(name)) is not None:
+        mine: DataSource = resolve_name(OPENERS[place.kind])(place)
+        return mine
     source: DataSource = resolve("data set", name)(data_dir)
     return source
 

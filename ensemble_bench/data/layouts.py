@@ -192,10 +192,10 @@ def _natural(name: str) -> tuple[tuple[int, ...], str]:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name)), key=_natural)
+    return sorted((p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name)), key=_natural)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a name is one that systems give to what they keep beside the user's files."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
@@ -222,7 +222,7 @@ def _image_files(folder: Path, classes: Sequence[str], skipped: list[str]) -> tu
     keyed: list[tuple[tuple[tuple[int, ...], str], str]] = []
     for name in classes:
         there = os.listdir(folder / name)
-        files = [f for f in there if f.lower().endswith((".png", ".jpg", ".jpeg")) and not _is_hidden(f)]
+        files = [f for f in there if f.lower().endswith((".png", ".jpg", ".jpeg")) and not is_hidden(f)]
         skipped += [f"{folder.name}/{name}/{f}" for f in sorted({*there} - {*files})]
         if not files:
             raise DataError(f"class folder {folder / name} holds no .png or .jpg files")

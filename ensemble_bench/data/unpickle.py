@@ -1,4 +1,4 @@
-"""Pickled CIFAR-10 batches, read without running code in them."""
+"""Pickled CIFAR batches, read without running code in them."""
 
 import codecs
 import pickle
@@ -52,7 +52,7 @@ def first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def load_arrays(path: Path) -> dict[str, Any]:
+def load_arrays(path: Path, what: str = "CIFAR-10 batch") -> dict[str, Any]:
     """Read a pickled dict of arrays, lists, numbers and text; raises DataError for anything else."""
     try:
         with path.open("rb") as file:
@@ -62,7 +62,7 @@ def load_arrays(path: Path) -> dict[str, Any]:
         raise
     # A damaged pickle makes the unpickler raise nearly anything: EOFError, ValueError, IndexError, MemoryError.
     except Exception as error:
-        raise DataError(f"{path} is not a CIFAR-10 batch: {first_line(error)}") from error
+        raise DataError(f"{path} is not a {what}: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} is not a CIFAR-10 batch: expected a dict with data and labels")
+        raise DataError(f"{path} is not a {what}: expected a dict with data and labels")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_bench import attacks, data, registry
+from ensemble_bench import attacks, data
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, read_blackbox_info, save_blackbox
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
@@ -29,7 +29,7 @@ from ensemble_bench.training.hardware import resolve_device, resolve_precision
 from ensemble_bench.training.objectives import objective_of
 from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import architecture_of, differences
-from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
+from ensemble_bench.training.presets import Network, TrainingSettings, preset_of
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.schedule import cyclic
 from ensemble_bench.training.state import TrainingState
@@ -78,7 +78,7 @@ def surrogate_folder(path: Path) -> Path:
 
 
 def build(
-    dataset: str = "digits",
+    dataset: str | DataSource = "digits",
     *,
     preset: str = "tiny",
     seed: int = 0,
@@ -98,10 +98,10 @@ def build(
     .safetensors. A set that exists, whole, is returned at once, and surrogates that exist are not trained again.
     Raises InvalidValueError for a choice that is not one, or an `out` that holds another set.
     """
-    settings = PRESETS[registry.check("preset", preset)]
+    settings = preset_of(preset)
     check_whole("seed", seed)
     target = resolve_device(device)
-    source = data.open_source(dataset, data_dir)
+    source = dataset if isinstance(dataset, DataSource) else data.open_source(dataset, data_dir)
     if eps is None and norm != "linf":
         raise InvalidValueError(f"norm is {norm!r}: the data set's own eps is for linf, so give eps")
     threat = ThreatModel(norm=norm, eps=source.default_eps if eps is None else eps)
@@ -124,6 +124,10 @@ def build(
         progress(label, len(test), len(test), status="built before")
         return path
     chosen = settings.on(source.trains_like or source.dataset)
+    try:
+        source.split("train")
+    except DataError as error:
+        raise InvalidValueError(f"the black-box attack trains networks, but {error}: choose another suite") from error
 
     def waiting() -> None:
         progress(label, 0, len(test), status="another process builds it: waiting for that")

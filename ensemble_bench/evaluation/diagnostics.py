@@ -4,16 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ensemble_bench import attacks, data, losses
-from ensemble_bench.attacks import engine
+from ensemble_bench import attacks, losses
+from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, GradientAttack
-from ensemble_bench.data import DataSource
+from ensemble_bench.data import DataSource, open_source
+from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.plan import source_of, threat_of
@@ -25,6 +27,7 @@ from ensemble_bench.models.randomised import share_right
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Threat
 from ensemble_bench.records.diagnosis import ENSEMBLE, Diagnosis, Finding, member, without
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
@@ -33,12 +36,13 @@ def diagnose(
     path_or_model: str | Path | nn.Module,
     *,
     dataset: str | None = None,
+    data: Any = None,
     data_dir: str | Path | None = None,
     split: str = "test",
     n: int | None = 200,
     norm: str | None = None,
     eps: float | None = None,
-    attack: str = "margin20",
+    attack: str | Attack = "margin20",
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -47,16 +51,19 @@ def diagnose(
     """Compare the members of an ensemble with each other and with the whole on the first `n` images; None: all.
 
     `path_or_model` is a run folder (its best checkpoint), a .safetensors file or an `Ensemble`. Data set and threat
-    model default to those of the training. `attack` makes x_adv at full strength for everything but the robust
+    model default to those of the training; `data` and `attack` may be
+    objects, as in `evaluate`. `attack` makes x_adv at full strength for everything but the robust
     accuracies, which it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's
     weights are renormalised over the others. Of one that draws a member at random, accuracies are expected ones.
     Raises EnsembleBenchError for bad values, a single network, and a model that the look at it refuses.
     """
-    made = attacks.get(attack)
+    made = attack if isinstance(attack, Attack) else attacks.get(attack)
     if not isinstance(made, GradientAttack):
-        raise InvalidValueError(f"attack is {attack!r}: members are compared under a gradient attack, such as margin20")
+        raise InvalidValueError(
+            f"attack is {made.name!r}: members are compared under a gradient attack, such as margin20"
+        )
     model, info = _model_of(path_or_model)
-    source = _source(info, dataset, data_dir)
+    source = _source(info, dataset, data_dir) if data is None else given_source(data, dataset, pair=TEST)
     threat = _threat_model(info, source, norm, eps)
     images = source.split(split)
     images = images if n is None else images.first(n)
@@ -128,7 +135,7 @@ def _source(info: CheckpointInfo | None, dataset: str | None, data_dir: str | Pa
         return source_of(info, dataset, data_dir)
     if dataset is None:
         raise InvalidValueError("the model does not say what it was trained on: pass dataset=")
-    return data.open_source(dataset, data_dir)
+    return open_source(dataset, data_dir)
 
 
 def _threat_model(info: CheckpointInfo | None, source: DataSource, norm: str | None, eps: float | None) -> ThreatModel:

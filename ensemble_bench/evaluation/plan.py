@@ -1,7 +1,7 @@
 """The plan of an evaluation: its model, images, attacks and settings, and the id that these give it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS
 from ensemble_bench.models.sources import ModelSource
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import identify
-from ensemble_bench.registry import BLACKBOX, Suite
+from ensemble_bench.registry import BLACKBOX, Suite, suite_of
+from ensemble_bench.registry.plugins import RESERVED
 from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 
@@ -31,7 +32,7 @@ class EvaluationPlan:
 
     Images that fell at a smaller eps are `carried` over and not attacked again. `threads` are those of a processor;
     None: as many as PyTorch is set to use, or as an evaluation that goes on began with. Adversarial images go to
-    `save_images`, where that is given.
+    `save_images`, where that is given. `objects` are attacks that a caller made, by name; others are made by theirs.
     """
 
     subject: Subject
@@ -46,6 +47,7 @@ class EvaluationPlan:
     carried: Carried | None = None
     threads: int | None = None
     save_images: Path | None = None
+    objects: Mapping[str, Attack] = field(default_factory=dict)
     progress: Progress
 
     def attacks(self) -> tuple[Attack, ...]:
@@ -53,8 +55,13 @@ class EvaluationPlan:
 
         Those on a randomised model take every step: where most draws are wrong is not yet where the fewest are right.
         """
-        made = tuple(get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name) for name in self.names())
+        made = tuple(map(self._attack, self.names()))
         return tuple(map(_taking_every_step, made)) if self.subject.is_randomised else made
+
+    def _attack(self, name: str) -> Attack:
+        if name in self.objects:
+            return self.objects[name]
+        return get(name, path=self._blackbox_set()) if name == BLACKBOX else get(name)
 
     def names(self) -> tuple[str, ...]:
         """Names of the attacks, in order."""
@@ -121,7 +128,7 @@ class EvaluationPlan:
             missing = "there is none yet, and the suite attacks with it: it is made first (--no-blackbox goes without)"
             self.progress(f"black-box set {path.stem}", 1, 1, status=missing)
             path = blackbox_sets.build(
-                self.source.dataset,
+                self.source,
                 preset=preset,
                 data_dir=self.data_dir,
                 out=path,
@@ -149,6 +156,28 @@ def _taking_every_step(attack: Attack) -> Attack:
     if isinstance(attack, Chain):
         return replace(attack, stages=tuple(map(_taking_every_step, attack.stages)))
     return replace(attack, stop_early=False) if isinstance(attack, GradientAttack | ARC) else attack
+
+
+def chosen_suite(suite: str | Suite | Attack) -> tuple[Suite, dict[str, Attack]]:
+    """The suite that `suite` names or is, or that of one attack; and the attacks that are objects, by name.
+
+    Raises UnknownNameError as registry.suite_of, InvalidValueError for anything else, or a name that no attack can
+    have.
+    """
+    if isinstance(suite, Attack):
+        if not suite.name or suite.name in RESERVED:
+            raise InvalidValueError(f"suite is an attack named {suite.name!r}: tables have such a column, rename it")
+        return Suite(name=suite.name, attacks=(suite.name,), description="one attack"), {suite.name: suite}
+    if isinstance(suite, Suite):
+        if isinstance(suite.attacks, str) or not suite.attacks:
+            raise InvalidValueError(f"suite {suite.name!r} has attacks {suite.attacks!r}: expected a tuple of names")
+        for name in (*suite.attacks, *suite.weighted, *suite.randomised, *suite.views):
+            if name != BLACKBOX:
+                get(name)
+        return suite, {}
+    if not isinstance(suite, str):
+        raise InvalidValueError(f"suite is a {type(suite).__name__}: expected a name, a Suite or an Attack")
+    return suite_of(suite), {}
 
 
 def source_of(

@@ -5,21 +5,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from ensemble_bench import data
 from ensemble_bench.attacks import Attack
+from ensemble_bench.data import open_source
+from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import InvalidValueError, check_kind
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.job import Bools, Carried
 from ensemble_bench.evaluation.journal import Journal
 from ensemble_bench.evaluation.make_record import device_name, make_record
-from ensemble_bench.evaluation.plan import EvaluationPlan
+from ensemble_bench.evaluation.plan import EvaluationPlan, chosen_suite
 from ensemble_bench.evaluation.preparation import check_gradients, entered, job_of
 from ensemble_bench.evaluation.request import Request, budget_on, images_of, plans_of
 from ensemble_bench.evaluation.scoring import score
@@ -40,7 +42,8 @@ from ensemble_bench.records import (
     worst_case,
     write_record,
 )
-from ensemble_bench.registry import suite_of
+from ensemble_bench.registry import Suite
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import computing_on, resolve_device
 from ensemble_bench.training.provenance import changed, versions
@@ -89,8 +92,9 @@ class Result:
 def evaluate(
     model: nn.Module,
     *,
-    dataset: str = "digits",
-    suite: str = "paper",
+    dataset: str | None = None,
+    data: Any = None,
+    suite: str | Suite | Attack = "paper",
     n: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -107,6 +111,10 @@ def evaluate(
 ) -> Result:
     """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
 
+    The images are those of a `dataset` by name (default: digits), or `data`: a DataSource, or (x, y), images in [0, 1]
+    or of uint8 and labels, arrays or tensors, which `dataset` may give a name in records. `suite` is a name, a `Suite`
+    or an `Attack`.
+
     `threat` defaults to the data set's (linf, 8/255 for CIFAR-10). `blackbox` is the set for suites that hold that
     attack; by default runs/blackbox is searched for one, and one is built where there is none. `precision` is that of
     the search: "float32", "bf16" or "auto", which is bf16 where the device computes in it natively; verdicts are in
@@ -116,13 +124,13 @@ def evaluate(
     for PNG files of them rounded to 8 bits. Raises EnsembleBenchError for bad values, an attack that breaks the rules,
     or a model whose logits are not finite.
     """
-    chosen = suite_of(suite)
+    chosen, objects = chosen_suite(suite)
     if not isinstance(model, nn.Module):
         raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
     if threat is not None:
         check_kind("threat", threat, ThreatModel)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    source = data.open_source(dataset, data_dir)
+    source = open_source(dataset or "digits", data_dir) if data is None else given_source(data, dataset, pair=TEST)
     images = images_of(source, split, n)
     plan = EvaluationPlan(
         subject=subjects.in_memory(model, images),
@@ -140,6 +148,7 @@ def evaluate(
         blackbox=None if blackbox is None else Path(blackbox),
         data_dir=data_dir,
         save_images=adversarial.place_of(save_images, "model"),
+        objects=objects,
         progress=progress,
     )
     return _run(plan, None if out is None else Path(out))

@@ -21,7 +21,7 @@ from ensemble_bench.registry import Recipe
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.changes import slug
 from ensemble_bench.training.hardware import computing_on, resolve_device
-from ensemble_bench.training.presets import PRESETS
+from ensemble_bench.training.presets import preset_of
 from ensemble_bench.training.trainer import train
 
 # Steps of a training that are measured, after one to warm up; fewer where they take longer than this many seconds.
@@ -171,7 +171,7 @@ def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCos
 def _cost_of_blackbox(experiment: Experiment) -> JobCost:
     """Steps of both surrogates and passes of the attack on the test images, timed on the surrogates' networks."""
     source = data.open_source(experiment.dataset, experiment.data_dir)
-    settings = PRESETS[experiment.preset].on(source.trains_like or source.dataset)
+    settings = preset_of(experiment.preset).on(source.trains_like or source.dataset)
     cost = expected(source, settings, images=experiment.test_images, device=resolve_device(experiment.device))
     return JobCost(steps=sum(cost.steps), passes=cost.passes, seconds=cost.seconds)
 

@@ -40,6 +40,8 @@ def skeleton(architecture: Architecture, device: str = "cpu", *, seed: int = 0) 
     options = {"width": architecture.width, "classes": architecture.classes, "in_channels": channels}
     if architecture.depth is not None:
         options["depth"] = architecture.depth
+    if architecture.stride != 1:
+        options["stride"] = architecture.stride
 
     def member(index: int) -> nn.Module:
         torch.default_generator.manual_seed(_generator(seed, f"first weights of member {index}").initial_seed())

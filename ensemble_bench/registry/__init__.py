@@ -5,6 +5,7 @@ from ensemble_bench.registry.cards import (
     BACKBONES,
     DATASETS,
     IMPLEMENTATIONS,
+    OBJECTIVES,
     PRESETS,
     TOOLKIT_ATTACKS,
     TOOLKITS,
@@ -25,6 +26,7 @@ from ensemble_bench.registry.names import (
     suite_of,
     without_blackbox,
 )
+from ensemble_bench.registry.places import check_data
 from ensemble_bench.registry.recipes import RECIPES, Recipe
 from ensemble_bench.registry.suites import SUITES, Suite
 
@@ -36,6 +38,7 @@ __all__ = [
     "IMPLEMENTATIONS",
     "KINDS",
     "MODEL_SOURCES",
+    "OBJECTIVES",
     "PRESETS",
     "RECIPES",
     "SUITES",
@@ -47,6 +50,7 @@ __all__ = [
     "Recipe",
     "Suite",
     "check",
+    "check_data",
     "names",
     "resolve",
     "split_implementation",

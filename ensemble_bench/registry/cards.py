@@ -257,6 +257,22 @@ DATASETS: Mapping[str, Card] = {
         home="ensemble_bench.data.cifar10:open_cifar10",
         description="60,000 colour images of 32x32 pixels in 10 classes, from --data-dir or a download",
     ),
+    "cifar100": Card(
+        home="ensemble_bench.data.cifar100:open_cifar100",
+        description="60,000 colour images of 32x32 pixels in 100 classes, from --data-dir",
+    ),
+    "imagenet": Card(
+        home="ensemble_bench.data.imagenet:open_imagenet",
+        description="class folders train/ and val/, or val/ alone, at 224x224, from --data-dir",
+    ),
+}
+_OBJECTIVES = "ensemble_bench.training.objectives:OBJECTIVES"
+OBJECTIVES: Mapping[str, Card] = {
+    "ensemble": Card(home=_OBJECTIVES, description="loss of the mean probability (Eq. 4)"),
+    "member-mean": Card(home=_OBJECTIVES, description="mean of the members' own losses"),
+    "adp": Card(home=_OBJECTIVES, description="their sum, and a bonus for members that diverge (Pang et al. 2019)"),
+    "trades": Card(home=_OBJECTIVES, description="loss on x, and the divergence of x_adv from x (Zhang et al. 2019)"),
+    "mart": Card(home=_OBJECTIVES, description="boosted loss on x_adv, and a weighted divergence (Wang et al. 2020)"),
 }
 BACKBONES: Mapping[str, Card] = {
     "wrn": Card(

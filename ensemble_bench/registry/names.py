@@ -11,7 +11,16 @@ from typing import Any
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.registry import plugins
-from ensemble_bench.registry.cards import ATTACKS, BACKBONES, DATASETS, IMPLEMENTATIONS, PRESETS, TOOLKITS, Card
+from ensemble_bench.registry.cards import (
+    ATTACKS,
+    BACKBONES,
+    DATASETS,
+    IMPLEMENTATIONS,
+    OBJECTIVES,
+    PRESETS,
+    TOOLKITS,
+    Card,
+)
 from ensemble_bench.registry.recipes import RECIPES
 from ensemble_bench.registry.suites import SUITES, Suite
 
@@ -31,11 +40,12 @@ KINDS: Mapping[str, Mapping[str, Any]] = {
     "suite": SUITES,
     "backbone": BACKBONES,
     "attack": ATTACKS,
+    "objective": OBJECTIVES,
 }
 
 
 def names(kind: str) -> list[str]:
-    """Names of a kind ("recipe", "preset", "data set", "suite", "backbone", "attack"), in the order to list them."""
+    """Names of a kind ("recipe", "preset", "data set", "suite", "attack", …; see KINDS), in the order to list them."""
     return list(dict.fromkeys([*KINDS[kind], *plugins.names(kind)]))
 
 

@@ -17,6 +17,8 @@ GROUPS: Mapping[str, str] = {
     "backbone": "ensemble_bench.backbones",
     "data set": "ensemble_bench.datasets",
     "suite": "ensemble_bench.suites",
+    "objective": "ensemble_bench.objectives",
+    "preset": "ensemble_bench.presets",
 }
 # What a name stands for (of FACTORIES: what calling it returns), and the field of that which holds the name.
 TYPES: Mapping[str, tuple[str, str | None]] = {
@@ -25,6 +27,8 @@ TYPES: Mapping[str, tuple[str, str | None]] = {
     "backbone": ("torch.nn:Module", None),
     "data set": ("ensemble_bench.data.source:DataSource", "dataset"),
     "suite": ("ensemble_bench.registry.suites:Suite", "name"),
+    "objective": ("collections.abc:Callable", None),
+    "preset": ("ensemble_bench.training.presets:Preset", "name"),
 }
 FACTORIES = ("attack", "backbone", "data set")
 # Samples and leaderboards have a column for each attack beside these; the others of theirs have an underscore.

@@ -1,8 +1,11 @@
 """Recipes: which model is trained, and whether adversarially (Grefenstette et al. 2018, section 4.1, and controls)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +18,13 @@ class Recipe:
     nothing is trained as one model: that many runs of the recipe `of`, of consecutive seeds, are joined at test time.
     `settings` replace those of the preset, field by field (see presets.TrainingSettings), such as its network.
     `look` is the colour and the dashes of its lines in figures.
-    `objective` names what is minimised (see objectives.LOSSES), unless a run asks for another.
+    `objective` names what is minimised (see objectives.OBJECTIVES), unless a run asks for another. One without a name
+    is called after what it does: Recipe(members=3) is "ensemble3adv". Raises InvalidValueError for a value that fits
+    none.
     """
 
-    name: str
-    description: str
+    name: str = ""
+    description: str = ""
     members: int = 1
     adversarial: bool = True
     attacked: str = "ensemble"
@@ -31,7 +36,41 @@ class Recipe:
     look: tuple[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name, least in (("members", 1), ("width_times", 1), ("joins", 0)):
+            check_whole(f"recipe's {name}", getattr(self, name), least=least, most=64)
+        if self.attacked not in ATTACKED:
+            raise UnknownNameError("recipe's attacked", self.attacked, ATTACKED)
+        if bool(self.joins) != (self.of is not None):
+            raise InvalidValueError(f"recipe joins {self.joins} runs of {self.of!r}: give joins and of together")
+        if self.members < 2 and (self.gated or self.attacked == "members"):
+            raise InvalidValueError(f"recipe's members is {self.members}: to gate or attack them takes at least 2")
+        if self.members > 1 and self.width_times > 1:
+            raise InvalidValueError(f"recipe's members is {self.members}: only a single network is widened")
+        if not self.name:
+            object.__setattr__(self, "name", self._own_name())
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", self.name):
+            raise InvalidValueError(
+                f"recipe's name is {self.name!r}: expected letters, digits, _ and -, a letter first"
+            )
 
+    def _own_name(self) -> str:
+        """A name that says what it does, that of a recipe of ours where it does the same."""
+        if self.joins:
+            return f"joined{self.joins}-{self.of}"
+        single = self.members == 1 and self.width_times == 1
+        if single:
+            name = "singleadv" if self.adversarial else "baseline"
+        else:
+            size = f"ensemble{self.members}" if self.members > 1 else f"wide{self.width_times}"
+            name = f"{size}{'adv' if self.adversarial else ''}"
+        parts = [name, *(["gated"] if self.gated else []), *(["each"] if self.attacked == "members" else [])]
+        parts += [self.objective] if self.objective != "ensemble" else []
+        parts += ["own"] if self.settings else []
+        return "-".join(parts)
+
+
+ATTACKED = ("ensemble", "members")
 # Okabe and Ito's colours, which stay apart for colour-blind readers: a family of recipes a hue. Dashes: trained without
 # attacks; dots: trained apart.
 SOLID, DASHED, DOTTED = "-", (0, (5, 2)), (0, (1, 1.2))

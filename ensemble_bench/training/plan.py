@@ -1,6 +1,6 @@
 """The plan of a training run: every choice, checked before the first step and written to run.json."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -9,16 +9,17 @@ import torch
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
-from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.models.architecture import LARGEST, SMALLEST, Architecture, stride_for
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.registry import Recipe
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.changes import replaced
 from ensemble_bench.training.hardware import resolve_precision
-from ensemble_bench.training.objectives import LOSSES
-from ensemble_bench.training.presets import PRESETS, Network, TrainingSettings
+from ensemble_bench.training.objectives import COMPARING, LOSSES, OBJECTIVES, name_of
+from ensemble_bench.training.presets import Network, TrainingSettings, preset_of
 from ensemble_bench.training.schedule import SCHEDULES
 
+MOST_MEMBERS = 64
 MATCHES = ("params", "paper", "flops")
 
 
@@ -29,7 +30,7 @@ class TrainingPlan:
     `precision` is "float32" or "bf16"; `steps` is the length of the run; `match` is None for a recipe that widens
     nothing; `settings.train_attack` is used only by adversarial recipes. `changes` is all that the caller wanted other
     than recipe and preset have it: fields of TrainingSettings ("network.width" for one of its network), "steps",
-    "objective", "match" and "eps" by name.
+    "members", "objective", "match" and "eps" by name. `function` is the objective where a caller gave one.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class TrainingPlan:
     objective: str
     precision: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """All fields as values of JSON."""
@@ -78,8 +80,26 @@ class TrainingPlan:
         return step > 0 and (step % self.settings.evaluate_every == 0 or step == self.steps)
 
 
+def chosen_recipe(recipe: str | Recipe) -> Recipe:
+    """The recipe of a name, or the one given; raises InvalidValueError for one that is named like another recipe."""
+    if not isinstance(recipe, Recipe):
+        found: Recipe = registry.resolve("recipe", recipe)
+        return found
+    if recipe.name in registry.names("recipe"):
+        known = registry.resolve("recipe", recipe.name)
+        if replace(recipe, description=known.description, look=known.look) != known:
+            raise InvalidValueError(f"recipe is named {recipe.name!r}, as another one is: give it a name of its own")
+    return recipe
+
+
 def architecture_of(network: Network, source: DataSource) -> Architecture:
-    """Return the single-member architecture of a network on a data set."""
+    """Return the single-member architecture of a network on a data set; raises InvalidValueError for its image size."""
+    rows, columns = source.image_shape[1:]
+    if min(rows, columns) < SMALLEST or max(rows, columns) > LARGEST:
+        raise InvalidValueError(
+            f"images of {source.name} are {rows}x{columns}: networks take {SMALLEST}x{SMALLEST} to {LARGEST}x{LARGEST} "
+            "pixels, so resize them"
+        )
     return Architecture(
         backbone=network.backbone,
         depth=network.depth,
@@ -88,6 +108,7 @@ def architecture_of(network: Network, source: DataSource) -> Architecture:
         image_shape=source.image_shape,
         mean=source.mean,
         std=source.std,
+        stride=stride_for(network.backbone, source.image_shape),
     )
 
 
@@ -100,7 +121,8 @@ def resolve(
     device: torch.device,
     max_steps: int | None = None,
     match: str = "params",
-    objective: str | None = None,
+    members: int | None = None,
+    objective: str | Callable[..., Any] | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -109,11 +131,18 @@ def resolve(
 
     Raises UnknownNameError for an unknown name, InvalidValueError for a value out of range.
     """
-    offered = PRESETS[registry.check("preset", preset)].on(source.trains_like or source.dataset, recipe.name)
-    objective = recipe.objective if objective is None else objective
+    offered = preset_of(preset).on(source.trains_like or source.dataset, recipe.name)
+    asked_for = recipe
+    recipe = _of_members(recipe, members)
+    function = None if objective is None or isinstance(objective, str) else _function(objective)
+    objective = recipe.objective if objective is None else name_of(objective)
+    if function is None:
+        registry.check("objective", objective)
     _check_choices(recipe, seed=seed, max_steps=max_steps, match=match, objective=objective)
     chosen, replacing = replaced(_settings(recipe, offered), _asked(settings or {}, train_attack))
     changed: dict[str, Any] = {}
+    if recipe.members != asked_for.members:
+        changed["members"] = recipe.members
     if objective != recipe.objective:
         changed["objective"] = objective
     if recipe.width_times > 1 and match != MATCHES[0]:
@@ -140,7 +169,30 @@ def resolve(
         objective=objective,
         precision=resolve_precision(chosen.precision, device),
         changes=changed,
+        function=function,
     )
+
+
+def _of_members(recipe: Recipe, members: int | None) -> Recipe:
+    """The recipe with another number of members; raises InvalidValueError for one that has no such number."""
+    if members is None or members == recipe.members:
+        return recipe
+    check_whole("members", members, least=1, most=MOST_MEMBERS)
+    if recipe.width_times > 1:
+        raise InvalidValueError(f"members is {members}: {recipe.name} is one wider network; choose ensemble2adv")
+    if members == 1 and (recipe.gated or recipe.attacked == "members"):
+        raise InvalidValueError(f"members is 1: {recipe.name} needs at least 2")
+    return replace(recipe, members=members)
+
+
+def _function(objective: object) -> Callable[..., Any]:
+    """An objective that is a function of the caller's; raises InvalidValueError for none, or one named like ours."""
+    if not callable(objective):
+        told = type(objective).__name__
+        raise InvalidValueError(f"objective is a {told}: expected a name or a function of (model, x, x_adv, y)")
+    if (name := name_of(objective)) in registry.names("objective") and OBJECTIVES.get(name) is not objective:
+        raise InvalidValueError(f"objective is a function called {name!r}, as another objective is: rename it")
+    return objective
 
 
 def _settings(recipe: Recipe, settings: TrainingSettings) -> TrainingSettings:
@@ -185,9 +237,9 @@ def _check_choices(recipe: Recipe, *, seed: int, max_steps: int | None, match: s
         check_whole("max_steps", max_steps, least=1)
     if match not in MATCHES:
         raise UnknownNameError("match", match, MATCHES)
-    if objective not in LOSSES:
-        raise UnknownNameError("objective", objective, LOSSES)
-    if recipe.gated and objective != "ensemble":
+    if objective in COMPARING and not recipe.adversarial:
+        raise InvalidValueError(f"objective is {objective!r}: {recipe.name} attacks nothing that it could compare with")
+    if recipe.gated and objective in LOSSES and objective != "ensemble":
         raise InvalidValueError(f"objective is {objective!r}: the gate of {recipe.name} learns only from 'ensemble'")
     if recipe.members < 2 and objective == "adp":
         raise InvalidValueError(f"objective is 'adp': {recipe.name} has one member, adp needs at least two members")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
 
 
@@ -249,3 +250,9 @@ _ALL = (
     ),
 )
 PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
+
+
+def preset_of(name: str) -> Preset:
+    """The preset of a name, ours or another package's; raises as registry.resolve."""
+    found: Preset = registry.resolve("preset", name)
+    return found

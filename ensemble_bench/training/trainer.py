@@ -1,7 +1,7 @@
 """Training: Algorithm 1 of Grefenstette et al. (2018), in a folder that survives being stopped at any moment."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from ensemble_bench import data, registry
-from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import AttackError
+from ensemble_bench import registry
+from ensemble_bench.data import DataSource, ImageSet, open_source
+from ensemble_bench.data.given import given_source
+from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
@@ -30,9 +31,9 @@ from ensemble_bench.training.attack import perturb, perturb_members
 from ensemble_bench.training.batches import Batches, batches_of
 from ensemble_bench.training.distributed import Processes
 from ensemble_bench.training.hardware import computing_on
-from ensemble_bench.training.objectives import objective_of, terms_of
+from ensemble_bench.training.objectives import LOSSES, number_of_terms, objective_of
 from ensemble_bench.training.optimizer import sgd
-from ensemble_bench.training.plan import TrainingPlan
+from ensemble_bench.training.plan import TrainingPlan, chosen_recipe
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.state import TrainingState
 from ensemble_bench.training.validation import validate
@@ -44,9 +45,10 @@ Fields = dict[str, float | str]
 
 
 def train(
-    recipe: str,
+    recipe: str | Recipe,
     *,
-    dataset: str = "digits",
+    dataset: str | None = None,
+    data: Any = None,
     preset: str = "tiny",
     seed: int = 0,
     out: str | Path | None = None,
@@ -56,7 +58,8 @@ def train(
     settings: Mapping[str, Any] | None = None,
     max_steps: int | None = None,
     match: str = "params",
-    objective: str | None = None,
+    members: int | None = None,
+    objective: str | Callable[..., Any] | None = None,
     train_attack: str | None = None,
     eps: float | None = None,
     device: str | torch.device | None = None,
@@ -73,8 +76,12 @@ def train(
     the preset keeps none, best (by validation accuracy under ifgsm5); and last, which exists only once training is
     finished. A finished run is returned at once. `max_steps` shortens the run and its schedule; `eps` (in units of the
     pixel range) defaults to the data set's; a widened single model has as many "params" or "flops" as the ensemble, or
-    with `match` "paper" 1.5 or 2 times the width; `objective` is "ensemble", "member-mean" or "adp", by default the
-    recipe's.
+    with `match` "paper" 1.5 or 2 times the width; `members` are how many networks the ensemble has, by default as many
+    as in the recipe; `objective` is a name (`ensemble-bench list objectives`), by default the recipe's, or a function
+    of (model, x, x_adv, y) for a loss of each image.
+
+    The images are those of a `dataset` by name (default: digits), or `data`: a DataSource, (x, y), which is split, or
+    {"train": (x, y), "test": (x, y)}, arrays or tensors, which `dataset` may give a name.
 
     Where `accelerate launch` started several processes, each takes a block of every batch, and process 0 writes.
 
@@ -84,15 +91,18 @@ def train(
     a processor: by default as many as PyTorch is set to use, but for a run that goes on, to end with the same bits,
     as many as it began with.
     """
-    chosen: Recipe = registry.resolve("recipe", recipe)
+    chosen = chosen_recipe(recipe)
     registry.check("preset", preset)
     processes = distributed.join(device)
-    source = processes.in_turn(lambda: data.open_source(dataset, data_dir))
+    source = processes.in_turn(
+        lambda: open_source(dataset or "digits", data_dir) if data is None else given_source(data, dataset)
+    )
     choices: dict[str, Any] = {
         "preset": preset,
         "settings": settings,
         "max_steps": max_steps,
         "match": match,
+        "members": members,
         "objective": objective,
         "train_attack": train_attack,
         "eps": eps,
@@ -101,14 +111,17 @@ def train(
     plan = processes.together(lambda: plans.resolve(trained, source, seed=seed, device=processes.device, **choices))
     distributed.check_shared(plan, processes)
     progress = processes.reports(progress)
-    default = rundir.default_out(recipe, source.name, preset, seed, plan.changes, runs=runs)
+    default = rundir.default_out(chosen.name, source.name, preset, seed, plan.changes, runs=runs)
     folder = default if out is None else Path(out)
     if chosen.of is None:
+        if source.trains_like is not None and source.trains_like != source.dataset:
+            told = f"{preset} has no settings for {source.name}: those of {source.trains_like} are used"
+            progress(f"train {folder.name} settings", 1, 1, status=told)
         with computing_on(rundir.threads_of(folder) if threads is None else threads):
             return _train(plan, source, folder, processes, resume=resume, progress=progress)
-    member = partial(
-        train, chosen.of, dataset=dataset, data_dir=data_dir, resume=True, device=device, threads=threads, **choices
-    )
+    if members is not None:
+        raise InvalidValueError(f"members is {members}: {chosen.name} joins {chosen.joins} runs of {chosen.of}")
+    member = partial(train, chosen.of, data=source, resume=True, device=device, threads=threads, **choices)
     return join.join(chosen, plan, member, folder, processes, progress=progress)
 
 
@@ -258,8 +271,9 @@ def _agree_with(reached: TrainingState, run: _Run) -> None:
 def _learn(run: _Run, reached: TrainingState) -> None:
     """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
     plan, processes, clean_share = run.plan, run.processes, run.plan.settings.clean_share
-    objective = objective_of(plan.objective, clean_share=clean_share)
-    terms = terms_of(adversarial=plan.recipe.adversarial, clean_share=clean_share)
+    minimised = plan.function or plan.objective
+    objective = objective_of(minimised, clean_share=clean_share)
+    terms = number_of_terms(minimised, adversarial=plan.recipe.adversarial, clean_share=clean_share)
     shown = _report(run, reached, {})
     for step in algorithm1(
         run.model,
@@ -369,7 +383,7 @@ def _learned_from(run: _Run, step: int) -> Iterator[Tensor]:
     """Images of steps to come, clean, attacked or both, as training learns from them."""
     for t in range(step, step + BATCH_NORM_STEPS):
         x, y = _sample(run, t)
-        if not run.plan.recipe.adversarial or run.plan.settings.clean_share:
+        if not run.plan.recipe.adversarial or run.plan.settings.clean_share or run.plan.objective not in LOSSES:
             yield x
         if run.plan.recipe.adversarial:
             yield _attack(run, x, y, t)

@@ -84,13 +84,15 @@ def test_example_package_is_listed_trained_and_evaluated(tmp_path: Path) -> None
         return done.stdout
 
     shown = ensemble_bench("list")
-    for label in ("mifgsm[N]", "stripe_net", "stripes", "stripes2adv", "momentum"):
+    for label in ("mifgsm[N]", "stripe_net", "stripes", "stripes2adv", "momentum", "trades4", "brief"):
         assert re.search(rf"^  {re.escape(label)}  +\S.*{re.escape(FROM)}$", shown, re.MULTILINE), label
     assert "stripes2adv" in ensemble_bench("train", "--help")
 
-    ensemble_bench("train", "stripes2adv", "--dataset", "stripes", "--max-steps", "20", "--out", "run")
+    choices = ["--preset", "brief", "--objective", "trades4", "--max-steps", "20", "--out", "run"]
+    ensemble_bench("train", "stripes2adv", "--dataset", "stripes", *choices)
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["architecture"]["backbone"] == told["settings"]["network"]["backbone"] == "stripe_net"
+    assert (told["preset"], told["objective"], told["settings"]["evaluate_every"]) == ("brief", "trades4", 10)
     assert told["settings"]["learning_rate"] == PRESETS["tiny"].on("digits").learning_rate
 
     ensemble_bench("evaluate", "run", "--suite", "momentum+mifgsm", "--n", "40")

@@ -21,7 +21,8 @@ def _layers(in_channels: int, widths: list[int]) -> Iterator[nn.Module]:
 class VGG16BN(nn.Module):
     """Thirteen 3x3 convolutions in five groups, each group followed by 2x2 max pooling, then one linear layer.
 
-    `width` multiplies the channels. Images smaller than 32x32 skip the poolings that would leave nothing.
+    `width` multiplies the channels. Images smaller than 32x32 skip the poolings that would leave nothing; of larger
+    ones the mean over what is left is taken, 7x7 of 224x224.
     """
 
     def __init__(self, *, width: float = 1.0, classes: int = 10, in_channels: int = 3) -> None:

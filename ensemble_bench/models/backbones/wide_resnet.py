@@ -36,18 +36,33 @@ def stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Seque
     return nn.Sequential(first, *(PreActBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
+def stem(in_channels: int, channels: int, stride: int) -> nn.Module:
+    """The first layer: a 3x3 convolution, which halves the sides at `stride` 2.
+
+    At 4 a 7x7 convolution and a pooling halve them in turn, as in the ResNets for ImageNet (He et al. 2016).
+    """
+    if stride < 4:
+        return nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, stride=2, padding=1)
+    )
+
+
 class WideResNet(nn.Module):
     """WRN-`depth`-`width` without dropout.
 
     `depth` is 6n + 4 for n blocks a stage; the three stages have 16, 32 and 64 times `width` channels. `width` may be
-    fractional (channels are rounded), which is how a parameter budget is matched.
+    fractional (channels are rounded), which is how a parameter budget is matched. A `stride` of 2 or 4 makes images
+    larger than 32x32 smaller first (see `stem`).
     """
 
-    def __init__(self, *, depth: int = 28, width: float = 10.0, classes: int = 10, in_channels: int = 3) -> None:
+    def __init__(
+        self, *, depth: int = 28, width: float = 10.0, classes: int = 10, in_channels: int = 3, stride: int = 1
+    ) -> None:
         super().__init__()
         blocks = (depth - 4) // 6
         first, second, third = (round(base * width) for base in (16, 32, 64))
-        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
+        self.stem = stem(in_channels, 16, stride)
         self.stages = nn.Sequential(
             stage(blocks, 16, first, 1), stage(blocks, first, second, 2), stage(blocks, second, third, 2)
         )

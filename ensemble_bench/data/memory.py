@@ -1,0 +1,42 @@
+"""Whether images fit into memory, before any of them is decoded."""
+
+import os
+from pathlib import Path
+
+from ensemble_bench.errors import DataError
+
+# What the system tells of memory: that of the machine, then the limits of a container.
+MEMINFO = Path("/proc/meminfo")
+LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+
+
+def available() -> int:
+    """Bytes that can be had now, as far as the system tells."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    except (OSError, KeyError, ValueError):
+        pass  # another system than Linux
+    for limit, used in LIMITS:
+        try:
+            found.append(int(limit.read_text()) - int(used.read_text()))
+        except (OSError, ValueError):
+            continue  # no container, or one without a limit ("max")
+    return max(min(found), 0)
+
+
+def check_fits(n: int, image_shape: tuple[int, ...], what: str) -> None:
+    """Raise DataError, naming the sizes, unless `n` images of a byte a value fit into memory."""
+    size = n
+    for side in image_shape:
+        size *= side
+    if size > (there := available()):
+        shape = "x".join(str(side) for side in image_shape)
+        raise DataError(
+            f"{what}: {n:,} images of {shape} take {size / 2**30:,.1f} GiB of memory, {there / 2**30:,.1f} GiB are "
+            "free: choose a smaller size (--resize, --crop) or fewer images"
+        )

@@ -1,0 +1,201 @@
+"""Parquet as the Hugging Face hub keeps images, `parquet:PATH`: a column of encoded images and one of labels."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble_bench.data.arrange import (
+    ALL,
+    PARTS,
+    Arranged,
+    Labels,
+    classes_of,
+    labels_of,
+    name_of,
+    source_of,
+    splits_of,
+)
+from ensemble_bench.data.decode import Encoded
+from ensemble_bench.data.keep import decoded
+from ensemble_bench.data.source import DataSource
+from ensemble_bench.data.unpickle import first_line
+from ensemble_bench.errors import DataError
+from ensemble_bench.registry.places import Place
+
+# Of several columns that could be it, the first that is there.
+IMAGE_NAMES = ("image", "img", "images", "picture", "pixels")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y", "category")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The columns of images and labels, and the names of the classes where the file tells them."""
+
+    image: str
+    label: str
+    classes: tuple[str, ...] | None
+    text: bool
+
+
+def open_parquet(place: Place) -> DataSource:
+    """Open a .parquet file, or a folder of them whose names or folders say train, test or validation.
+
+    Images are bytes of PNG or JPEG, alone or in a struct; labels are whole numbers, named in the hub's metadata, or
+    text, numbered in the order of the words. Raises DataError for what does not fit, in one line.
+    """
+    arranged, classes = read_parquet(place.path, resize=place.resize, crop=place.crop)
+    return source_of(arranged, dataset=place.text, name=name_of(place), classes=classes)
+
+
+def read_parquet(root: Path, *, resize: int | None, crop: int | None) -> tuple[Arranged, tuple[str, ...]]:
+    """The images of the files at `root`, arranged, and the names of their classes."""
+    import pyarrow as pa
+
+    try:
+        parts = _files(root)
+        columns = _columns(next(path for files in parts.values() for path in files))
+        rows = {part: [row for path in files for row in _rows(path, columns)] for part, files in parts.items()}
+        given = {part: [label for _, label in found] for part, found in rows.items()}
+        labels, names = _numbered(given, columns, str(root))
+        classes = classes_of(labels, names, str(root))
+        images = {part: [image for image, _ in found] for part, found in rows.items()}
+        files = [path for found in parts.values() for path in found]
+        folder = root if root.is_dir() else root.parent
+        chosen = splits_of(labels, str(root))
+        return decoded(folder, files, images, labels, chosen, resize=resize, crop=crop), classes
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"cannot read {root} as parquet: {first_line(error)}") from error
+
+
+def _files(root: Path) -> dict[str, list[Path]]:
+    """The files of every part in order; raises DataError for none, or a numbered one that is missing."""
+    if not root.exists():
+        raise DataError(f"{root} does not exist: expected a .parquet file or a folder of them")
+    files = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    if not files:
+        raise DataError(f"folder {root} holds no .parquet files")
+    parts: dict[str, list[Path]] = {}
+    for path in files:
+        # Names of folders count below the one given, the file's own first.
+        words = [path.stem, *reversed(path.relative_to(root).parts[:-1])] if path != root else [path.stem]
+        found = (PARTS[word] for text in words for word in re.split(r"[\W_]+", text.lower()) if word in PARTS)
+        parts.setdefault(next(found, ALL), []).append(path)
+    if root.is_file():
+        return {ALL: files}
+    if ALL in parts and len(parts) > 1:
+        raise DataError(f"{parts[ALL][0]} says neither train nor test in its name, and others beside it do")
+    for found_files in parts.values():
+        _check_complete(found_files)
+    return parts
+
+
+def _check_complete(files: Iterable[Path]) -> None:
+    there: dict[tuple[Path, str, int], set[int]] = {}
+    for path in files:
+        if match := re.fullmatch(r"(.*)-(\d+)-of-(\d+)(?:-\w+)?", path.stem):
+            there.setdefault((path.parent, match[1], int(match[3])), set()).add(int(match[2]))
+    for (folder, name, total), numbers in there.items():
+        if missing := sorted({*range(total)} - numbers):
+            raise DataError(f"data folder {folder} is incomplete: it lacks {name}-{missing[0]:05d}-of-{total:05d}")
+
+
+def _columns(path: Path) -> Columns:
+    """Which columns hold images and labels; raises DataError where none or several could."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    told = _told(schema)
+    images = [field.name for field in schema if _is_image(field.type)]
+    labels = [name for name, feature in told.items() if feature.get("_type") == "ClassLabel" and name in schema.names]
+    labels = labels or [field.name for field in schema if _is_label(field.type)]
+    image = _one(images, IMAGE_NAMES, "images (bytes, or a struct with bytes)", path, schema.names)
+    label = _one(labels, LABEL_NAMES, "labels (whole numbers or text)", path, schema.names)
+    names = told.get(label, {}).get("names")
+    return Columns(
+        image=image,
+        label=label,
+        classes=tuple(map(str, names)) if isinstance(names, list) else None,
+        text=_is_text(schema.field(label).type),
+    )
+
+
+def _told(schema: Any) -> Mapping[str, Mapping[str, Any]]:
+    """What the hub's libraries say of the columns in the file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+
+
+def _is_image(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind))
+
+
+def _is_label(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_integer(kind)) or _is_text(kind)
+
+
+def _one(found: Sequence[str], known: Sequence[str], what: str, path: Path, columns: Sequence[str]) -> str:
+    if len(found) == 1:
+        return found[0]
+    usual = [name for name in known if name in found]
+    if usual:
+        return usual[0]
+    listed = ", ".join(found) if found else f"none of {', '.join(columns)}"
+    raise DataError(f"{path}: expected one column of {what}, found {listed}: call it {known[0]}")
+
+
+def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:
+    """Every image of a file, still encoded, with its label."""
+    import pyarrow.parquet as pq
+
+    found: list[tuple[Encoded, Any]] = []
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if missing := [name for name in (columns.image, columns.label) if name not in names]:
+            raise DataError(f"{path} has columns {', '.join(names)}: expected {missing[0]}, as the others have")
+        for batch in file.iter_batches(batch_size=CHUNK, columns=[columns.image, columns.label]):
+            labels = batch.column(columns.label).to_pylist()
+            for value, label in zip(batch.column(columns.image).to_pylist(), labels, strict=True):
+                row = len(found)
+                content = value.get("bytes") if isinstance(value, dict) else value
+                if not isinstance(content, bytes):
+                    raise DataError(f"image in row {row} of {path} has no bytes: expected an encoded PNG or JPEG")
+                if label is None:
+                    raise DataError(f"row {row} of {path} has no label in {columns.label}")
+                found.append((Encoded(place=f"image in row {row} of {path}", read=partial(bytes, content)), label))
+    return found
+
+
+CHUNK = 1024
+"""Rows read together."""
+
+
+def _numbered(
+    given: Mapping[str, Sequence[Any]], columns: Columns, where: str
+) -> tuple[dict[str, Labels], Sequence[str] | None]:
+    """Labels as numbers, and the names of the classes where there are any."""
+    if not columns.text:
+        return {part: labels_of(values, where) for part, values in given.items()}, columns.classes
+    names = sorted({str(value) for values in given.values() for value in values})
+    number = {name: label for label, name in enumerate(names)}
+    return {part: np.array([number[str(v)] for v in values], dtype=np.int64) for part, values in given.items()}, names
