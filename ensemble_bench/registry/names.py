@@ -82,8 +82,8 @@ def split_steps(name: str) -> tuple[str, int | None]:
     """Split an attack's name into its family and its number of steps: "pgd20" -> ("pgd", 20).
 
     An attack of another package takes a number or none. A number has one spelling: no zeros before it, no digits of
-    other scripts. Raises UnknownNameError for a family that does not exist, or
-    one without its number of steps, and InvalidValueError as check.
+    other scripts. Raises UnknownNameError for a family that does not exist, or one without its number of steps, and
+    InvalidValueError as check.
     """
     added = plugins.names("attack")
     match = None if name in added else re.fullmatch(r"(.*?[A-Za-z])-?([1-9][0-9]*)", name)

@@ -20,6 +20,7 @@ from ensemble_bench.server.logs import limit_logs
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.server.worker import FREED, LOCK, LONGEST_PAUSE, rebuild, work
+from ensemble_bench.submissions import price
 
 PAUSE = 1.0
 """Seconds between two looks at the worker."""
@@ -44,6 +45,7 @@ def serve(
         with hold(settings.data / LOCK, wait=FREED):
             recover(settings, store)
             rebuild(settings)
+        price.load()
         app = create_app(settings, store, lifespan=_beside(worker, settings) if worker else None)
         print(f"the leaderboard and its API are at http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
         guard = Guard(settings.max_connections or most_connections(), settings.connections_per_address)

@@ -40,6 +40,8 @@ NEEDED = ("pandas", "pyarrow.parquet", "scipy.stats", "sklearn.datasets", "torch
 OWN_FAULT = "it waits: the service has a fault of its own, which its operator was told; it will be tried again"
 
 T = TypeVar("T")
+_deciding = threading.Lock()
+_clocks: list[threading.Event] = []
 Verdict = tuple[str, tuple[str, ...]]
 """A status, and the reasons for it."""
 Judge = Callable[[Submission, ServiceSettings, Store], Verdict]
@@ -130,6 +132,7 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
             memory=None if (memory := memory_of(settings.memory)) is None else memory // 2,
         )
         if result.status == VERIFIED:
+            _stop_clock()
             # Whose it is stands first: a publication that was cut short is then still the owner's.
             new = store.give_name(submission.name, submission.owner)
             try:
@@ -150,8 +153,8 @@ def rebuild(settings: ServiceSettings) -> None:
     """Render the site again; if that fails, the old one stays and the operator reads why."""
     try:
         build_site(settings.root, settings.site)
-    except (EnsembleBenchError, OSError) as error:
-        print(f"the site is not up to date: {error}", file=sys.stderr, flush=True)
+    except Exception as error:  # want of memory too: what is published stays, and so does its verdict
+        _tell(f"the site is not up to date: {error}")
 
 
 def _check_owner(submission: Submission, root: Path, store: Store) -> None:
@@ -207,12 +210,13 @@ def _at_most(submission: Submission, settings: ServiceSettings, store: Store) ->
 
     Nothing less stops every loop.
     """
-    over, lock = threading.Event(), threading.Lock()
+    over = threading.Event()
+    _clocks.append(over)
     reason = f"verifying it took more than {settings.hours:g} hours"
 
     def watch() -> None:
         while not over.wait(min(TICK, settings.hours * 3600)):
-            with lock, contextlib.suppress(RecordError):
+            with _deciding, contextlib.suppress(RecordError):
                 if not over.is_set() and store.spend(submission.id, TICK) >= settings.hours * 3600:
                     _settle(submission, (REFUSED, (reason,)), settings, store)
                     os._exit(1)
@@ -221,8 +225,14 @@ def _at_most(submission: Submission, settings: ServiceSettings, store: Store) ->
     try:
         yield
     finally:
-        with lock:
-            over.set()
+        _stop_clock()
+
+
+def _stop_clock() -> None:
+    """Let no time run out any more: the verdict is known, and nothing may be refused while it is published."""
+    with _deciding:
+        while _clocks:
+            _clocks.pop().set()
 
 
 def _end_with_parent() -> None:

@@ -2,11 +2,13 @@
 
 from collections import Counter
 
+from ensemble_bench.attacks import get
 from ensemble_bench.errors import BundleError, CheckpointError, InvalidValueError
 from ensemble_bench.evaluation.estimate import bound_of_suite
 from ensemble_bench.leaderboard.rules import Rules
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
+from ensemble_bench.registry import BLACKBOX, suite_of
 from ensemble_bench.submissions.format.bundle import Bundle
 
 LEAST = 2e7
@@ -15,6 +17,13 @@ COPIES = 3
 """Of the weights: the model that decides, the one that is climbed, and what making them takes."""
 KEPT = 2
 """Bytes of activations and their gradients, in bytes of activations."""
+
+
+def load() -> None:
+    """Load the attacks that prices are made of, so that the first upload does not wait for that."""
+    for name in suite_of("strongest").attacks:
+        if name != BLACKBOX:
+            get(name)
 
 
 def architecture_of(bundle: Bundle) -> Architecture:

@@ -13,12 +13,7 @@ import torch
 
 from ensemble_bench import data, registry
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import (
-    AttackError,
-    BundleError,
-    CheckpointError,
-    InvalidValueError,
-)
+from ensemble_bench.errors import AttackError, BundleError, CheckpointError, InvalidValueError
 from ensemble_bench.files import sha256_file, write_atomic
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.rules import PRECISION, Rules, rules_file

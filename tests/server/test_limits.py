@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from ensemble_bench.server import uploads, worker
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Quota, QuotaError, Store
 from ensemble_bench.server.worker import judge, work_once
-from ensemble_bench.submissions import bench, verification
+from ensemble_bench.submissions import bench, publishing, verification
 from ensemble_bench.submissions.format.bundle import unpack
 from ensemble_bench.submissions.price import batch_in, check_price, flops_of
 
@@ -207,6 +208,23 @@ def test_what_takes_too_long_in_all_is_refused(desk: Desk, monkeypatch: pytest.M
     assert status(desk, identifier)[0] == "refused"
     assert "hours" in status(desk, identifier)[1][0]
     assert not desk.settings.upload(identifier).exists()
+
+
+def test_no_time_runs_out_while_a_model_is_published(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A submission whose time is over then is verified, and not refused with its files on the board."""
+    ends: list[int] = []
+    monkeypatch.setattr(worker.os, "_exit", ends.append)
+    monkeypatch.setattr(worker, "TICK", 0.01)
+    real, identifier = publishing.publish, waiting(desk, honest())
+
+    def slow(*args: object) -> object:
+        desk.store.spend(identifier, 10**9)
+        time.sleep(0.2)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(publishing, "publish", slow)
+    assert work_once(desk.settings, desk.store, judge)
+    assert (status(desk, identifier), ends) == (("verified", ()), [])
 
 
 def test_expensive_submissions_are_refused_or_bounded_and_the_next_goes_on(desk: Desk, tmp_path: Path) -> None:

@@ -103,7 +103,11 @@ def read(folder: Path, limits: Limits) -> Bundle:
 
 
 def _bytes(folder: Path, name: str) -> bytes:
-    return (folder / name).read_bytes()  # of our own copy: where that cannot be read, the bundle is not to blame
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{name}: cannot be read: {error.strerror}") from None
+    # Where our own copy cannot be read for another reason, the bundle is not to blame.
 
 
 def _json(folder: Path, name: str) -> Any:
