@@ -70,7 +70,8 @@ def scale_of(arrays: Sequence[Array]) -> int:
 def _off(array: Array, scale: int) -> float:
     """The farthest that a value is from a multiple of 1/scale."""
     shades = np.asarray(array, dtype=np.float64) * scale
-    return float(np.abs(shades - np.rint(shades)).max()) / scale
+    with np.errstate(invalid="ignore"):  # infinite values are refused later
+        return float(np.abs(shades - np.rint(shades)).max()) / scale
 
 
 def bytes_of(values: object, where: str, *, scale: int = 255) -> Array:
