@@ -2,20 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from ensemble_bench import registry
-from ensemble_bench.data import DataSource, ImageSet, open_source
+from ensemble_bench.data import DataSource, open_source
 from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import AttackError, InvalidValueError
-from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.entry import IMAGES, entered_once
@@ -28,20 +25,17 @@ from ensemble_bench.training import averaging, distributed, interrupts, join, ru
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import perturb, perturb_members
-from ensemble_bench.training.batches import Batches, batches_of
+from ensemble_bench.training.batches import batches_of
 from ensemble_bench.training.distributed import Processes
 from ensemble_bench.training.hardware import computing_on
 from ensemble_bench.training.objectives import LOSSES, number_of_terms, objective_of
 from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import TrainingPlan, chosen_recipe
-from ensemble_bench.training.provenance import commit, versions
+from ensemble_bench.training.run import Fields, Run, evaluate, save_average, save_checkpoint, save_resume_point
 from ensemble_bench.training.state import TrainingState
-from ensemble_bench.training.validation import validate
 
 # Batches over which batch norm is estimated for the average: thousands of images fix a mean and a variance.
 BATCH_NORM_STEPS = 50
-# What progress shows beside the bar.
-Fields = dict[str, float | str]
 
 
 def train(
@@ -125,33 +119,6 @@ def train(
     return join.join(chosen, plan, member, folder, processes, progress=progress)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Run:
-    """A training run in memory; `average` is that of the weights, where the settings want one.
-
-    `folds` says whether the attack may call a folded twin of the model.
-    """
-
-    plan: TrainingPlan
-    out: Path
-    processes: Processes
-    batches: Batches
-    validation: ImageSet
-    model: Ensemble
-    average: AveragedModel | None
-    optimizer: torch.optim.SGD
-    progress: Progress
-    folds: bool
-
-    @property
-    def device(self) -> torch.device:
-        return self.processes.device
-
-    @property
-    def label(self) -> str:
-        return f"train {self.out.name}"
-
-
 def _train(
     plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, *, resume: bool, progress: Progress
 ) -> Path:
@@ -178,7 +145,7 @@ def _carry_out(plan: TrainingPlan, source: DataSource, out: Path, processes: Pro
             _learn(run, reached)
         except KeyboardInterrupt:
             with interrupts.deferred():
-                processes.on_main(partial(_save_resume_point, run, reached))
+                processes.on_main(partial(save_resume_point, run, reached))
             raise
         with interrupts.deferred():
             _finish(run, reached)
@@ -206,7 +173,7 @@ def _is_finished(
     return False
 
 
-def _finish(run: _Run, reached: TrainingState) -> None:
+def _finish(run: Run, reached: TrainingState) -> None:
     """Write what the run ends with; the checkpoint `last` says that it is finished."""
     average = None if run.average is None else cast(Ensemble, run.average.module)
     if average is not None:
@@ -214,14 +181,14 @@ def _finish(run: _Run, reached: TrainingState) -> None:
 
     def save() -> None:
         if average is not None:
-            _save_average(run, average, reached.step)
-        _save_checkpoint(run, rundir.LAST, curves.read(run.out / rundir.CURVES)[-1])
+            save_average(run, average, reached.step)
+        save_checkpoint(run, rundir.LAST, curves.read(run.out / rundir.CURVES)[-1])
         (run.out / rundir.RESUME).unlink(missing_ok=True)
 
     run.processes.on_main(save)
 
 
-def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, progress: Progress) -> _Run:
+def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, progress: Progress) -> Run:
     settings, device = plan.settings, processes.device
     validation = source.split("validation")
     model = build(plan.architecture, seed=plan.seed).to(device).train()
@@ -232,7 +199,7 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
     average = averaging.running_average(model, horizon=settings.average * plan.steps) if settings.average else None
     if average is not None:
         optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
-    return _Run(
+    return Run(
         plan=plan,
         out=out,
         processes=processes,
@@ -247,7 +214,7 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
     )
 
 
-def _continue(run: _Run) -> TrainingState:
+def _continue(run: Run) -> TrainingState:
     """State at the resume point, after the files were made to agree with it; a new state if there is none."""
     path = run.out / rundir.RESUME
     if not run.processes.on_main(path.exists):
@@ -258,17 +225,17 @@ def _continue(run: _Run) -> TrainingState:
     return reached
 
 
-def _agree_with(reached: TrainingState, run: _Run) -> None:
+def _agree_with(reached: TrainingState, run: Run) -> None:
     """Leave in the files what was known at the resume point."""
     path = run.out / rundir.CURVES
     if path.exists():
         curves.write(path, [row for row in curves.read(path) if row["step"] <= reached.step])
     if reached.best is not None and reached.best["step"] == reached.step:
         # The run may have been killed between this resume point and its checkpoint.
-        _save_checkpoint(run, rundir.BEST, reached.best)
+        save_checkpoint(run, rundir.BEST, reached.best)
 
 
-def _learn(run: _Run, reached: TrainingState) -> None:
+def _learn(run: Run, reached: TrainingState) -> None:
     """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
     plan, processes, clean_share = run.plan, run.processes, run.plan.settings.clean_share
     minimised = plan.function or plan.objective
@@ -289,28 +256,28 @@ def _learn(run: _Run, reached: TrainingState) -> None:
     ):
         if step % plan.settings.checkpoint_every == 0:
             with interrupts.deferred():
-                processes.on_main(partial(_save_resume_point, run, reached))
+                processes.on_main(partial(save_resume_point, run, reached))
         shown = _report(run, reached, shown)
 
 
-def _report(run: _Run, reached: TrainingState, last: Fields) -> Fields:
+def _report(run: Run, reached: TrainingState, last: Fields) -> Fields:
     """Evaluate if it is due, and report progress; returns what was shown, `last` if nothing is newer."""
     shown = last
     if run.plan.is_evaluated(reached.step):
         reached.settle()
-        shown = run.processes.on_main(partial(_evaluate, run, reached, last), interruptible=True)
+        shown = run.processes.on_main(partial(evaluate, run, reached, last), interruptible=True)
     run.progress(run.label, reached.step, run.plan.steps, **shown)
     run.processes.handle_signals(reached.step)
     return shown
 
 
-def _sample(run: _Run, step: int) -> tuple[Tensor, Tensor]:
+def _sample(run: Run, step: int) -> tuple[Tensor, Tensor]:
     """This process's block of a batch."""
     x, y = run.batches.at(step)
     return run.processes.block(x), run.processes.block(y)
 
 
-def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
+def _attack(run: Run, x: Tensor, y: Tensor, step: int) -> Tensor:
     """x_adv against what the recipe attacks, with noise that depends on (seed, step) alone."""
     plan = run.plan
     attack = perturb_members if plan.recipe.attacked == "members" else perturb
@@ -331,55 +298,7 @@ def _attack(run: _Run, x: Tensor, y: Tensor, step: int) -> Tensor:
         raise AttackError(f"training stopped in step {step + 1}: {error}") from error
 
 
-def _evaluate(run: _Run, reached: TrainingState, last: Fields) -> Fields:
-    """Add a row to curves.csv, save the weights if they are the best so far; returns what to show of it.
-
-    Where curves.csv has the row, from before an interruption, nothing is done, and `last` returned.
-    """
-    plan, path = run.plan, run.out / rundir.CURVES
-    rows = curves.read(path)
-    if rows and rows[-1]["step"] >= reached.step:
-        return last
-    accuracies = validate(
-        run.model, run.validation, plan.threat, seed=plan.seed, precision=plan.precision, device=run.device
-    )
-    with interrupts.deferred():
-        row = {
-            "step": reached.step,
-            "epoch": round(reached.step / plan.steps_per_epoch, 4),
-            **accuracies,
-            "loss": reached.take_loss(),
-            "lr": plan.rate(reached.step - 1),
-            "seconds": round(reached.seconds, 3),
-        }
-        curves.write(path, [*curves.read(path), row])
-        better = reached.best is None or row["ifgsm5"] > reached.best["ifgsm5"]
-        improved = run.average is None and better
-        if improved:
-            reached.best = row
-        # The resume point comes first: it names the step of the best checkpoint, whenever the run is killed.
-        _save_resume_point(run, reached)
-        if improved:
-            _save_checkpoint(run, rundir.BEST, row)
-    fields: Fields = {"loss": row["loss"], "clean": row["clean"], "ifgsm5": row["ifgsm5"]}
-    overfitted = _overfitted(run)
-    return fields if overfitted is None else fields | {"alarm": f"catastrophic overfitting from step {overfitted}"}
-
-
-def _save_resume_point(run: _Run, reached: TrainingState) -> None:
-    state.save(run.out / rundir.RESUME, run.model, run.optimizer, reached, run.average)
-
-
-def _save_average(run: _Run, average: Ensemble, step: int) -> None:
-    """Write the running average of the weights, with its validation accuracies."""
-    plan = run.plan
-    accuracies = validate(
-        average, run.validation, plan.threat, seed=plan.seed, precision=plan.precision, device=run.device
-    )
-    _save_checkpoint(run, rundir.AVERAGED, {"step": step, **accuracies}, model=average)
-
-
-def _learned_from(run: _Run, step: int) -> Iterator[Tensor]:
+def _learned_from(run: Run, step: int) -> Iterator[Tensor]:
     """Images of steps to come, clean, attacked or both, as training learns from them."""
     for t in range(step, step + BATCH_NORM_STEPS):
         x, y = _sample(run, t)
@@ -387,29 +306,3 @@ def _learned_from(run: _Run, step: int) -> Iterator[Tensor]:
             yield x
         if run.plan.recipe.adversarial:
             yield _attack(run, x, y, t)
-
-
-def _overfitted(run: _Run) -> int | None:
-    """The step at which adversarial training began to overfit to single steps, None where it did not."""
-    if not run.plan.recipe.adversarial:
-        return None
-    return curves.catastrophic_overfitting(curves.read(run.out / rundir.CURVES), len(run.validation))
-
-
-def _save_checkpoint(run: _Run, name: str, row: curves.Row, model: Ensemble | None = None) -> None:
-    """Write weights, by default the present ones, with their plan, step, validation accuracies, versions and commit."""
-    plan = run.plan
-    meta = plan.as_dict() | {
-        "step": row["step"],
-        "checkpoint": name.removesuffix(checkpoint.SUFFIX),
-        "validation": {column: row[column] for column in ("clean", curves.ONE_STEP, *curves.ATTACKS)},
-        "overfitted": _overfitted(run),
-        "versions": versions(),
-        "commit": commit(),
-        "crossed_commits": rundir.crossed_commits(run.out),
-    }
-    if rundir.crossed_versions(run.out) is not None:
-        meta["crossed_versions"] = True
-    del meta["architecture"]  # the checkpoint holds its own
-    model = run.model if model is None else model
-    checkpoint.save(run.out / name, model, plan.architecture, meta, half=plan.settings.saved_as == "float16")

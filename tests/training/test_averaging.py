@@ -99,12 +99,12 @@ KILLED = """
 import os, signal, sys, torch
 torch.set_num_threads(int(sys.argv[3]))
 from ensemble_bench.training import rundir, trainer
-save = trainer._save_checkpoint
+save = trainer.save_checkpoint
 def die(run, name, *rest, **options):
     if name == rundir.LAST:
         os.kill(os.getpid(), signal.SIGKILL)
     save(run, name, *rest, **options)
-trainer._save_checkpoint = die
+trainer.save_checkpoint = die
 trainer.train("ensemble2adv", settings=eval(sys.argv[2]), out=sys.argv[1])
 """
 

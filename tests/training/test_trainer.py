@@ -135,13 +135,13 @@ def test_ctrl_c_and_resume_change_nothing(whole: Path, tmp_path: Path, step: int
 
 
 def test_ctrl_c_during_an_evaluation_repeats_it(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ensemble_bench.training import trainer
+    from ensemble_bench.training import run
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "validate", interrupted)
+        patch.setattr(run, "validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train("ensemble2adv", out=tmp_path / "run")
     assert curves.read(tmp_path / "run" / "curves.csv") == []
@@ -153,7 +153,7 @@ import os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(int(sys.argv[3]))
-from ensemble_bench.training import rundir, state, trainer
+from ensemble_bench.training import run, rundir, state, trainer
 sys.path[:0] = [sys.argv[4], str(Path(sys.argv[4]).parent)]
 from test_trainer import _shorten
 _shorten(lambda table, key, value: table.__setitem__(key, value))
@@ -169,7 +169,7 @@ if where.isdigit():
 else:
     progress = lambda *_, **__: None
     if where == "before best":
-        trainer._save_checkpoint = die
+        run.save_checkpoint = die
     if where == "before resume point":
         state.save = die
 trainer.train("ensemble2adv", out=sys.argv[1], progress=progress)
