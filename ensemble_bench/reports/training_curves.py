@@ -18,6 +18,7 @@ from ensemble_bench.reports.groups import Group
 METRICS = ("clean", *files.ATTACKS)
 CURVES_FILE = "curves.csv"
 WINDOW = 50
+ROUNDING = 1e-12
 POINTS = 1000
 LAST = 10  # evaluation points that Table 1a averages
 
@@ -103,7 +104,8 @@ def without_outliers(values: Series, window: int = WINDOW) -> Series:
     smooth = pd.Series(values).rolling(window, center=True, min_periods=1).median().to_numpy(dtype=np.float64)
     distance = np.abs(values - smooth)
     limit = distance.mean() + 3 * (distance.std(ddof=1) if len(values) > 1 else 0.0)
-    return np.where(distance > limit, smooth, values)
+    # Where all distances are equal, their mean may round to less than each of them.
+    return np.where(distance > limit + ROUNDING, smooth, values)
 
 
 def count_outliers(curve: Curve) -> int:
