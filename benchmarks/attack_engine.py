@@ -12,12 +12,10 @@ digits first (half a minute). The more images withstand, the less there is to sa
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import foolbox
@@ -25,17 +23,25 @@ import torch
 from adv_lib.attacks import pgd_linf
 from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from art.estimators.classification import PyTorchClassifier
-from common import CLOCKS, add_clock, precisions, print_ratios, print_setting, save, setting, side_by_side
+from common import (
+    CLOCKS,
+    PUBLISHED,
+    add_clock,
+    data_dir_of,
+    precisions,
+    print_ratios,
+    print_setting,
+    save,
+    setting,
+    side_by_side,
+)
 from torch import Tensor, nn
 from torchattacks import PGD
 
 import ensemble_bench as eb
 
 STEPS = 20
-ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights"
 MODELS = ("singleadv-cifar10-jpeg-tiny-s0", "ensemble2adv-cifar10-jpeg-tiny-s0")
-DATA = ROOT.parent / "shared/data/cifar10-jpeg"
 PEERS = ("torchattacks", "adversarial-robustness-toolbox", "foolbox", "adv-lib")
 
 
@@ -48,7 +54,7 @@ def main() -> None:
     add_clock(parser)
     parser.add_argument("--save", action="store_true", help="into benchmarks/results")
     options = parser.parse_args()
-    data_dir = options.data_dir or os.environ.get("ENSEMBLE_BENCH_DATA") or (DATA if DATA.is_dir() else None)
+    data_dir = data_dir_of(options)
     print_setting(*PEERS)
     with tempfile.TemporaryDirectory() as folder:
         if options.checkpoint:

@@ -13,10 +13,9 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from common import precisions, print_ratios, print_setting, side_by_side
+from common import PUBLISHED, precisions, print_ratios, print_setting, side_by_side
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +28,6 @@ from ensemble_bench.models.folded import folded, twin_of
 from ensemble_bench.randomness import generator
 from ensemble_bench.training.attack import perturb
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "leaderboards/cifar10-jpeg/linf8of255/weights"
 THREAT = eb.ThreatModel(eps=8 / 255)
 
 

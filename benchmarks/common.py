@@ -5,6 +5,7 @@ What a benchmark finds it saves as benchmarks/results/NAME.json, of which run.py
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
@@ -19,7 +20,10 @@ from ensemble_bench.files import write_atomic
 from ensemble_bench.training.hardware import resolve_precision
 
 AUTOATTACK = "AutoAttack"
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights"
+DATA = ROOT.parent / "shared/data/cifar10-jpeg"
 CPUINFO = Path("/proc/cpuinfo")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
@@ -27,6 +31,11 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 def add_clock(parser: argparse.ArgumentParser) -> None:
     """Option --clock: the wall's, for an idle machine, or the processor's, which others' work disturbs least."""
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: all threads' time together")
+
+
+def data_dir_of(options: argparse.Namespace) -> Any:
+    """The folder of CIFAR-10: --data-dir, else that in ENSEMBLE_BENCH_DATA, else DATA where it is there, else None."""
+    return options.data_dir or os.environ.get("ENSEMBLE_BENCH_DATA") or (DATA if DATA.is_dir() else None)
 
 
 def side_by_side(

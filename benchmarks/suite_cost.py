@@ -13,23 +13,20 @@ takes hours on two cores: every figure is kept in --out as it comes, and a secon
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import AUTOATTACK, CLOCKS, add_clock, save, setting
+from common import AUTOATTACK, CLOCKS, PUBLISHED, add_clock, data_dir_of, save, setting
 
 import ensemble_bench as eb
 from ensemble_bench.adapters.autoattack import pyautoattack_standard
 from ensemble_bench.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights"
 EXPERIMENT = ROOT / "experiments/cifar10-jpeg-cpu"
 UNTUNED = ("singleadv-cifar10-jpeg-cpu-s1", "singleadv-cifar10-jpeg-cpu-s2", "ensemble2adv-cifar10-jpeg-cpu-s0")
-DATA = ROOT.parent / "shared/data/cifar10-jpeg"
 FLOAT32 = "quick (float32)"
 Figures = dict[str, Any]
 
@@ -45,7 +42,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results")
     add_clock(parser)
     options = parser.parse_args()
-    data_dir = options.data_dir or os.environ.get("ENSEMBLE_BENCH_DATA") or (DATA if DATA.is_dir() else None)
+    data_dir = data_dir_of(options)
     found = setting("pyautoattack") | {"clock": options.clock}
     parts = []
     for path in options.checkpoints or [*sorted(PUBLISHED.glob("*adv-*")), *(EXPERIMENT / name for name in UNTUNED)]:

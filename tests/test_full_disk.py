@@ -2,12 +2,10 @@
 
 import json
 import re
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import no_file_above
 from small_models import ARCHITECTURE, trained
 
 from ensemble_bench.cli import run
@@ -15,17 +13,6 @@ from ensemble_bench.models import checkpoint
 from ensemble_bench.records import read_record
 
 DEEP = "[" * 100_000
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Writes beyond so many bytes of a file fail, after a part of them, as they do on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -2,14 +2,13 @@
 
 import errno
 import itertools
-import resource
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from full_disk import no_file_above
 from sample_bundles import edited, files_of, honest, make_run, tree, zipped
 from small_models import trained
 from test_worker import Desk
@@ -63,17 +62,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     now = [1000.0]
     monkeypatch.setattr(memory.time, "time", lambda: now[0])
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
-
-
-@contextmanager
-def no_file_above(size: int) -> Iterator[None]:
-    """Files may have so many bytes: writing more fails as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def waiting(desk: Desk, path: Path, *, owner: str = "alice") -> str:
