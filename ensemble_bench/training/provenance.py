@@ -41,12 +41,13 @@ def commit() -> str | None:
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
+        # Asking must not write: an index that a full disk cuts short would lock the user's repository.
+        command = ["git", "--no-optional-locks", "-C", str(here.parent), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
         # An installed copy may lie inside another project's repository, whose commit is not ours.
         git("ls-files", "--error-unmatch", here.name)
-        return git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
