@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble_bench.data.source import SPLIT_SEED, SPLITS, DataSource, Rows, fingerprint, stratified_draw
+from ensemble_bench.data.source import SPLIT_SEED, DataSource, Rows, fingerprint, stratified_draw
 from ensemble_bench.errors import DataError
 from ensemble_bench.registry import names
 from ensemble_bench.registry.places import Place
+from ensemble_bench.registry.terms import SPLITS, TEST, TRAIN, VALIDATION
 
-TRAIN, VALIDATION, TEST = SPLITS
 ALL = "all"
 """The part of images that came without splits."""
 # Names that parts have in folders and files.

@@ -12,9 +12,9 @@ from ensemble_bench.data.arrange import Labels, arrange, classes_of, labels_of, 
 from ensemble_bench.data.memory import check_fits
 from ensemble_bench.data.source import DataSource
 from ensemble_bench.errors import DataError
+from ensemble_bench.registry.terms import SMALLEST
 
 CHANNELS = (1, 3)
-SMALLEST = 8
 # A float that is farther from a multiple of 1/255, or of another fraction, is none: a hundredth of a shade.
 OFF_GRID = 4e-5
 LOOKED_AT = 64

@@ -1,7 +1,6 @@
 """CIFAR-10 (Krizhevsky, 2009) from the official archive, from hub parquet or from folders of image files."""
 
 import hashlib
-import os
 import re
 import tarfile
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ensemble_bench.data.cache import cache_dir, content_key, read_entry, write_entry
 from ensemble_bench.data.layouts import BATCHES, CLASSES, Layout, find_layout
-from ensemble_bench.data.source import DataSource, Rows, fingerprint, stratified_draw
+from ensemble_bench.data.source import DataSource, Rows, fingerprint, given_folder, stratified_draw
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
 from ensemble_bench.files import scratch_folder
@@ -42,8 +41,7 @@ def open_cifar10(data_dir: str | Path | None = None) -> DataSource:
     ids count from 0 in it, and 5,000 training images (at most a tenth) are drawn for validation with equal class
     shares. Raises DataError for a folder that is missing, incomplete or damaged, and for a failed download.
     """
-    given = data_dir or os.environ.get("ENSEMBLE_BENCH_DATA")
-    root = Path(os.path.abspath(Path(given).expanduser())) if given else _download()
+    root = given_folder(data_dir) or _download()
     try:
         layout = find_layout(root)
         tensors, notes = _decoded(layout)

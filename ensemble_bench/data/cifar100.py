@@ -1,28 +1,18 @@
 """CIFAR-100 (Krizhevsky, 2009) from the official archive or from hub parquet, with its 100 fine classes."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ensemble_bench.data.arrange import (
-    TEST,
-    TRAIN,
-    Arranged,
-    arrange,
-    classes_of,
-    clean_name,
-    labels_of,
-    source_of,
-    splits_of,
-)
+from ensemble_bench.data.arrange import Arranged, arrange, classes_of, clean_name, labels_of, source_of, splits_of
 from ensemble_bench.data.parquet import read_parquet
-from ensemble_bench.data.source import DataSource
+from ensemble_bench.data.source import DataSource, given_folder
 from ensemble_bench.data.unpickle import load_arrays
 from ensemble_bench.errors import DataError
+from ensemble_bench.registry.terms import TEST, TRAIN
 
 BATCHES = "cifar-100-python"
 CLASSES = 100
@@ -37,10 +27,9 @@ def open_cifar100(data_dir: str | Path | None = None) -> DataSource:
     The official files, recognised by their content, are named "cifar100"; any other copy is named by its folder.
     Presets train it with the settings of CIFAR-10. Raises DataError for data that are missing or damaged.
     """
-    given = data_dir or os.environ.get("ENSEMBLE_BENCH_DATA")
-    if not given:
+    root = given_folder(data_dir)
+    if root is None:
         raise DataError(f"cifar100 needs its folder, by --data-dir or ENSEMBLE_BENCH_DATA: unpack {URL} there")
-    root = Path(given).expanduser().absolute()
     try:
         folder = next((f for f in (root / BATCHES, root) if (f / "train").is_file() or (f / "test").is_file()), None)
         official = folder is not None and _is_official(folder)

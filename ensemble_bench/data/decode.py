@@ -3,18 +3,19 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
+from ensemble_bench.registry.terms import SMALLEST
 
 GREY = ("1", "L")
 # What Pillow makes 8 bits of red, green and blue of, as torchvision's loader does: an alpha channel is dropped.
 COLOUR = ("RGB", "RGBA", "P", "PA", "LA", "La", "RGBa", "RGBX", "CMYK", "YCbCr")
-SMALLEST = 8
 
+T = TypeVar("T")
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -43,7 +44,7 @@ def format_of(images: Sequence[Encoded], *, resize: int | None, crop: int | None
     """
     colour, first, shape = False, images[0], (0, 0)
     for image in images:
-        size, mode = _opened(image, lambda opened: (opened.size, opened.mode))
+        size, mode = opened(image.place, image.read(), lambda header: (header.size, header.mode))
         if mode not in GREY and mode not in COLOUR:
             raise DataError(f"{image.place} is of mode {mode}: expected 8 bits a channel, grey or colour")
         colour = colour or mode in COLOUR
@@ -66,7 +67,7 @@ def decode(images: Sequence[Encoded], form: Format) -> Bytes:
     """Images (n, row, column, channel), decoded one by one into their place; raises DataError for a damaged one."""
     out = np.empty((len(images), *form.shape), dtype=np.uint8)
     for row, image in enumerate(images):
-        out[row] = _opened(image, lambda opened: _pixels(opened, form))
+        out[row] = opened(image.place, image.read(), lambda whole: _pixels(whole, form))
     return out
 
 
@@ -97,18 +98,25 @@ def _pixels(image: Any, form: Format) -> Bytes:
     return np.asarray(image, dtype=np.uint8).reshape(form.shape)
 
 
-def _opened(image: Encoded, use: Callable[[Any], Any]) -> Any:
-    """What `use` makes of the image, opened; raises DataError where it is damaged or no PNG or JPEG."""
+def opened(place: str, content: bytes, use: Callable[[Any], T]) -> T:
+    """What `use` makes of an image, opened; raises DataError, naming `place`, if it is damaged or no PNG or JPEG."""
     from PIL import Image, UnidentifiedImageError
 
-    content = image.read()
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
-            return use(opened)
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            return use(image)
     # Damaged files make Pillow raise errors of many kinds, among them SyntaxError and struct.error.
     except Exception as error:
         reason = "not a PNG or JPEG" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        raise DataError(f"cannot decode {image.place}: {reason}") from error
+        raise DataError(f"cannot decode {place}: {reason}") from error
+
+
+def bytes_in(value: object, place: str) -> bytes:
+    """The encoded image in a cell of a table, bytes alone or in a struct; raises DataError where there is none."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise DataError(f"{place} has no bytes: expected an encoded PNG or JPEG")
+    return content
 
 
 def _text(size: tuple[int, int]) -> str:

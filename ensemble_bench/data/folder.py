@@ -1,21 +1,20 @@
 """Image files in a folder a class, `folder:PATH`, as torchvision's ImageFolder reads them."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ensemble_bench.data.arrange import ALL, PARTS, TRAIN, Arranged, name_of, source_of, splits_of
+from ensemble_bench.data.arrange import ALL, PARTS, Arranged, name_of, source_of, splits_of
 from ensemble_bench.data.decode import Encoded
 from ensemble_bench.data.keep import decoded
-from ensemble_bench.data.layouts import is_hidden
+from ensemble_bench.data.layouts import images_in, is_hidden
 from ensemble_bench.data.source import DataSource
 from ensemble_bench.errors import DataError
 from ensemble_bench.registry.places import Place
+from ensemble_bench.registry.terms import TRAIN
 
-ENDINGS = (".png", ".jpg", ".jpeg")
 EXPECTED = "train/<class>/ and test/<class>/ (or val/<class>/), or <class>/, with .png or .jpg files"
 
 
@@ -87,12 +86,4 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path, classes: Sequence[str], skipped: list[str]) -> list[Path]:
-    found: list[Path] = []
-    for name in classes:
-        there = sorted(os.listdir(folder / name))
-        files = [file for file in there if file.lower().endswith(ENDINGS) and not is_hidden(file)]
-        skipped += [f"{folder.name}/{name}/{file}" for file in sorted({*there} - {*files})]
-        if not files:
-            raise DataError(f"class folder {folder / name} holds no .png or .jpg files")
-        found += [folder / name / file for file in files]
-    return found
+    return [folder / name / file for name in classes for file in images_in(folder, name, skipped)]

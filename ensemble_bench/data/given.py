@@ -6,8 +6,9 @@ from typing import Any
 
 from ensemble_bench.data.arrange import ALL, clean_name
 from ensemble_bench.data.arrays import from_arrays
-from ensemble_bench.data.source import SPLITS, DataSource
+from ensemble_bench.data.source import DataSource
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.registry.terms import SPLITS
 
 ARRAYS = "arrays"
 """The data set and, unless told otherwise, the name of data in memory."""

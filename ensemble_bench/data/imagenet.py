@@ -1,12 +1,11 @@
 """ImageNet-1k as class folders, train/<wnid>/ and val/<wnid>/, at 224x224 as torchvision evaluates it."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 from ensemble_bench.data.arrange import clean_name, source_of
 from ensemble_bench.data.folder import read_folders
-from ensemble_bench.data.source import DataSource
+from ensemble_bench.data.source import DataSource, given_folder
 from ensemble_bench.errors import DataError
 
 CLASSES = 1000
@@ -20,12 +19,11 @@ def open_imagenet(data_dir: str | Path | None = None) -> DataSource:
     expect. Raises DataError for data that are missing, damaged or too large for memory: all 1.3 million images take
     180 GiB, the 50,000 of val/ alone 7 (then leave train/ out of the folder).
     """
-    given = data_dir or os.environ.get("ENSEMBLE_BENCH_DATA")
-    if not given:
+    root = given_folder(data_dir)
+    if root is None:
         raise DataError(
             "imagenet needs its folder of train/ and val/, or val/ alone: --data-dir or ENSEMBLE_BENCH_DATA"
         )
-    root = Path(given).expanduser().absolute()
     arranged, classes = read_folders(root, resize=RESIZE, crop=CROP)
     if len(classes) != CLASSES:
         raise DataError(f"{root} holds {len(classes)} class folders: ImageNet has {CLASSES} (others: folder:{root})")

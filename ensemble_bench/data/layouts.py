@@ -1,6 +1,5 @@
 """The layouts of CIFAR-10 on a disk: pickled batches, hub parquet, folders of image files."""
 
-import io
 import os
 import re
 import warnings
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from ensemble_bench.data.decode import bytes_in, opened
 from ensemble_bench.data.unpickle import first_line, load_arrays
 from ensemble_bench.errors import DataError
 
@@ -23,6 +23,7 @@ SIDE = 32
 BATCHES = "cifar-10-batches-py"
 TRAIN_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 TEST_BATCH = "test_batch"
+ENDINGS = (".png", ".jpg", ".jpeg")
 EXPECTED = f"{BATCHES}/, or train-*.parquet and test-*.parquet, or train/<class>/*.png and test/<class>/*.png"
 
 Pixels = UInt8[Tensor, "n 3 32 32"]
@@ -156,10 +157,8 @@ def _parquet_tables(path: Path) -> Iterator[Any]:
 def _encoded(table: Any, path: Path, start: int) -> Iterator[tuple[str, bytes]]:
     """Yield (place, encoded bytes) of every image in a table whose first row is row `start`."""
     for row, value in enumerate(table.column("image").to_pylist(), start):
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            raise DataError(f"image in row {row} of {path} has no bytes: expected an encoded PNG or JPEG")
-        yield f"image in row {row} of {path}", content
+        place = f"image in row {row} of {path}"
+        yield place, bytes_in(value, place)
 
 
 # ── train/<class>/*.png and test/<class>/*.png ──
@@ -221,13 +220,21 @@ def _image_files(folder: Path, classes: Sequence[str], skipped: list[str]) -> tu
     """
     keyed: list[tuple[tuple[tuple[int, ...], str], str]] = []
     for name in classes:
-        there = os.listdir(folder / name)
-        files = [f for f in there if f.lower().endswith((".png", ".jpg", ".jpeg")) and not is_hidden(f)]
-        skipped += [f"{folder.name}/{name}/{f}" for f in sorted({*there} - {*files})]
-        if not files:
-            raise DataError(f"class folder {folder / name} holds no .png or .jpg files")
-        keyed += [(_natural(file), f"{name}/{file}") for file in files]
+        keyed += [(_natural(file), f"{name}/{file}") for file in images_in(folder, name, skipped)]
     return tuple(folder / path for _, path in sorted(keyed))
+
+
+def images_in(folder: Path, name: str, skipped: list[str]) -> list[str]:
+    """The names of the image files of class `name`, sorted; adds those of others to `skipped`, with their folders.
+
+    Raises DataError where there is none.
+    """
+    there = sorted(os.listdir(folder / name))
+    files = [file for file in there if file.lower().endswith(ENDINGS) and not is_hidden(file)]
+    skipped += [f"{folder.name}/{name}/{file}" for file in sorted({*there} - {*files})]
+    if not files:
+        raise DataError(f"class folder {folder / name} holds no .png or .jpg files")
+    return files
 
 
 def _read_files(paths: Sequence[Path], *, label_of: Mapping[str, int]) -> tuple[Pixels, Labels]:
@@ -247,19 +254,16 @@ def _decode_all(encoded: Iterable[tuple[str, bytes]]) -> np.ndarray[Any, np.dtyp
 
 
 def _decode(place: str, content: bytes) -> bytes:
-    from PIL import Image, UnidentifiedImageError
+    def pixels(image: Any) -> bytes | str:
+        # Size and mode are in the header: an image that does not fit is never decoded.
+        if image.size == (SIDE, SIDE) and image.mode in ("RGB", "L", "P"):
+            return bytes(image.convert("RGB").tobytes())
+        return f"{image.size[0]}x{image.size[1]} {image.mode}"
 
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-            size, mode = image.size, image.mode
-            # Size and mode are in the header: an image that does not fit is never decoded.
-            if size == (SIDE, SIDE) and mode in ("RGB", "L", "P"):
-                return image.convert("RGB").tobytes()
-    # Damaged files make Pillow raise errors of many kinds, among them SyntaxError and struct.error.
-    except Exception as error:
-        reason = "not a PNG or JPEG" if isinstance(error, UnidentifiedImageError) else first_line(error)
-        raise DataError(f"cannot decode {place}: {reason}") from error
-    raise DataError(f"{place} is {size[0]}x{size[1]} {mode}: expected {SIDE}x{SIDE} RGB")
+    found = opened(place, content, pixels)
+    if isinstance(found, str):
+        raise DataError(f"{place} is {found}: expected {SIDE}x{SIDE} RGB")
+    return found
 
 
 def _check_labels(labels: object, path: Path, start: int = 0) -> Labels:

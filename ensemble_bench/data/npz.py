@@ -8,10 +8,11 @@ import numpy as np
 
 from ensemble_bench.data.arrange import ALL, PARTS, name_of
 from ensemble_bench.data.arrays import from_arrays
-from ensemble_bench.data.source import SPLITS, DataSource
+from ensemble_bench.data.source import DataSource
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
 from ensemble_bench.registry.places import Place
+from ensemble_bench.registry.terms import SPLITS
 
 IMAGES = ("x", "image", "images", "img", "imgs", "data", "inputs")
 LABELS = ("y", "label", "labels", "target", "targets")

@@ -21,7 +21,7 @@ from ensemble_bench.data.arrange import (
     source_of,
     splits_of,
 )
-from ensemble_bench.data.decode import Encoded
+from ensemble_bench.data.decode import Encoded, bytes_in
 from ensemble_bench.data.keep import decoded
 from ensemble_bench.data.source import DataSource
 from ensemble_bench.data.unpickle import first_line
@@ -176,13 +176,11 @@ def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:
         for batch in file.iter_batches(batch_size=CHUNK, columns=[columns.image, columns.label]):
             labels = batch.column(columns.label).to_pylist()
             for value, label in zip(batch.column(columns.image).to_pylist(), labels, strict=True):
-                row = len(found)
-                content = value.get("bytes") if isinstance(value, dict) else value
-                if not isinstance(content, bytes):
-                    raise DataError(f"image in row {row} of {path} has no bytes: expected an encoded PNG or JPEG")
+                place = f"image in row {len(found)} of {path}"
+                content = bytes_in(value, place)
                 if label is None:
-                    raise DataError(f"row {row} of {path} has no label in {columns.label}")
-                found.append((Encoded(place=f"image in row {row} of {path}", read=partial(bytes, content)), label))
+                    raise DataError(f"row {len(found)} of {path} has no label in {columns.label}")
+                found.append((Encoded(place=place, read=partial(bytes, content)), label))
     return found
 
 

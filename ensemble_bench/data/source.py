@@ -1,9 +1,11 @@
 """A data set and its splits: images as uint8 counts, labels, and a fingerprint of the whole content."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +13,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.registry.terms import SPLITS
 
-SPLITS = ("train", "validation", "test")
 SPLIT_SEED = 0
 # Images hashed together.
 CHUNK = 4096
@@ -106,6 +108,12 @@ class DataSource:
             ids=rows.ids,
             fingerprint=self.fingerprint,
         )
+
+
+def given_folder(data_dir: str | Path | None) -> Path | None:
+    """The folder of the data, absolute: `data_dir`, else that in ENSEMBLE_BENCH_DATA, else None."""
+    given = data_dir or os.environ.get("ENSEMBLE_BENCH_DATA")
+    return Path(os.path.abspath(Path(given).expanduser())) if given else None
 
 
 def fingerprint(

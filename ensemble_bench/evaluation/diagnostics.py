@@ -51,11 +51,11 @@ def diagnose(
     """Compare the members of an ensemble with each other and with the whole on the first `n` images; None: all.
 
     `path_or_model` is a run folder (its best checkpoint), a .safetensors file or an `Ensemble`. Data set and threat
-    model default to those of the training; `data` and `attack` may be
-    objects, as in `evaluate`. `attack` makes x_adv at full strength for everything but the robust
-    accuracies, which it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's
-    weights are renormalised over the others. Of one that draws a member at random, accuracies are expected ones.
-    Raises EnsembleBenchError for bad values, a single network, and a model that the look at it refuses.
+    model default to those of the training; `data` and `attack` may be objects, as in `evaluate`. `attack` makes x_adv
+    at full strength for everything but the robust accuracies, which it scores. `Finding` says what each number means.
+    Of an ensemble without one member, the gate's weights are renormalised over the others. Of one that draws a member
+    at random, accuracies are expected ones. Raises EnsembleBenchError for bad values, a single network, and a model
+    that the look at it refuses.
     """
     made = attack if isinstance(attack, Attack) else attacks.get(attack)
     if not isinstance(made, GradientAttack):

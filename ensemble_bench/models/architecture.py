@@ -7,12 +7,11 @@ from typing import Any
 
 from ensemble_bench import registry
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
+from ensemble_bench.registry.terms import LARGEST, SMALLEST
 
 STRIDED = ("wrn", "preact_resnet18")
 """Backbones whose first layer can make images smaller; others take every size as it is."""
 STRIDES = (1, 2, 4)
-SMALLEST, LARGEST = 8, 512
-"""Pixels of a side that networks take."""
 AGGREGATIONS = ("prob", "logit", "draw", "vote")
 """Ways to combine the members' answers (see `Ensemble`)."""
 

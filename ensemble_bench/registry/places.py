@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.registry.names import check, names
+from ensemble_bench.registry.terms import LARGEST
 
 # Where a place of each kind is opened; "module:function" of a Place.
 OPENERS: Mapping[str, str] = {
@@ -14,8 +15,6 @@ OPENERS: Mapping[str, str] = {
     "parquet": "ensemble_bench.data.parquet:open_parquet",
 }
 FORMS = tuple(f"{kind}:PATH" for kind in OPENERS)
-LARGEST = 512
-"""Most pixels of a side that networks take."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ import torch
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
-from ensemble_bench.models.architecture import LARGEST, SMALLEST, Architecture, stride_for
+from ensemble_bench.models.architecture import Architecture, stride_for
 from ensemble_bench.models.cost import match_width
 from ensemble_bench.registry import Recipe
+from ensemble_bench.registry.terms import LARGEST, SMALLEST
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.changes import replaced
 from ensemble_bench.training.hardware import resolve_precision
