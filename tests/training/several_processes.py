@@ -19,7 +19,7 @@ from safetensors import safe_open
 from ensemble_bench.errors import AttackError, DataError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
-from ensemble_bench.training import distributed, interrupts, launched, plan, rundir, trainer
+from ensemble_bench.training import distributed, interrupts, launched, plan, run, rundir, trainer
 from ensemble_bench.training.batches import Batches
 
 SETTINGS = {
@@ -136,7 +136,7 @@ def main(out: Path) -> None:
         said["reached"] = _step(out / "signal" / STOPPED)
         said["unfinished"] = told(lambda: train(STOPPED, out / "signal"))
         train(STOPPED, out / "signal", resume=True)
-    with raising(0, trainer, "validate", KeyboardInterrupt()):
+    with raising(0, run, "validate", KeyboardInterrupt()):
         said["validating"] = told(lambda: train(STOPPED, out / "validating"))
     train(STOPPED, out / "validating", resume=True)
     said["callback"] = told(lambda: train(STOPPED, out / "callback", progress=_stop_at(4)))
@@ -145,7 +145,7 @@ def main(out: Path) -> None:
     with raising(1, plan, "resolve", DataError("no images here")):
         said["data"] = told(lambda: train(STOPPED, out / "none"))
     said["seed"] = told(lambda: train(STOPPED, out / "none", seed=launched.rank()))
-    with raising(0, trainer, "validate", AttackError("not finite")):
+    with raising(0, run, "validate", AttackError("not finite")):
         said["attack"] = told(lambda: train(STOPPED, out / "attack"))
     said["diverged"] = told(lambda: train(STOPPED, out / "diverged", settings={"learning_rate": 1e200}))
     (out / f"{launched.rank()}.json").write_text(json.dumps(said))
