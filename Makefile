@@ -3,6 +3,7 @@
 # make lint    formatting, lint, types and the order of imports
 # make install the set-up alone; the others call it, and it does nothing when nothing has changed
 # make bench   speed side by side with other toolkits, into benchmarks/README.md (half an hour on two idle cores)
+# make docs    the documentation as a site, into docs/_build/html
 # make browser Chromium for the tests of the pages: by apt-get as root, else Playwright's own for this user
 # make test-machines
 #              the tests that call a network under other instruction sets, thread counts, Pythons and the oldest
@@ -22,7 +23,7 @@ comma := ,
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench browser test-machines
+.PHONY: help install demo test lint docs bench browser test-machines
 
 help:
 	@sed -n '/^[A-Z]/q; s/^# \{0,1\}//p' Makefile
@@ -42,6 +43,10 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed-dev
 	$(call timed,lint,ruff$(comma) mypy and lint-imports,\
 		$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m mypy && $(VENV)/bin/lint-imports)
+
+docs: $(VENV)/.installed
+	$(call timed,docs,the documentation as a site$(comma) into docs/_build/html,\
+		$(RUN) -m sphinx -q -W --keep-going docs docs/_build/html $(ARGS))
 
 bench: $(VENV)/.installed-bench
 	$(call timed,bench,speed side by side with other toolkits,$(RUN) benchmarks/run.py $(ARGS))

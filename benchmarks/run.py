@@ -53,17 +53,16 @@ def page() -> str:
 
 
 def summary() -> str:
-    """README's table of speed: how many times as fast as each peer, in float32 and, where it was run, in bf16."""
-    lines = ["| times as fast as … | float32 | bf16 |", "| :-- | --: | --: |"]
-    for name, title in SPEED.items():
-        for part in json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["parts"]:
-            seconds, ours = part["seconds"], part["ours"]
-            peers = [peer for peer in seconds if peer not in ours]
-            for peer in peers:
-                ratios = [f"{median_ratio(seconds[peer], seconds[base]):.1f}" for base in ours]
-                label = f"{title}, {part['title']}: {peer}" if peer == peers[0] else f"… {peer}"
-                lines.append(f"| {label} | {' | '.join((*ratios, '')[:2])} |")
-    return "\n".join(lines) + "\n"
+    """README's sentence on speed: how many times as long the peers take for PGD-20 on an ensemble, in our best setting."""
+    found = json.loads((RESULTS / "attack_engine.json").read_text(encoding="utf-8"))
+    part = next(part for part in found["parts"] if part["title"].startswith("ensemble2adv"))
+    seconds, ours = part["seconds"], part["ours"][-1]
+    slower = {peer: median_ratio(times, seconds[ours]) for peer, times in seconds.items() if peer not in part["ours"]}
+    told = [f"{peer} {ratio:.1f}" for peer, ratio in slower.items() if "," not in peer]
+    return (
+        f"PGD-20 on {part['title']}, takes, as a multiple of the time of {ours} with verdicts in float32: "
+        f"{', '.join(told)} ({found['processor']}, {found['threads']} thread)."
+    )
 
 
 def costs() -> str:

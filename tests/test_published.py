@@ -52,15 +52,22 @@ def test_counts_are_those_of_the_images(record: Record) -> None:
         assert int(samples[attack.name].fillna(False).sum()) == attack.robust
 
 
+def between_markers(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("<!-- results -->\n")[2].partition("<!-- /results -->")[0]
+
+
 def test_the_readme_shows_the_records() -> None:
-    """The text between the markers of the README is rendered from the records."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition("<!-- results -->\n")[2].partition("<!-- /results -->")[0]
-    assert shown == results()
+    """Its one table is rendered from the records."""
+    assert between_markers(ROOT / "README.md") == to_markdown(table_1b(RECORDS))
+
+
+def test_the_boards_page_shows_the_records() -> None:
+    """Tables and verdicts of leaderboards/README.md are rendered from the records."""
+    assert between_markers(ROOT / "leaderboards" / "README.md") == results()
 
 
 def results() -> str:
-    """Tables and verdicts of all boards, as the README shows them."""
+    """Tables and verdicts of all boards, as leaderboards/README.md shows them."""
     parts = [to_markdown([*table_1b(RECORDS), *table_1c(RECORDS), *credit_tables(RECORDS)])]
     found = verdicts(RECORDS)
     for where in dict.fromkeys(verdict.where for verdict in found):

@@ -106,7 +106,7 @@ def test_below_its_classes_the_margin_stands_in_for_a_ratio(name: str) -> None:
 def test_every_warning_is_explained() -> None:
     cards = (*registry.ATTACKS.values(), *registry.TOOLKIT_ATTACKS.values())
     assert {card.warning for card in cards} - {None} <= WARNINGS.keys()
-    table = (ROOT / "README.md").read_text().partition("| warning | raised when |")[2].partition("\n\n")[0]
+    table = (ROOT / "docs" / "masking.md").read_text().partition("| warning | raised when |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (`.+`) \| (.+) \|$", table, re.MULTILINE)
     assert {name: when for names, when in rows for name in re.findall("[a-z-]+", names)} == WARNINGS
 

@@ -22,7 +22,7 @@ MANY_STEPS = 20
 # Clean accuracy that surrogates should have: images that fool a poor network need not be hard for a good one.
 SURROGATE = 0.9
 
-# Every warning, and when it is raised; README has the same table.
+# Every warning, and when it is raised; docs/masking.md has the same table.
 _GRADIENT_FREE = "an attack without gradients breaks more than 1 % of the images that those with gradients missed"
 WARNINGS: Mapping[str, str] = {
     "unstable-predictions": "a clean prediction changes when the model is asked again",
@@ -287,7 +287,7 @@ def _stands_for(auto: str, plain: str) -> bool:
 
 
 def _warning(name: str, message: str) -> NamedWarning:
-    assert name in WARNINGS  # README explains no other
+    assert name in WARNINGS  # docs/masking.md explains no other
     return NamedWarning(name=name, message=message)
 
 
