@@ -1,7 +1,8 @@
 """Models of the site: one model on one data set under one threat, with all records that score it there."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ensemble_bench.leaderboard.published import board_of, is_shown, name_of
 from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.leaderboard.verified import Verified, read_verified, verified_file
 from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, withstood
+from ensemble_bench.records.conditions import precision_of, version_of
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
@@ -62,6 +64,32 @@ def read_models(root: Path) -> list[Model]:
     for record in records:
         groups.setdefault((record.data_name, str(record.threat), name_of(record)), []).append(record)
     return [_model(group, records, stands) for _, group in sorted(groups.items()) if any(r.view is None for r in group)]
+
+
+def titles_of(model: Model) -> dict[str, str]:
+    """Of each record of a model, by its id, a title that no other has."""
+    titles = {record.id: _title(record, model.record) for record in model.records}
+    tellers: tuple[Callable[[Record], str], ...] = (
+        lambda r: f"{r.split} images",
+        lambda r: f"attack seed {r.seed}",
+        lambda r: f"search in {precision_of(r) or 'a precision not recorded'}",
+        lambda r: f"version {version_of(r)} of the suite",
+        lambda r: f"at commit {(r.commit or 'not recorded')[:7]}",
+        lambda r: f"record {r.id[:8]}",
+    )
+    for tell in tellers:
+        for title in [title for title, count in Counter(titles.values()).items() if count > 1]:
+            same = [record for record in model.records if titles[record.id] == title]
+            if len({tell(record) for record in same}) > 1:
+                titles |= {record.id: f"{title}, {tell(record)}" for record in same}
+    return titles
+
+
+def _title(record: Record, first: Record) -> str:
+    """Suite, number of images, and whose weights, where they are not those of the `first` record."""
+    weights = f" ({record.checkpoint} checkpoint)" if record.checkpoint else ""
+    other = f", other weights{weights}" if record.weights_hash != first.weights_hash else ""
+    return f"Suite {record.suite}, n = {record.n:,}{other}"
 
 
 def _key(record: Record) -> str:
