@@ -7,7 +7,10 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records.record import CARRIED, Record
 
 DIGITS = "0123456789"
-MONTHS = "January February March April May June July August September October November December".split()
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 
 
 def carried_eps(record: Record) -> float | None:

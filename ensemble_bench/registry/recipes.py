@@ -71,8 +71,8 @@ class Recipe:
 
 
 ATTACKED = ("ensemble", "members")
-# Okabe and Ito's colours, which stay apart for colour-blind readers, and more of their kind: a recipe a hue, another than
-# that of its bigger sibling. Dashes: trained without attacks; dots: trained apart.
+# Okabe and Ito's colours, which stay apart for colour-blind readers, and more: a recipe a hue, another than that of its
+# bigger sibling. Dashes: trained without attacks; dots: trained apart.
 SOLID, DASHED, DOTTED = "-", (0, (5, 2)), (0, (1, 1.2))
 
 # In the order of the tables: that of the paper's Table 1, the controls that it lacks beside what they control for.

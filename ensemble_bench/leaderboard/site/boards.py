@@ -1,6 +1,6 @@
 """Boards: the entries by data set and threat, a table each, where models that differ by their seed share a line."""
 
-import os
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,12 +108,13 @@ def _numbers(entries: list[Entry]) -> tuple[list[Entry], Value, Value]:
     seeds: dict[tuple[int, ...], Entry] = {}
     for entry in entries:
         seeds.setdefault(entry.seeds, entry)
-    robust, clean = (
-        mean_sd([score.accuracy for score in scores])
-        for scores in ([e.robust for e in seeds.values()], [e.clean for e in seeds.values()])
-    )
     own = sorted(entries, key=lambda entry: (entry.seeds, entry.name))
-    return own, *(Value(accuracy=spread.mean, sd=spread.sd) for spread in (robust, clean))
+    return own, _mean([e.robust for e in seeds.values()]), _mean([e.clean for e in seeds.values()])
+
+
+def _mean(scores: Sequence[Value]) -> Value:
+    spread = mean_sd([score.accuracy for score in scores])
+    return Value(accuracy=spread.mean, sd=spread.sd)
 
 
 def _place(line: tuple[list[Entry], Value, Value]) -> tuple[object, ...]:
@@ -126,6 +127,11 @@ def _name(entries: Sequence[Entry]) -> str:
     """The name of one model, or what the names of several have in common."""
     if len(entries) == 1:
         return entries[0].name
-    common = os.path.commonprefix([entry.name for entry in entries])
-    stem = common.rpartition("-")[0] if "-" in common else common
-    return stem or entries[0].recipe or entries[0].name
+    shared = leading([entry.name.split("-") for entry in entries])
+    return "-".join(shared) or entries[0].recipe or entries[0].name
+
+
+def leading(names: Sequence[Sequence[str]]) -> list[str]:
+    """The words that all `names`, word by word, begin with."""
+    columns = itertools.takewhile(lambda words: len(set(words)) == 1, zip(*names, strict=False))
+    return [words[0] for words in columns]

@@ -88,7 +88,7 @@ def _files(models: Sequence[Model], entries: Sequence[Entry]) -> dict[str, str |
             charts={record.id: charts.steps_chart(record) for record in model.records},
             eps_chart=charts.eps_chart(model.sweep),
             record_files=records,
-            card=None if model.card is None else to_html(model.card),
+            card=None if model.card is None else to_html(model.card, name=model.name),
         )
         files |= {f"{model.folder}/{path.name}": path for path in model.weights}
         files |= {

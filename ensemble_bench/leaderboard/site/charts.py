@@ -44,7 +44,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A text at a pixel, ending there where `end` holds, of the line of a table, with a stroke to its mark or without."""
+    """A text at a pixel, ending there where `end` holds, of the line of a table; `leader` leads to its mark."""
 
     x: float
     y: float
@@ -197,10 +197,12 @@ class Axis:
     end: float
 
     def __call__(self, value: float) -> float:
+        """The pixel of a number."""
         span = (self.high - self.low) or 1.0
         return round(self.start + (value - self.low) / span * (self.end - self.start), 1)
 
     def ticks(self) -> tuple[Tick, ...]:
+        """Round numbers between the ends."""
         return tuple(Tick(at=self(value), text=f"{value:g}") for value in _nice(self.low, self.high))
 
 

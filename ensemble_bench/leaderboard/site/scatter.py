@@ -1,13 +1,12 @@
-"""Robust accuracy over the FLOPs of one prediction: a point a line of the board's table, of one suite, labelled apart."""
+"""Robust accuracy over the FLOPs of one prediction: a point a line of the board's table, all of one suite."""
 
 import itertools
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ensemble_bench.leaderboard.site.boards import Board, Line
+from ensemble_bench.leaderboard.site.boards import Board, Line, leading
 from ensemble_bench.leaderboard.site.charts import (
     BOTTOM,
     HEIGHT,
@@ -66,7 +65,7 @@ def scatter(board: Board) -> Chart | None:
 
 
 def _suite(lines: Sequence[Line]) -> tuple[str, int | None, str]:
-    """The evaluation that is drawn: the one of most ranked models, of several that of most lines, then the strongest."""
+    """The evaluation that is drawn: that of most ranked models, then of most lines, then the strongest."""
     ranked = Counter(_evaluated(line) for line in lines for _ in line.ranks)
     every = Counter(map(_evaluated, lines))
     return min(every, key=lambda e: (-ranked[e], -every[e], strength(e[0]), -(e[1] or 0), e[2], e[0]))
@@ -116,11 +115,10 @@ def _names(lines: Sequence[Line]) -> list[str]:
     recipes = ["" if line.first.claimed else line.first.recipe for line in lines]
     if all(recipes) and len(set(recipes)) == len(recipes):
         return recipes
-    names = [line.name for line in lines]
-    # What all names end in tells none from another.
-    shared = os.path.commonprefix([name[::-1] for name in names])[::-1] if len(names) > 1 else ""
-    end = shared[shared.index("-") :] if "-" in shared else ""
-    return [name.removesuffix(end) or name for name in names]
+    # The words that all end in tell none from another.
+    words = [line.name.split("-") for line in lines]
+    end = len(leading([name[::-1] for name in words])) if len(words) > 1 else 0
+    return ["-".join(name[: len(name) - end]) or "-".join(name) for name in words]
 
 
 def _labels(marks: Sequence[Mark], names: Sequence[str]) -> tuple[Label, ...]:
@@ -145,7 +143,7 @@ def _candidates(mark: Mark, text: str) -> Iterator[Label]:
         for y in dict.fromkeys((mark.y - up, mark.y + up)):
             far = up > 2 * STEP
             start = mark.x + edge * (BESIDE + (BESIDE if far else 0))
-            inside = LEFT <= start - width if end else start + width <= WIDTH
+            inside = start - width >= LEFT if end else start + width <= WIDTH
             if inside and TOP <= y <= HEIGHT - BOTTOM - LINE / 2:
                 leader = (mark.x + edge * RADIUS, mark.y, start - 2 * edge, y) if far else None
                 yield Label(x=round(start, 1), y=round(y, 1), text=text, end=end, line=mark.line, leader=leader)
