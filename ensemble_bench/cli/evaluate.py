@@ -136,7 +136,8 @@ def evaluate(
     dataset = chosen_data(dataset, resize, crop)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import show_records, show_tables
+    from ensemble_bench.cli.console import show_records
+    from ensemble_bench.cli.tables import show_tables
     from ensemble_bench.evaluation.images import target_of
     from ensemble_bench.evaluation.request import Request
     from ensemble_bench.evaluation.runner import evaluate_request
@@ -189,7 +190,7 @@ def evaluate(
 
 def _show_estimate(request: "Request") -> None:
     """Print what every attack on every model may cost."""
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.tables import table
     from ensemble_bench.evaluation.estimate import ASSUMPTION, estimate
     from ensemble_bench.evaluation.request import plans_of
     from ensemble_bench.progress import duration

@@ -44,7 +44,8 @@ def evaluate(
 ) -> None:
     """Evaluate published models by their board's own rules, and publish the records with the operator's verdict."""
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import interval, table
+    from ensemble_bench.cli.console import interval
+    from ensemble_bench.cli.tables import table
     from ensemble_bench.submissions.reevaluation import reevaluate
 
     names = None if models is None else [name for name in (part.strip() for part in models.split(",")) if name]

@@ -118,7 +118,7 @@ def _cores() -> int:
 def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[str], workers: int) -> dict[str, float]:
     """Print the table of costs; returns the seconds of every job."""
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.tables import table
     from ensemble_bench.evaluation.estimate import ASSUMPTION
     from ensemble_bench.experiment.cost import costs_of, rows_of
     from ensemble_bench.progress import duration

@@ -137,7 +137,7 @@ def submit(
 
 def _print_verification(result: "Verification", path: Path) -> None:
     """Print what was claimed beside what was measured, the verdict and its reasons."""
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.tables import table
     from ensemble_bench.submissions.format.untrusted import on_one_line
 
     if result.comparisons:

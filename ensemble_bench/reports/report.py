@@ -166,9 +166,11 @@ def _notes(
     ]
     notes += notes_on_missing_verdicts(records) if whole else []
     notes += notes_on_doubled(records, curves)
+    warned: dict[str, dict[str, None]] = {}
     for record in records:
-        notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
-    return notes
+        for warning in record.warnings:
+            warned.setdefault(f"{warning.name}: {warning.message}", {})[f"{record.model}, suite {record.suite}"] = None
+    return notes + [f"{'; '.join(where)}: {text}" for text, where in warned.items()]
 
 
 def _cleaning(curves: Sequence[Curve]) -> list[str]:
