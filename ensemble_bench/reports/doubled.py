@@ -18,11 +18,11 @@ def notes_on_doubled(records: Iterable[Record], curves: Sequence[Curve]) -> list
     """Return a note on every seed that several runs or evaluations have, after one on which of them stands."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for runs in grouped(curves, lambda curve: (curve.group, curve.n or 0)).values():
-        for text in _texts(runs):
-            found.setdefault(text, {})["curves"] = None
+        for doubled in _texts(runs):
+            found.setdefault(doubled, {})["curves"] = None
     for (_, suite, *_), same in grouped(scored_models(records), _key).items():
-        for text in _texts(same):
-            found.setdefault(text, {})[f"suite {suite}"] = None
+        for doubled in _texts(same):
+            found.setdefault(doubled, {})[f"suite {suite}"] = None
     notes, several = list[str](), dict[str, list[str]]()
     for (text, run), places in found.items():
         where = ", ".join(places)

@@ -72,8 +72,7 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
     rendered = tuple(table for part in tables.values() for table in part)
     if whole:
         paths.insert(0, out / REPORT_FILE)
-        drawn = [name for name, panels in figures.items() if panels]
-        write_atomic(paths[0], _page(rendered, drawn, compared, notes))
+        write_atomic(paths[0], _page(rendered, figures, compared, notes))
     return Report(tables=rendered, verdicts=tuple(compared), paths=tuple(paths), notes=tuple(notes))
 
 
@@ -160,7 +159,7 @@ def _notes(
         if curve.overfitted is not None
     ]
     notes += [
-        f"Not in Figure 2c ({panel.title}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
+        f"Not in Figure 2c ({panel.setting}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
         for panel in figures.get("figure2c", ())
         if panel.omitted
     ]
@@ -180,7 +179,12 @@ def _cleaning(curves: Sequence[Curve]) -> list[str]:
     return [f"Points that the cleaning took for outliers and replaced by the rolling median: {counted or 'none'}."]
 
 
-def _page(tables: Sequence[Table], figures: Sequence[str], compared: Sequence[Verdict], notes: Sequence[str]) -> str:
+def _page(
+    tables: Sequence[Table],
+    figures: Mapping[str, Sequence[Panel]],
+    compared: Sequence[Verdict],
+    notes: Sequence[str],
+) -> str:
     """Return report.md: the tables, the verdicts under what they were measured on, the figures, the notes."""
     parts = ["# Report\n", *(to_markdown([table]) for table in tables)]
     if compared:
@@ -188,7 +192,10 @@ def _page(tables: Sequence[Table], figures: Sequence[str], compared: Sequence[Ve
         for where in dict.fromkeys(verdict.where for verdict in compared):
             lines = [f"- {verdict}" for verdict in compared if verdict.where == where]
             parts.append("\n".join([f"{VERDICTS_BELOW} ({where}):", "", *lines, ""]))
-    parts += [f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]}\n" for name in figures]
+    for name, panels in figures.items():
+        if panels:
+            settings = "; ".join(dict.fromkeys(panel.setting for panel in panels))
+            parts.append(f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]} ({settings})\n")
     if notes:
         parts.append("\n".join(["## Notes", "", *(f"- {' '.join(note.split())}" for note in notes), ""]))
     return "\n".join(parts)

@@ -72,7 +72,7 @@ def test_curves_are_averaged_as_records_are(report: Report, runs: Path) -> None:
     assert [line.label for line in panel.lines] == [label for label in LABELS if label != CHANGED[6][1]]
     assert panel.lines[0].y == pytest.approx([MEAN] * 40)
     assert len({line.look for line in panel.lines}) == len(panel.lines)  # no two lines look the same
-    assert "n = 144" in panel.y_label
+    assert "n = 144" in panel.setting
     (panel,) = attack_panels(described(record) for record in find_records(runs))
     assert panel.lines[0].y == pytest.approx([1.0, MEAN])
     assert [line.label for line in panel.lines] == LABELS
@@ -257,7 +257,7 @@ def test_table_2_and_figure_3_average_seeds(tmp_path: Path) -> None:
         assert row[2] == Value(accuracy=pytest.approx(mean(own)), sd=pytest.approx(stdev(own)))
     assert [row[:2] for row in singles.rows] == [("singleadv", of) for of in ("mean of 0, 1, 2", "0", "1", "2")]
     parts, attacks = doubling_panels(records)
-    assert "ensemble2adv, seeds 0, 1, 2" in parts.title
+    assert "ensemble2adv, seeds 0, 1, 2" in parts.setting
     for line, row in zip(parts.lines, averaged.rows, strict=True):
         assert line.label == row[0]
         assert line.band is not None

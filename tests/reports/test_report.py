@@ -162,7 +162,11 @@ def test_two_groups_make_two_tables_and_two_panels(tmp_path: Path) -> None:
         *["beside_paper"] * 4,
     ]
     panels = training_panels(read_curves(tmp_path), "ifgsm5")
-    assert [panel.title for panel in panels] == ["digits, preset small, linf 8/255", "digits, preset tiny, linf 8/255"]
+    settings = [
+        f"digits, preset {preset}, linf 8/255, ifgsm5, validation images, n = 144" for preset in ("small", "tiny")
+    ]
+    assert [panel.setting for panel in panels] == settings
+    assert all(panel.title == f"baseline ends at {100 * panel.lines[0].y[-1]:.1f} %" for panel in panels)
     one, _ = write_figure(panels[:1], tmp_path / "one")
     (two,) = [path for path in report.paths if path.name == "figure2a.png"]
     assert imread(two).shape[0] == 2 * imread(one).shape[0]
