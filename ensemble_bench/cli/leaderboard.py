@@ -29,6 +29,23 @@ def build(
 
 
 @app.command()
+def gallery(
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of adversarial images, from `evaluate --save-images`.", show_default=False),
+    ],
+    root: Root = Path("leaderboards"),
+    data_dir: DataDir = None,
+    count: Annotated[int, typer.Option(min=1, max=32, help="How many images to show.")] = 8,
+) -> None:
+    """Keep a few clean and adversarial images and their differences for the page of the model they were made for."""
+    from ensemble_bench.submissions.gallery import make_gallery
+
+    for folder in images:
+        typer.echo(make_gallery(folder, root=root, data_dir=data_dir, count=count))
+
+
+@app.command()
 def evaluate(
     root: Root = Path("leaderboards"),
     models: Annotated[

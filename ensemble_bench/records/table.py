@@ -118,11 +118,15 @@ def to_latex(tables: Sequence[Table]) -> str:
 
 
 def _labels(tables: Sequence[Table]) -> list[str]:
-    """The name of each table and, where there are several, what tells it from the others: "tab:table1b-digits-tiny"."""
+    """The name of each table and, where there are several, as much as tells them apart: "tab:table1b-digits-tiny"."""
     keys = dict.fromkeys(key for table in tables for key in table.about)
     telling = [key for key in keys if len({table.about.get(key) for table in tables}) > 1]
-    texts = ["-".join([table.name, *(table.about.get(key, "") for key in telling)]) for table in tables]
-    labels = ["tab:" + re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in texts]
+    labels = list[str]()
+    for count in range(len(telling) + 1):
+        texts = ["-".join([table.name, *(table.about.get(key, "") for key in telling[:count])]) for table in tables]
+        labels = ["tab:" + re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in texts]
+        if len(set(labels)) == len(labels):
+            break
     return [
         label if labels.count(label) == 1 else f"{label}-{labels[: at + 1].count(label)}"
         for at, label in enumerate(labels)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -159,7 +160,9 @@ def check_safe(page: Page, site: Path) -> None:
             assert f"{tag}-src 'sha256-{digest}'" in policy
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     for tag, attributes in page.elements:
-        assert tag not in ("img", "iframe", "object", "embed", "base", "audio", "video", "image", "use"), page.path
+        if tag == "img":
+            assert re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+=*", str(attributes.pop("src")))
+        assert tag not in ("iframe", "object", "embed", "base", "audio", "video", "image", "use"), page.path
         assert not any(name.startswith("on") or name in ("src", "srcset", "style", "action") for name in attributes)
         target = attributes.get("href") or ""
         if tag == "a" and target.startswith(("https://", "http://")):

@@ -9,6 +9,7 @@ from typing import Any
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
+from ensemble_bench.leaderboard.gallery import Gallery, gallery_of
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
 from ensemble_bench.leaderboard.published import board_of, is_shown, name_of
@@ -31,7 +32,8 @@ class Model:
     model, the strongest suite first, those of other checkpoints at the end; `views` those of its parts; `sweep` those
     of one suite over ascending eps (two or more, or none). `standings` say of each of `records` where it stands on its
     board, `standing` of `record`. `union` is the share of the images of `record` that withstood every evaluation of
-    these weights, None where there is one evaluation alone. `folder` is its place in the site. What was published with
+    these weights, None where there is one evaluation alone. `gallery` shows
+    adversarial images of it. `folder` is its place in the site. What was published with
     it: `weights`, the files of the scored checkpoint, `card`, its card in Markdown, `info`, its entry in RobustBench's
     schema, and `verified`, the verdicts on its records.
     """
@@ -45,6 +47,7 @@ class Model:
     standing: Standing
     standings: tuple[Standing, ...]
     union: Value | None = None
+    gallery: Gallery | None = None
     weights: tuple[Path, ...] = ()
     card: str | None = None
     info: ModelInfo | None = None
@@ -120,6 +123,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mappin
         standing=stands[_key(record)],
         standings=tuple(stands[_key(r)] for r in ordered),
         union=_union(record, same),
+        gallery=gallery_of(same),
         views=tuple(sorted(parts, key=lambda r: (strength(r.suite), -r.n, r.view == "logit", r.view, r.id))),
         sweep=_sweep(record, everything),
         folder="/".join(("models", _safe(record.data_name), record.threat.slug, _safe(name))),
