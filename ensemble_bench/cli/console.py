@@ -156,7 +156,7 @@ def show_names(title: str, kind: str) -> None:
     shown = {_label(kind, name): name for name in registry.names(kind)}
     width = max(map(len, shown))
     for label, name in shown.items():
-        print(f"  {label.ljust(width)}  {_describe(kind, name)}")
+        say(f"  {label.ljust(width)}  {_describe(kind, name)}", indent=" " * (width + 4))
 
 
 def _label(kind: str, name: str) -> str:
@@ -181,7 +181,7 @@ def _describe(kind: str, name: str) -> str:
     if kind in ("recipe", "preset"):
         about = str(found.description)
     elif kind == "suite":
-        about = f"{found.description} ({', '.join(found.attacks)})"
+        about = found.description + (f" ({', '.join(found.attacks)})" if found.attacks else "")
     else:
         about = (found.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     return f"{about} (from {plugins.origin(kind, name)})" if name in plugins.names(kind) else about

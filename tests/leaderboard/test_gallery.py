@@ -39,7 +39,7 @@ def record(source: DataSource) -> Record:
 
 
 def saved(folder: Path, source: DataSource, record: Record, **about: Any) -> Path:
-    """Adversarial images as `evaluate --save-images` writes them: every fourth row 8 levels up, some images unbroken."""
+    """Adversarial images as `evaluate --save-images` writes them: every fourth row 8 levels up, some unbroken."""
     folder.mkdir()
     told = {"weights_hash": record.weights_hash, "data_hash": record.data_hash, "split": "test", "suite": "quick"}
     told |= {"threat": {"norm": "linf", "eps": record.threat.eps}, "evaluation": record.id}

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ensemble_bench.leaderboard.site.entries import Entry, attack_names
+from ensemble_bench.leaderboard.site.entries import OURS, Entry, attack_names
 from ensemble_bench.records.statistics import mean_sd
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import seeds_text
@@ -72,11 +72,15 @@ class Board:
 
 
 def boards_of(entries: Sequence[Entry]) -> list[Board]:
-    """Collect entries, which are in the order of `ranked`, into boards."""
+    """Collect entries, which are in the order of `ranked`, into boards: those with a rank first, those of others last."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         found.setdefault(entry.board, []).append(entry)
-    return [_board(f"board{place}", own) for place, own in enumerate(found.values(), start=1)]
+    ordered = sorted(
+        found.values(),
+        key=lambda own: (all(e.rank is None for e in own), all(e.source != OURS for e in own)),
+    )
+    return [_board(f"board{place}", own) for place, own in enumerate(ordered, start=1)]
 
 
 def _board(name: str, entries: Sequence[Entry]) -> Board:
@@ -127,11 +131,11 @@ def _name(entries: Sequence[Entry]) -> str:
     """The name of one model, or what the names of several have in common."""
     if len(entries) == 1:
         return entries[0].name
-    shared = leading([entry.name.split("-") for entry in entries])
+    shared = _leading([entry.name.split("-") for entry in entries])
     return "-".join(shared) or entries[0].recipe or entries[0].name
 
 
-def leading(names: Sequence[Sequence[str]]) -> list[str]:
+def _leading(names: Sequence[Sequence[str]]) -> list[str]:
     """The words that all `names`, word by word, begin with."""
     columns = itertools.takewhile(lambda words: len(set(words)) == 1, zip(*names, strict=False))
     return [words[0] for words in columns]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ensemble_bench.leaderboard.site.boards import Board, Line, leading
+from ensemble_bench.leaderboard.site.boards import Board, Line
 from ensemble_bench.leaderboard.site.charts import (
     BOTTOM,
     HEIGHT,
@@ -111,14 +111,18 @@ def _side_by_side(marks: Sequence[Mark]) -> list[Mark]:
 
 
 def _names(lines: Sequence[Line]) -> list[str]:
-    """What each is called: its recipe, where that is no mere claim and no other has the same; else its own name."""
+    """What each is called: its recipe, where that is no mere claim; else as much of its name as tells it from others."""
     recipes = ["" if line.first.claimed else line.first.recipe for line in lines]
     if all(recipes) and len(set(recipes)) == len(recipes):
         return recipes
-    # The words that all end in tell none from another.
     words = [line.name.split("-") for line in lines]
-    end = len(leading([name[::-1] for name in words])) if len(words) > 1 else 0
-    return ["-".join(name[: len(name) - end]) or "-".join(name) for name in words]
+    return ["-".join(own[: _telling(own, words)]) for own in words]
+
+
+def _telling(own: Sequence[str], all_names: Sequence[Sequence[str]]) -> int:
+    """How many of the first words of a name no other name begins with."""
+    counts = range(1, len(own) + 1)
+    return next((k for k in counts if sum(other[:k] == own[:k] for other in all_names) == 1), len(own))
 
 
 def _labels(marks: Sequence[Mark], names: Sequence[str]) -> tuple[Label, ...]:
