@@ -72,7 +72,7 @@ class Board:
 
 
 def boards_of(entries: Sequence[Entry]) -> list[Board]:
-    """Collect entries, which are in the order of `ranked`, into boards: those with a rank first, those of others last."""
+    """Collect entries, which are in the order of `ranked`, into boards: ranked ones first, others' last."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         found.setdefault(entry.board, []).append(entry)

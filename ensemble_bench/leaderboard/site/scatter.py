@@ -111,7 +111,7 @@ def _side_by_side(marks: Sequence[Mark]) -> list[Mark]:
 
 
 def _names(lines: Sequence[Line]) -> list[str]:
-    """What each is called: its recipe, where that is no mere claim; else as much of its name as tells it from others."""
+    """What each is called: its recipe, where that is no mere claim; else as much of its name as tells it apart."""
     recipes = ["" if line.first.claimed else line.first.recipe for line in lines]
     if all(recipes) and len(set(recipes)) == len(recipes):
         return recipes
