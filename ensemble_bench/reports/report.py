@@ -8,6 +8,7 @@ from pathlib import Path
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record, described, find_records
+from ensemble_bench.records.markup import markdown
 from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.doubled import notes_on_doubled
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
@@ -195,7 +196,10 @@ def _page(
     for name, panels in figures.items():
         if panels:
             settings = "; ".join(dict.fromkeys(panel.setting for panel in panels))
-            parts.append(f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]} ({settings})\n")
+            seen = "; ".join(panel.title for panel in panels)
+            parts.append(
+                f"![{CAPTIONS[name]}. {markdown(seen)}]({name}.png)\n\n{CAPTIONS[name]} ({markdown(settings)})\n"
+            )
     if notes:
         parts.append("\n".join(["## Notes", "", *(f"- {' '.join(note.split())}" for note in notes), ""]))
     return "\n".join(parts)
