@@ -16,7 +16,7 @@ from ensemble_bench.reports.verdicts import verdicts
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("COLUMNS", "1000")
 
 
 def lines_of(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Models of which each attack is shown; of more, what all attacks left.
 IN_DETAIL = 4
+# Heads of the columns of an interval's ends.
+ENDS = ("95 % from", "95 % to")
 
 
 def _percent(fraction: float | None) -> str:
@@ -58,9 +60,15 @@ def _show_suite(title: str, records: Sequence[Record]) -> None:
         for record in records:
             _show_attacks(f"{record.model}, {title}", record, cascade=cascade)
     attacks = [] if cascade or len(records) == 1 else _attacks(records)
-    scores = ("worst case", "95 % from", "95 % to")
+    scores = ("worst case", *ENDS)
     rows = [
-        [record.model, record.n, _percent(record.clean.accuracy), *_accuracies(record, attacks), *_worst_case(record)]
+        [
+            record.model,
+            record.n,
+            _percent(record.clean.accuracy),
+            *_accuracies(record, attacks),
+            *interval(record.robust),
+        ]
         for record in records
     ]
     about = "accuracy in %, worst case over all attacks, per image"
@@ -85,10 +93,6 @@ def _parts(record: Record, attacks: Sequence[str]) -> list[str]:
     """Which of `attacks` cover a part of the images."""
     covered = [attack for attack in record.attacks if attack.name in attacks and attack.n != record.n]
     return [f"{attack.name}: on {attack.n} of the {record.n} images." for attack in covered]
-
-
-def _worst_case(record: Record) -> list[str]:
-    return [_percent(value) for value in (record.robust.accuracy, record.robust.ci_low, record.robust.ci_high)]
 
 
 def _show_attacks(title: str, record: Record, *, cascade: bool) -> None:
@@ -117,9 +121,9 @@ def _spent(record: Record) -> list[str]:
     return [record.model, "–" if spent is None else f"{spent:,}", duration(record.seconds)]
 
 
-def interval(score: CleanScore | RobustScore) -> str:
-    """An accuracy with its 95 % interval, in percent: "21.6 [18.2, 25.4]"."""
-    return f"{_percent(score.accuracy)} [{_percent(score.ci_low)}, {_percent(score.ci_high)}]"
+def interval(score: CleanScore | RobustScore) -> list[str]:
+    """An accuracy and the ends of its 95 % interval, in percent: cells of their own."""
+    return [_percent(value) for value in (score.accuracy, score.ci_low, score.ci_high)]
 
 
 def show_or_write(shown: "ReportTable", out: Path | None) -> None:

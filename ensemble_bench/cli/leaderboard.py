@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Evaluate published models by their board's own rules, and publish the records with the operator's verdict."""
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import interval
+    from ensemble_bench.cli.console import ENDS, interval
     from ensemble_bench.cli.tables import table
     from ensemble_bench.submissions.reevaluation import reevaluate
 
@@ -77,10 +77,12 @@ def evaluate(
         return
     rows = []
     for it in found:
-        score = "" if it.record is None else interval(it.record.robust)
+        score = ("", "", "") if it.record is None else interval(it.record.robust)
         place = it.reason if it.standing is None else str(it.standing.rank or "; ".join(it.standing.reasons))
-        rows.append((it.name, "/".join(it.board.parts[-2:]), score, place))
-    table("Evaluated by the rules of the boards", ("model", "board", "robust", "rank, or why there is none"), rows)
+        rows.append((it.name, "/".join(it.board.parts[-2:]), *score, place))
+    table(
+        "Evaluated by the rules of the boards", ("model", "board", "robust", *ENDS, "rank, or why there is none"), rows
+    )
     if any(it.record is None for it in found):
         raise typer.Exit(1)
 

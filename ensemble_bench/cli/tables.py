@@ -34,19 +34,22 @@ Grid = Sequence[Sequence[str]]
 def console() -> Console:
     """Stdout, as wide as the terminal is or as COLUMNS says."""
     found = Console(highlight=False)
-    if not found.is_terminal and "COLUMNS" not in os.environ:
+    if not _has_width(found):
         found.width = max(found.width, WIDE)
     return found
 
 
+def _has_width(out: Console) -> bool:
+    return out.is_terminal or "COLUMNS" in os.environ
+
+
 def say(text: str, *, indent: str = "") -> None:
-    """Print a paragraph, broken between words where there is a terminal; what follows its first line is indented."""
+    """Print a paragraph, broken between words where lines have a width; what follows its first line is indented."""
     out = console()
-    if not out.is_terminal:
-        print(text)
-        return
-    width = max(out.width - 1, 20)
-    print(textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+    if _has_width(out):
+        width = max(out.width - 1, 20)
+        text = textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    print(text)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -136,7 +139,7 @@ def _fitted(grid: Grid, width: int) -> tuple[list[int], int] | None:
     """Letters of each column, and blanks between two, so that all fit into `width`; None where they do not.
 
     Heads, names and notes break at blanks and hyphens; numbers do not. Only where that is not enough do columns move
-    together, and then the names of the first break anywhere.
+    together, and only where that is not, the names of the first column break anywhere.
     """
     cells = list(zip(*grid, strict=True))
     longest = [max(map(len, column)) for column in cells]

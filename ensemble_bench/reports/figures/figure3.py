@@ -1,6 +1,6 @@
 """Figure 3 of Grefenstette et al. (2018): accuracy over the number of attack steps, doubled until it stops falling."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,9 +28,8 @@ LOOKS = {ENSEMBLE: "ensemble", LOGIT: "logit", MARGIN: "ensemble"}
 def doubling_panels(records: Iterable[Record]) -> list[Panel]:
     """Two panels an ensemble: (a) each part under margin PGD, (b) each attack on the whole.
 
-    Bars are the standard deviation over seeds, of one model the 95 % interval.
-
-    Ensembles of other images, or that differ in more than the seed, have panels of their own.
+    Bars are the standard deviation over seeds, of one model the 95 % interval. Ensembles of other images, or that differ
+    in more than the seed, have panels of their own.
     """
     panels = []
     ensembles = [run for run in run_parts(records) if not run.is_single]
@@ -83,25 +82,18 @@ def _line(label: str, seeds: Sequence[Points], n: int, last: int) -> Line:
     return Line(label=label, look=LOOKS.get(label, label), x=np.array(steps, dtype=np.float64), y=mean, band=band)
 
 
-def _panels(
-    row: Row[RunParts], parts: Mapping[str, Sequence[Points]], attacks: Mapping[str, Sequence[Points]]
-) -> list[Panel]:
-    """(a) and (b), over the same steps."""
-    run = row.runs[0]
-    last = max(
-        (step for some in (parts, attacks) for seeds in some.values() for each in seeds for step, _ in each), default=0
-    )
+def _panels(row: Row[RunParts], *parts: Mapping[str, Sequence[Points]]) -> list[Panel]:
+    """(a) and (b), over the same steps; what has no lines is left out."""
+    run, every = row.runs[0], [points for some in parts for seeds in some.values() for points in seeds]
+    last = max((step for points in every for step, _ in points), default=0)
     name = f"{run.run}{run.suffix}" if len(row.runs) == 1 else f"{row.label}, seeds {all_seeds(row.runs)}"
     panels = []
-    for part, told, these in (
-        ("(a) each part, margin loss", _of_parts, parts),
-        ("(b) attacks on the ensemble", _of_attacks, attacks),
-    ):
-        lines = tuple(_line(label, seeds, run.n, last) for label, seeds in these.items())
+    for (part, seen), some in zip(PARTS.items(), parts, strict=True):
+        lines = tuple(_line(label, seeds, run.n, last) for label, seeds in some.items())
         if lines:
             panels.append(
                 Panel(
-                    title=f"{part[:3]} {told(lines)}",
+                    title=f"{part[:3]} {seen(lines)}",
                     setting=f"{name}, {run.group.threat}, {run.split} images, n = {run.n}",
                     x_label="attack steps, doubled on what is left standing",
                     y_label="accuracy (%)",
@@ -128,3 +120,9 @@ def _of_attacks(lines: Sequence[Line]) -> str:
     least = min(100 * float(line.y[-1]) for line in lines)
     names = [line.label for line in lines if f"{100 * float(line.y[-1]):.1f}" == f"{least:.1f}"]
     return f"{' and '.join(names)} leave{'s' if len(names) == 1 else ''} the least standing, {least:.1f} %"
+
+
+PARTS: Mapping[str, Callable[[Sequence[Line]], str]] = {
+    "(a) each part, margin loss": _of_parts,
+    "(b) attacks on the ensemble": _of_attacks,
+}

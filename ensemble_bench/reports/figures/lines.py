@@ -125,6 +125,7 @@ def write_figure(panels: Sequence[Panel], path: Path, *, columns: int = 1) -> li
         figure = Figure(figsize=(each * columns + beside, HEIGHT * rows), layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        drawn = list[tuple[Panel, Mapping[str, Any]]]()
         for place, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
             row = panels[place // columns * columns : (place // columns + 1) * columns]
             handles = _draw(ax, panel, _limits(row), each)
@@ -132,10 +133,11 @@ def write_figure(panels: Sequence[Panel], path: Path, *, columns: int = 1) -> li
                 ax.set_ylabel("")
             if columns == 1:
                 _legend(ax, panel, handles)
+            drawn.append((panel, handles))
         for ax in axes[len(panels) :]:
             ax.remove()
         if columns > 1:
-            _one_legend(figure, panels, axes)
+            _one_legend(figure, drawn)
         return save_figure(figure, path)
 
 
@@ -208,17 +210,17 @@ def _legend(ax: "Axes", panel: Panel, handles: Mapping[str, Any]) -> None:
         legend.set_title(panel.band)
 
 
-def _one_legend(figure: "Figure", panels: Sequence[Panel], axes: Sequence["Axes"]) -> None:
+def _one_legend(figure: "Figure", drawn: Sequence[tuple[Panel, Mapping[str, Any]]]) -> None:
     """A legend right of all panels, the lines of each part of the figure under its name."""
     from matplotlib.lines import Line2D
 
-    parts: dict[str, dict[str, Any]] = {panel.part: {} for panel in panels}
-    for panel, ax in sorted(zip(panels, axes, strict=False), key=lambda pair: -len(pair[0].lines)):
-        drawn = [line for line in ax.get_lines() if line.get_linestyle() != "None"][: len(panel.lines)]
-        for line, handle in zip(panel.lines, drawn, strict=True):
-            parts[panel.part].setdefault(line.label, handle)
+    parts: dict[str, dict[str, Any]] = {panel.part: {} for panel, _ in drawn}
+    # The largest panel has its lines in order; others add what it lacks.
+    for panel, handles in sorted(drawn, key=lambda pair: -len(pair[0].lines)):
+        for label, handle in handles.items():
+            parts[panel.part].setdefault(label, handle)
     blank = Line2D([], [], linestyle="none")
-    bands = dict.fromkeys(panel.band for panel in panels if any(line.band is not None for line in panel.lines))
+    bands = dict.fromkeys(panel.band for panel, _ in drawn if any(line.band is not None for line in panel.lines))
     entries = [(blank, band) for band in bands]
     for part, lines in parts.items():
         entries += [(blank, ""), (blank, part), *((handle, label) for label, handle in lines.items())]
