@@ -28,7 +28,7 @@ LOOKS = {ENSEMBLE: "ensemble", LOGIT: "logit", MARGIN: "ensemble"}
 def doubling_panels(records: Iterable[Record]) -> list[Panel]:
     """Two panels an ensemble: (a) each part under margin PGD, (b) each attack on the whole.
 
-    Bars are the standard deviation over seeds, of one model the 95 % interval. Ensembles of other images, or that differ
+    Bars: the standard deviation over seeds, of one model the 95 % interval. Ensembles of other images, or that differ
     in more than the seed, have panels of their own.
     """
     panels = []
