@@ -53,9 +53,13 @@ def contents(root: Path) -> dict[str, str]:
     }
 
 
-def printed_files(shown: str) -> list[Path]:
-    """The files whose paths stand in lines of their own."""
-    return [Path(line) for line in shown.splitlines() if " " not in line and Path(line).is_file()]
+def written(shown: str) -> set[str]:
+    """Suffixes of the files of a report: as many as it says, in the folder that it names."""
+    found = re.search(r"^(\d+) files in (.+); begin with report\.md$", shown, re.MULTILINE)
+    assert found is not None
+    paths = [path for path in Path(found[2]).iterdir() if path.is_file()]
+    assert len(paths) == int(found[1])
+    return {path.suffix for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +253,7 @@ def test_evaluate_and_report_of_all_runs(runs: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert contents(runs) == before
     assert run(["report", "--runs", str(runs)]) == 0
-    assert {path.suffix for path in printed_files(capsys.readouterr().out)} >= {".md", ".csv", ".tex"}
+    assert written(capsys.readouterr().out) >= {".md", ".csv", ".tex"}
 
 
 def test_evaluate_with_images_classes_and_no_black_box_attack(
@@ -332,7 +336,7 @@ def test_demo_writes_and_prints_everything_and_a_second_call_changes_nothing(
     for recipe in ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv"):
         assert re.search(rf"^ *{recipe}, 2 steps +0", shown, re.MULTILINE), recipe
         assert len(list((out / f"{recipe}-digits-tiny-steps-2-s0").rglob("record.json"))) == 2
-    assert {path.suffix for path in printed_files(shown)} >= {".md", ".csv", ".tex", ".png"}
+    assert written(shown) >= {".md", ".csv", ".tex", ".png"}
     assert str(out / "leaderboard.csv") in shown
     before = contents(out)
     assert run(["demo", "--out", str(out), "--max-steps", "2"]) == 0

@@ -1,47 +1,24 @@
-"""What the command line prints: tables of records and reports, and lists of names."""
+"""What the command line prints: records and reports, and lists of names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from ensemble_bench import registry
+from ensemble_bench.cli.tables import say, show_files, show_tables, table
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.progress import duration
-from ensemble_bench.records import CARRIED, AttackResult, CleanScore, Record, RobustScore
+from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore
 from ensemble_bench.registry import plugins
 
 if TYPE_CHECKING:
     from ensemble_bench.records.table import Table as ReportTable
     from ensemble_bench.reports import Report
 
-# Columns of a file or a pipe, which cannot say how wide they are: enough for every table.
-WIDE = 160
-# Models whose names fit beside each other.
-ROWS_BESIDE = 4
-# Columns of a report's table that fit beside each other.
-COLUMNS_BESIDE = 10
-# Columns of a terminal; a table of more columns that fits into these is not turned.
-NARROW = 80
-
-
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on stdout; the first column is text, the others are aligned right."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)
-    # On a line of its own: as the table's title it would wrap to the width of the table.
-    console.print(escape(title), style="bold", soft_wrap=True)
-    drawn = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, column in enumerate(columns):
-        drawn.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(escape(str(cell)) for cell in row))
-    console.print(drawn)
+# Models of which each attack is shown; of more, what all attacks left.
+IN_DETAIL = 4
+# Heads of the columns of an interval's ends.
+ENDS = ("95 % from", "95 % to")
 
 
 def _percent(fraction: float | None) -> str:
@@ -49,108 +26,104 @@ def _percent(fraction: float | None) -> str:
 
 
 def show_records(records: Sequence[Record]) -> None:
-    """Print tables for each suite and threat, the most robust model first, then the warnings and the paths."""
-    from ensemble_bench.reports.tables.credits import is_cascade
-
+    """Print tables for each suite and threat, the most robust model first, then warnings and paths."""
     for suite, threat in dict.fromkeys((record.suite, record.threat) for record in records):
         same = [record for record in records if (record.suite, record.threat) == (suite, threat)]
-        chosen = sorted(same, key=lambda r: (-r.robust.accuracy, r.model))
-        (_show_cascade if is_cascade(chosen) else _show_apart)(f"suite {suite}, {threat}", chosen)
-        _show_costs(f"suite {suite}, {threat}", chosen)
+        _show_suite(f"suite {suite}, {threat}", sorted(same, key=lambda r: (-r.robust.accuracy, r.model)))
+    warned: dict[str, list[str]] = {}
     for record in records:
         for warning in record.warnings:
-            print(f"warning: {record.model}: {warning.name}: {warning.message}")
+            warned.setdefault(f"{warning.name}: {warning.message}", []).append(record.model)
+    for text, models in warned.items():
+        say(f"warning: {', '.join(dict.fromkeys(models))}: {text}", indent="  ")
     for record in records:
         if record.recapture is not None:
-            print(f"recapture of {record.model}: {record.recapture}")
+            say(f"recapture of {record.model}: {record.recapture}", indent="  ")
     for record in records:
         if (images := record.images) is not None:
-            print(
+            say(
                 f"images of {record.model}: {images.broken} broken; asked again, the model gets {images.confirmed} of "
-                f"them wrong, and {images.rounded} as images of 8 bits"
+                f"them wrong, and {images.rounded} as images of 8 bits",
+                indent="  ",
             )
-    for record in records:
-        if record.path is not None:
-            print(record.path)
+    show_files([record.path for record in records if record.path is not None], what="records")
 
 
-def _show_apart(title: str, records: Sequence[Record]) -> None:
-    """Attacks that all met the same images: a row a model, a column an attack."""
-    attacks = _attacks(records)
-    rows = []
-    for record in records:
-        shown = [_accuracy(record, record.attack(name)) for name in attacks]
-        rows.append([record.model, str(record.n), _percent(record.clean.accuracy), *shown, _worst_case(record)])
-    title = f"{title}: accuracy in %, worst case over all attacks with its 95 % interval"
-    columns = ["model", "n", "clean", *attacks, "worst case"]
-    (table if len(columns) <= COLUMNS_BESIDE else _show_turned)(title, columns, rows)
+def _show_suite(title: str, records: Sequence[Record]) -> None:
+    """What each attack did to each model, and what all of them left."""
+    from ensemble_bench.reports.tables.credits import is_cascade
 
-
-def _show_cascade(title: str, records: Sequence[Record]) -> None:
-    """Attacks that each met what those before left standing: a row an attack, a column a model."""
-    title = f"{title}: % left standing after each attack in turn (images it broke that all before it missed)"
-    for start in range(0, len(records), ROWS_BESIDE):
-        shown = records[start : start + ROWS_BESIDE]
-        attacks = _attacks(shown)
-        columns = [
-            [record.n, _percent(record.clean.accuracy), *_left(record, attacks), _worst_case(record)]
-            for record in shown
+    cascade = is_cascade(records)
+    if len(records) == 1 or (cascade and len(records) <= IN_DETAIL):
+        told = "Each attack meets what all before it left standing" if cascade else "Each attack meets all its images"
+        say(f"{told}; broke: images that all before it had missed. Passes: images through the model.")
+        for record in records:
+            _show_attacks(f"{record.model}, {title}", record, cascade=cascade)
+    attacks = [] if cascade or len(records) == 1 else _attacks(records)
+    scores = ("worst case", *ENDS)
+    rows = [
+        [
+            record.model,
+            record.n,
+            _percent(record.clean.accuracy),
+            *_accuracies(record, attacks),
+            *interval(record.robust),
         ]
-        rows = zip(["n", "clean", *attacks, "worst case"], *columns, strict=True)
-        table(title, ["", *(record.model for record in shown)], rows)
-
-
-def _show_costs(title: str, records: Sequence[Record]) -> None:
-    """What each attack took: a row an attack, a column a model."""
-    title = f"{title}: passes (images through the model, forward or backward) and time of each attack"
-    for start in range(0, len(records), ROWS_BESIDE):
-        shown = records[start : start + ROWS_BESIDE]
-        attacks = [name for name in _attacks(shown) if name != CARRIED]
-        columns = [[*(_cost(record.attack(name)) for name in attacks), duration(record.seconds)] for record in shown]
-        table(title, ["", *(record.model for record in shown)], zip([*attacks, "in all"], *columns, strict=True))
-
-
-def _cost(attack: AttackResult | None) -> str:
-    """Passes and seconds of an attack: "12,345 in 12 s"."""
-    if attack is None:
-        return "–"
-    told = [f"{attack.passes:,}"] if attack.passes is not None else []
-    return " in ".join([*told, duration(attack.seconds)])
+        for record in records
+    ]
+    about = "accuracy in %, worst case over all attacks, per image"
+    table(f"{title}: {about}", ("model", "n", "clean", *attacks, *scores), rows)
+    for text in dict.fromkeys(text for record in records for text in _parts(record, attacks)):
+        say(text)
+    table(f"{title}: passes and time", ("model", "passes", "time"), map(_spent, records))
+    if cascade and len(records) > IN_DETAIL:
+        say("Each attack by itself: in the records, and in the tables of `ensemble-bench report`.")
 
 
 def _attacks(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(attack.name for record in records for attack in record.attacks))
 
 
-def _worst_case(record: Record) -> str:
-    return interval(record.robust)
-
-
-def interval(score: CleanScore | RobustScore) -> str:
-    """An accuracy with its 95 % interval, in percent: "21.6 [18.2, 25.4]"."""
-    return f"{_percent(score.accuracy)} [{_percent(score.ci_low)}, {_percent(score.ci_high)}]"
-
-
-def _left(record: Record, attacks: Sequence[str]) -> list[str]:
-    """Accuracy after each attack of a cascade and all before it, and how many images it broke that they missed."""
+def _accuracies(record: Record, attacks: Sequence[str]) -> list[str]:
     found = map(record.attack, attacks)
-    return [_accuracy(record, attack) + (f" ({attack.credit})" if attack else "") for attack in found]
+    return [_percent(None if attack is None else attack.accuracy) for attack in found]
 
 
-def _accuracy(record: Record, attack: AttackResult | None) -> str:
-    """Accuracy on the images that the attack covers, with their number where they are not all of the record's."""
-    accuracy = _percent(None if attack is None else attack.accuracy)
-    return accuracy if attack is None or attack.n == record.n else f"{accuracy}, n = {attack.n}"
+def _parts(record: Record, attacks: Sequence[str]) -> list[str]:
+    """Which of `attacks` cover a part of the images."""
+    covered = [attack for attack in record.attacks if attack.name in attacks and attack.n != record.n]
+    return [f"{attack.name}: on {attack.n} of the {record.n} images." for attack in covered]
 
 
-def show_tables(tables: "Iterable[ReportTable]") -> None:
-    """Print tables of a report, each with its caption."""
-    for shown in tables:
-        if len(shown.columns) <= COLUMNS_BESIDE or _width(shown) <= NARROW:
-            table(shown.title, shown.columns, shown.text_rows())
-        else:
-            _show_turned(shown.title, shown.columns, shown.text_rows())
-        print(f"{shown.caption}\n")
+def _show_attacks(title: str, record: Record, *, cascade: bool) -> None:
+    """A row an attack: what it left standing, what it broke that all before it had missed, and what it took."""
+    met = any(attack.n != record.n for attack in record.attacks)
+    columns = ["attack", *(["images"] if met else []), "standing %" if cascade else "accuracy %", "broke"]
+    rows = [
+        [
+            attack.name,
+            *([attack.n] if met else []),
+            _percent(attack.accuracy),
+            attack.credit,
+            "–" if attack.passes is None else f"{attack.passes:,}",
+            "–" if attack.name == CARRIED else duration(attack.seconds),
+        ]
+        for attack in record.attacks
+    ]
+    table(title, [*columns, "passes", "time"], rows)
+
+
+def _spent(record: Record) -> list[str]:
+    """What all attacks on a model took."""
+    from ensemble_bench.reports.tables.credits import passes
+
+    spent = passes(record)
+    return [record.model, "–" if spent is None else f"{spent:,}", duration(record.seconds)]
+
+
+def interval(score: CleanScore | RobustScore) -> list[str]:
+    """An accuracy and the ends of its 95 % interval, in percent: cells of their own."""
+    return [_percent(value) for value in (score.accuracy, score.ci_low, score.ci_high)]
 
 
 def show_or_write(shown: "ReportTable", out: Path | None) -> None:
@@ -159,18 +132,11 @@ def show_or_write(shown: "ReportTable", out: Path | None) -> None:
     from ensemble_bench.records.table import to_csv, to_markdown
 
     if out is None:
-        table(shown.title, shown.columns, shown.text_rows())
-        print(shown.caption)
+        show_tables([shown])
         return
     for suffix, text in ((".md", to_markdown([shown])), (".csv", to_csv([shown]))):
         write_atomic(out / f"{shown.name}{suffix}", text)
         print(out / f"{shown.name}{suffix}")
-
-
-def _width(shown: "ReportTable") -> int:
-    """Columns of the terminal that a table takes."""
-    columns = zip(shown.columns, *shown.text_rows(), strict=True)
-    return sum(2 + max(map(len, cells)) for cells in columns)
 
 
 def show_report(report: "Report") -> None:
@@ -178,16 +144,14 @@ def show_report(report: "Report") -> None:
     show_tables(report.tables)
     for where in dict.fromkeys(verdict.where for verdict in report.verdicts):
         lines = [verdict for verdict in report.verdicts if verdict.where == where]
-        print(f"{where}:", *(f"  {verdict}" for verdict in lines), "", sep="\n")
-    for line in (*report.notes, *report.paths):
-        print(line)
-
-
-def _show_turned(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table that is too wide with its rows as columns, few beside each other."""
-    for start in range(0, len(rows), ROWS_BESIDE):
-        first, *others = zip(columns, *rows[start : start + ROWS_BESIDE], strict=True)
-        table(title, first, others)
+        say(f"{where}:")
+        for verdict in lines:
+            say(f"  {verdict}", indent="    ")
+        print()
+    for note in report.notes:
+        say(note, indent="  ")
+    page = next((path.name for path in report.paths if path.suffix == ".md" and path.stem == "report"), "")
+    show_files(report.paths, first=page)
 
 
 def show_names(title: str, kind: str) -> None:
@@ -196,7 +160,7 @@ def show_names(title: str, kind: str) -> None:
     shown = {_label(kind, name): name for name in registry.names(kind)}
     width = max(map(len, shown))
     for label, name in shown.items():
-        print(f"  {label.ljust(width)}  {_describe(kind, name)}")
+        say(f"  {label.ljust(width)}  {_describe(kind, name)}", indent=" " * (width + 4))
 
 
 def _label(kind: str, name: str) -> str:
@@ -221,7 +185,7 @@ def _describe(kind: str, name: str) -> str:
     if kind in ("recipe", "preset"):
         about = str(found.description)
     elif kind == "suite":
-        about = f"{found.description} ({', '.join(found.attacks)})"
+        about = found.description + (f" ({', '.join(found.attacks)})" if found.attacks else "")
     else:
         about = (found.__doc__ or "").strip().partition("\n")[0].rstrip(".")
     return f"{about} (from {plugins.origin(kind, name)})" if name in plugins.names(kind) else about

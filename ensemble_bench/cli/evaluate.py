@@ -136,7 +136,8 @@ def evaluate(
     dataset = chosen_data(dataset, resize, crop)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import show_records, show_tables
+    from ensemble_bench.cli.console import show_records
+    from ensemble_bench.cli.tables import show_tables
     from ensemble_bench.evaluation.images import target_of
     from ensemble_bench.evaluation.request import Request
     from ensemble_bench.evaluation.runner import evaluate_request
@@ -189,7 +190,7 @@ def evaluate(
 
 def _show_estimate(request: "Request") -> None:
     """Print what every attack on every model may cost."""
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.tables import say, table
     from ensemble_bench.evaluation.estimate import ASSUMPTION, estimate
     from ensemble_bench.evaluation.request import plans_of
     from ensemble_bench.progress import duration
@@ -201,11 +202,15 @@ def _show_estimate(request: "Request") -> None:
         passes, flops, seconds = (sum(getattr(c, name) for c in costs) for name in ("passes", "flops", "seconds"))
         rows.append(("in all", len(plan.images), f"{passes:,}", f"{flops:.1e}", duration(seconds)))
         table(f"{plan.subject.name}, suite {plan.suite.name}", ("attack", "images", "passes", "FLOPs", "time"), rows)
+        guessed: dict[str, list[str]] = {}
         for cost in costs:
             if cost.guessed:
-                typer.echo(f"{cost.attack}: its settings do not tell its passes; taken as {cost.guessed}.")
+                guessed.setdefault(cost.guessed, []).append(cost.attack)
+        if guessed:
+            texts = (f"{', '.join(names)} as {text}" for text, names in guessed.items())
+            say(f"Where settings do not tell the passes they are taken so: {'; '.join(texts)}.")
         total, guesses = total + seconds, guesses + sum(bool(c.guessed) for c in costs)
-    typer.echo(
+    say(
         f"In all {duration(total)}{' or so' if guesses else ''}, {ASSUMPTION}. A pass: an image pushed through the "
         "model, forward or backward; FLOPs: of convolutions and linear layers. Time: from a few passes just now."
     )

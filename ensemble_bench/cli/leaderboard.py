@@ -29,6 +29,23 @@ def build(
 
 
 @app.command()
+def gallery(
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of adversarial images, from `evaluate --save-images`.", show_default=False),
+    ],
+    root: Root = Path("leaderboards"),
+    data_dir: DataDir = None,
+    count: Annotated[int, typer.Option(min=1, max=32, help="How many images to show.")] = 8,
+) -> None:
+    """Keep a few clean and adversarial images and their differences for the page of the model they were made for."""
+    from ensemble_bench.submissions.gallery import make_gallery
+
+    for folder in images:
+        typer.echo(make_gallery(folder, root=root, data_dir=data_dir, count=count))
+
+
+@app.command()
 def evaluate(
     root: Root = Path("leaderboards"),
     models: Annotated[
@@ -44,7 +61,8 @@ def evaluate(
 ) -> None:
     """Evaluate published models by their board's own rules, and publish the records with the operator's verdict."""
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import interval, table
+    from ensemble_bench.cli.console import ENDS, interval
+    from ensemble_bench.cli.tables import table
     from ensemble_bench.submissions.reevaluation import reevaluate
 
     names = None if models is None else [name for name in (part.strip() for part in models.split(",")) if name]
@@ -59,10 +77,12 @@ def evaluate(
         return
     rows = []
     for it in found:
-        score = "" if it.record is None else interval(it.record.robust)
+        score = ("", "", "") if it.record is None else interval(it.record.robust)
         place = it.reason if it.standing is None else str(it.standing.rank or "; ".join(it.standing.reasons))
-        rows.append((it.name, "/".join(it.board.parts[-2:]), score, place))
-    table("Evaluated by the rules of the boards", ("model", "board", "robust", "rank, or why there is none"), rows)
+        rows.append((it.name, "/".join(it.board.parts[-2:]), *score, place))
+    table(
+        "Evaluated by the rules of the boards", ("model", "board", "robust", *ENDS, "rank, or why there is none"), rows
+    )
     if any(it.record is None for it in found):
         raise typer.Exit(1)
 

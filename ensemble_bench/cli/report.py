@@ -56,7 +56,7 @@ def diagnose(
     dataset = chosen_data(dataset, resize, crop)
     size = parse_eps(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import show_tables
+    from ensemble_bench.cli.tables import show_tables
     from ensemble_bench.evaluation.diagnostics import diagnose as find
     from ensemble_bench.models.checkpoint import read_info
     from ensemble_bench.reports.diagnosis import tables, write_diagnosis

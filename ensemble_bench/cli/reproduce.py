@@ -118,7 +118,7 @@ def _cores() -> int:
 def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[str], workers: int) -> dict[str, float]:
     """Print the table of costs; returns the seconds of every job."""
     from ensemble_bench.cli.bars import shown_progress
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.tables import say, table
     from ensemble_bench.evaluation.estimate import ASSUMPTION
     from ensemble_bench.experiment.cost import costs_of, rows_of
     from ensemble_bench.progress import duration
@@ -129,7 +129,7 @@ def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[st
     columns = ("job", "how many", "finished", "steps left", "passes left", "time left")
     table(title, columns, rows_of(jobs, costs, there))
     left = sum(cost.seconds for name, cost in costs.items() if name not in there)
-    typer.echo(
+    say(
         f"In all {duration(left)} on one worker, about {duration(left / workers)} on {workers}. Passes: images pushed "
         f"through a model, forward or backward, {ASSUMPTION}. Time: from a few steps and passes measured just now."
     )

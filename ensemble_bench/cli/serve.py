@@ -108,7 +108,7 @@ def revoke(owner: Owner, data: Data = DATA) -> None:
 @token.command("list")
 def list_tokens(data: Data = DATA) -> None:
     """Name all tokens, with when they were made and revoked (UTC)."""
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.tables import table
 
     rows = [(token.owner, token.created, token.revoked or "") for token in _store(data).tokens()]
     table(f"tokens of {data}", ["name", "created", "revoked"], rows)

@@ -137,11 +137,18 @@ def submit(
 
 def _print_verification(result: "Verification", path: Path) -> None:
     """Print what was claimed beside what was measured, the verdict and its reasons."""
-    from ensemble_bench.cli.console import table
+    from ensemble_bench.cli.console import ENDS
+    from ensemble_bench.cli.tables import table
     from ensemble_bench.submissions.format.untrusted import on_one_line
 
     if result.comparisons:
-        columns = ["suite", "seed", "n", "claimed clean", "measured", "claimed robust", "measured", "differ", "may"]
+        scores = [
+            head
+            for name in ("clean", "robust")
+            for told in (f"{name}, claimed", f"{name}, measured")
+            for head in (told, *ENDS)
+        ]
+        columns = ["suite", "seed", "n", *scores, "images", "differ", "may"]
         table("claimed and measured accuracy in %, with 95 % intervals", columns, map(_row, result.comparisons))
     typer.echo(f"{result.name or path}: {result.status}")
     for flag in result.flags:
@@ -157,8 +164,8 @@ def _row(comparison: "Comparison") -> list[object]:
     n = str(claim.n) if claim.n == record.n else f"{record.n} of {claim.n}"
     scores = (claim.clean, record.clean, claim.robust, record.robust)
     found = comparison.agreement
-    differ = f"{found.differing} of {found.compared}"
-    return [claim.suite, claim.seed, n, *(interval(score) for score in scores), differ, comparison.allowed]
+    cells = [cell for score in scores for cell in interval(score)]
+    return [claim.suite, claim.seed, n, *cells, found.compared, found.differing, comparison.allowed]
 
 
 def _print_receipt(receipt: "Receipt") -> None:

@@ -1,5 +1,6 @@
 """A table as data, and its renderings as Markdown, CSV and LaTeX, which round the numbers."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -110,9 +111,26 @@ def to_csv(tables: Sequence[Table]) -> str:
     return csv_text([columns, *([row.get(column, "") for column in columns] for row in rows)])
 
 
-def to_latex(tables: Iterable[Table]) -> str:
-    """Render tables as LaTeX table environments that need no package."""
-    return "\n".join(_latex(table) for table in tables)
+def to_latex(tables: Sequence[Table]) -> str:
+    """Render tables as LaTeX table environments in the manner of booktabs, each with a label of its own."""
+    parts = [_latex(table, label) for table, label in zip(tables, _labels(tables), strict=True)]
+    return "\n".join(["% \\usepackage{booktabs}", "", *parts])
+
+
+def _labels(tables: Sequence[Table]) -> list[str]:
+    """The name of each table and, where there are several, as much as tells them apart: "tab:table1b-digits-tiny"."""
+    keys = dict.fromkeys(key for table in tables for key in table.about)
+    telling = [key for key in keys if len({table.about.get(key) for table in tables}) > 1]
+    labels = list[str]()
+    for count in range(len(telling) + 1):
+        texts = ["-".join([table.name, *(table.about.get(key, "") for key in telling[:count])]) for table in tables]
+        labels = ["tab:" + re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in texts]
+        if len(set(labels)) == len(labels):
+            break
+    return [
+        label if labels.count(label) == 1 else f"{label}-{labels[: at + 1].count(label)}"
+        for at, label in enumerate(labels)
+    ]
 
 
 def _markdown(table: Table) -> str:
@@ -126,23 +144,29 @@ def _markdown(table: Table) -> str:
     return "\n".join([f"### {table.title}", "", table.caption, "", *body, ""])
 
 
-def _latex(table: Table) -> str:
+def _latex(table: Table, label: str) -> str:
     def line(cells: Iterable[str]) -> str:
         return " & ".join(map(_escape, cells)) + r" \\"
 
     align = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
+    title = _escape(table.title)
+    # What the table is of stands above it, how to read it below.
+    about, _, notes = table.caption.partition(". ")
+    below = [rf"\\[3pt] \parbox{{\linewidth}}{{\footnotesize {_escape(notes)}}}"] if notes else []
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escape(f'{table.title}. {table.caption}')}}}",
+            rf"\caption[{{{title}}}]{{{title}. {_escape(about.removesuffix('.'))}.}}",
+            rf"\label{{{label}}}",
             rf"\begin{{tabular}}{{{align}}}",
-            r"\hline",
+            r"\toprule",
             line(table.columns),
-            r"\hline",
+            r"\midrule",
             *map(line, table.text_rows()),
-            r"\hline",
+            r"\bottomrule",
             r"\end{tabular}",
+            *below,
             r"\end{table}",
             "",
         ]

@@ -7,6 +7,10 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records.record import CARRIED, Record
 
 DIGITS = "0123456789"
+MONTHS = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
 
 
 def carried_eps(record: Record) -> float | None:
@@ -40,3 +44,11 @@ def fraction(value: float | None) -> str:
 def seeds_text(seeds: Sequence[int]) -> str:
     """Return a model's seeds: "0", or "0+1" where members of several seeds were joined."""
     return "+".join(map(str, seeds))
+
+
+def day_text(date: str) -> str:
+    """Return the day of a date in ISO 8601 as people write it, "21 November 2026"; any other text as it is."""
+    found = re.match(r"(\d{4})-(\d\d)-(\d\d)(?!\d)", date, re.ASCII)
+    if found is None or not 1 <= int(found[2]) <= len(MONTHS):
+        return date
+    return f"{int(found[3])} {MONTHS[int(found[2]) - 1]} {found[1]}"

@@ -71,8 +71,8 @@ class Recipe:
 
 
 ATTACKED = ("ensemble", "members")
-# Okabe and Ito's colours, which stay apart for colour-blind readers: a family of recipes a hue. Dashes: trained without
-# attacks; dots: trained apart.
+# Okabe and Ito's colours, which stay apart for colour-blind readers, and more: a recipe a hue, another than that of its
+# bigger sibling. Dashes: trained without attacks; dots: trained apart.
 SOLID, DASHED, DOTTED = "-", (0, (5, 2)), (0, (1, 1.2))
 
 # In the order of the tables: that of the paper's Table 1, the controls that it lacks beside what they control for.
@@ -95,7 +95,7 @@ _ALL = (
         description="four networks as one model, clean images only",
         members=4,
         adversarial=False,
-        look=("#B4B4B4", DASHED),
+        look=("#A0724A", DASHED),
     ),
     Recipe(
         name="singleadv",
@@ -112,7 +112,7 @@ _ALL = (
         name="quadadv",
         description="one wider network at the cost of four, adversarially trained",
         width_times=4,
-        look=("#7F2704", SOLID),
+        look=("#882255", SOLID),
     ),
     Recipe(
         name="ensemble2adv",
@@ -124,21 +124,21 @@ _ALL = (
         name="ensemble4adv",
         description="four networks adversarially trained as one model",
         members=4,
-        look=("#56B4E9", SOLID),
+        look=("#5B2C9F", SOLID),
     ),
     Recipe(
         name="jointattack2adv",
         description="two networks, the ensemble attacked, each member's own loss learned",
         members=2,
         objective="member-mean",
-        look=("#8C6BB1", SOLID),
+        look=("#56B4E9", SOLID),
     ),
     Recipe(
         name="jointloss2adv",
         description="two networks, each member attacked, the loss of the mean learned",
         members=2,
         attacked="members",
-        look=("#B7950B", SOLID),
+        look=("#8A7A00", SOLID),
     ),
     Recipe(
         name="separate2adv",
@@ -152,7 +152,7 @@ _ALL = (
         description="four singleadv of different seeds, joined at test time",
         joins=4,
         of="singleadv",
-        look=("#66C2A4", DOTTED),
+        look=("#7AB317", DOTTED),
     ),
     Recipe(
         name="gated2adv",

@@ -145,7 +145,8 @@ def figure_of(diagnosis: Diagnosis) -> "Figure":
 
     with style.context(["default", STYLE], after_reset=True):  # the user's own settings would change the bytes
         figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
-        figure.suptitle(f"{diagnosis.model}: {_conditions(diagnosis)}", x=0.01, ha="left", fontsize=11)
+        setting = f"{diagnosis.model}: {_conditions(diagnosis)}"
+        figure.suptitle(f"{_seen(diagnosis)}\n{setting}", x=0.01, ha="left", fontsize=11)
         grid = figure.add_gridspec(2, 3)
         _transfer_map(figure.add_subplot(grid[0, 0]), diagnosis)
         _cosine_map(figure.add_subplot(grid[0, 1]), diagnosis)
@@ -172,6 +173,14 @@ def _numbers(values: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
 def _short(d: Diagnosis) -> list[str]:
     """Labels of the members where "member" stands beside the axis."""
     return [str(index + 1) for index in range(d.members)]
+
+
+def _seen(d: Diagnosis) -> str:
+    """What the figure shows, in a sentence: how much the ensemble keeps, and how much its members alone."""
+    alone = sorted(_interval(d.find("robust_accuracy", name)).accuracy for name in d.names)
+    whole = _interval(d.find("robust_accuracy", ENSEMBLE)).accuracy
+    span = " to ".join(dict.fromkeys(percent(value) for value in (alone[0], alone[-1])))
+    return f"The ensemble keeps {percent(whole)} %, its members alone {span} %"
 
 
 def _transfer_map(ax: "Axes", d: Diagnosis) -> None:
@@ -250,7 +259,7 @@ def _accuracy_bars(ax: "Axes", d: Diagnosis) -> None:
     for row, value in enumerate(robust):
         ax.text(1.02, row, percent(value.accuracy), va="center", fontsize=8, transform=ax.get_yaxis_transform())
     ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set(title="Accuracy (%)", xlim=(0, 100))
+    ax.set(title="Accuracy (%)", xlim=(0, min(100.0, 10 * np.ceil(max(*clean, *values, 10.0) / 10 + 0.1))))
     _finish_bars(ax, values="x")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record, described, find_records
+from ensemble_bench.records.markup import markdown
 from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.doubled import notes_on_doubled
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
@@ -72,8 +73,7 @@ def write_report(root: Path, out: Path, *, as_paper: bool = False, parts: Collec
     rendered = tuple(table for part in tables.values() for table in part)
     if whole:
         paths.insert(0, out / REPORT_FILE)
-        drawn = [name for name, panels in figures.items() if panels]
-        write_atomic(paths[0], _page(rendered, drawn, compared, notes))
+        write_atomic(paths[0], _page(rendered, figures, compared, notes))
     return Report(tables=rendered, verdicts=tuple(compared), paths=tuple(paths), notes=tuple(notes))
 
 
@@ -160,15 +160,17 @@ def _notes(
         if curve.overfitted is not None
     ]
     notes += [
-        f"Not in Figure 2c ({panel.title}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
+        f"Not in Figure 2c ({panel.setting}): {', '.join(panel.omitted)}; no {panel.x_label} on as many images."
         for panel in figures.get("figure2c", ())
         if panel.omitted
     ]
     notes += notes_on_missing_verdicts(records) if whole else []
     notes += notes_on_doubled(records, curves)
+    warned: dict[str, dict[str, None]] = {}
     for record in records:
-        notes += [f"{record.model}, suite {record.suite}: {w.name}: {w.message}" for w in record.warnings]
-    return notes
+        for warning in record.warnings:
+            warned.setdefault(f"{warning.name}: {warning.message}", {})[f"{record.model}, suite {record.suite}"] = None
+    return notes + [f"{'; '.join(where)}: {text}" for text, where in warned.items()]
 
 
 def _cleaning(curves: Sequence[Curve]) -> list[str]:
@@ -178,7 +180,12 @@ def _cleaning(curves: Sequence[Curve]) -> list[str]:
     return [f"Points that the cleaning took for outliers and replaced by the rolling median: {counted or 'none'}."]
 
 
-def _page(tables: Sequence[Table], figures: Sequence[str], compared: Sequence[Verdict], notes: Sequence[str]) -> str:
+def _page(
+    tables: Sequence[Table],
+    figures: Mapping[str, Sequence[Panel]],
+    compared: Sequence[Verdict],
+    notes: Sequence[str],
+) -> str:
     """Return report.md: the tables, the verdicts under what they were measured on, the figures, the notes."""
     parts = ["# Report\n", *(to_markdown([table]) for table in tables)]
     if compared:
@@ -186,7 +193,13 @@ def _page(tables: Sequence[Table], figures: Sequence[str], compared: Sequence[Ve
         for where in dict.fromkeys(verdict.where for verdict in compared):
             lines = [f"- {verdict}" for verdict in compared if verdict.where == where]
             parts.append("\n".join([f"{VERDICTS_BELOW} ({where}):", "", *lines, ""]))
-    parts += [f"![{CAPTIONS[name]}]({name}.png)\n\n{CAPTIONS[name]}\n" for name in figures]
+    for name, panels in figures.items():
+        if panels:
+            settings = "; ".join(dict.fromkeys(panel.setting for panel in panels))
+            seen = "; ".join(panel.title for panel in panels)
+            parts.append(
+                f"![{CAPTIONS[name]}. {markdown(seen)}]({name}.png)\n\n{CAPTIONS[name]} ({markdown(settings)})\n"
+            )
     if notes:
         parts.append("\n".join(["## Notes", "", *(f"- {' '.join(note.split())}" for note in notes), ""]))
     return "\n".join(parts)

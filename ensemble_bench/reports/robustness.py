@@ -107,14 +107,31 @@ def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
     sizes = sorted({eps for run in runs for eps, _ in run.points()})
     rows = rows_of(runs)
     several = {len(row.runs) > 1 for row in rows}
+    lines = tuple(_line(row, scale) for row in rows)
     return Panel(
-        title=str(group),
+        title=_finding(lines),
+        setting=f"{group}, {group.split} images, n = {group.n}",
         x_label=unit,
-        y_label=f"worst-case accuracy, {group.split}, n = {group.n} (%)",
-        lines=tuple(_line(row, scale) for row in rows),
+        y_label="worst-case accuracy (%)",
+        lines=lines,
         band=" or ".join(BANDS[kind] for kind in sorted(several)),
-        ticks=tuple(_round(scale * eps) for eps in sizes) if len(sizes) <= 9 else (),
+        ticks=tuple(_round(scale * eps) for eps in sizes),
     )
+
+
+def _finding(lines: Sequence[Line]) -> str:
+    """Which line is highest at the most sizes that all have, without an attack not counted."""
+    if len(lines) == 1:
+        (line,) = lines
+        return f"{line.label} falls from {100 * line.y[0]:.1f} % to {100 * line.y[-1]:.1f} % at eps {line.x[-1]:g}"
+    shared = sorted(set.intersection(*(set(line.x.tolist()) for line in lines)) - {0.0})
+    at = [{line.label: float(line.y[line.x.tolist().index(eps)]) for line in lines} for eps in shared]
+    if not at:
+        return "No two models were attacked at one eps"
+    wins = {line.label: sum(found[line.label] == max(found.values()) for found in at) for line in lines}
+    best = max(wins, key=lambda label: wins[label])
+    where = "at every eps" if wins[best] == len(at) else f"at {wins[best]} of {len(at)} eps"
+    return f"{best} withstands most, {where}"
 
 
 def _line(row: Row[Sweep], scale: int) -> Line:

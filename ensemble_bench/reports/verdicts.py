@@ -153,19 +153,25 @@ def notes_on_missing_verdicts(records: Iterable[Record]) -> list[str]:
     found = _families(records)
     without = [suite for suite in PRIMARY if records and all(family.suite != suite for family in found)]
     notes = [f"No verdict under suite {suite}: no record of a claim's recipe under it." for suite in without]
+    lacking: dict[str, list[str]] = {}
+    again: dict[str, list[str]] = {}
     for family in found:
-        lacking: dict[str, list[str]] = {}
-        for claim in CLAIMS.values():
-            missing = [recipe for recipe in dict.fromkeys(claim.recipes) if recipe not in family.rows]
-            if missing:
-                lacking.setdefault(", ".join(sorted(missing, key=place)), []).append(claim.name)
-        if lacking:
-            parts = [f"{', '.join(names)} (no record of {missing})" for missing, names in lacking.items()]
-            notes.append(f"No verdict on {'; '.join(parts)}: {family.where}.")
+        without_verdict = [c for c in CLAIMS.values() if any(recipe not in family.rows for recipe in c.recipes)]
+        if without_verdict:
+            missing = {recipe for claim in without_verdict for recipe in claim.recipes} - set(family.rows)
+            names = ", ".join(claim.name for claim in without_verdict)
+            text = f"No verdict on {names}: no records of {', '.join(sorted(missing, key=place))}"
+            lacking.setdefault(text, []).append(family.where)
         runs = [run for rows in family.rows.values() for row in rows for run in row.left_out]
         if runs:
-            notes.append(f"In no verdict, as another run has its seed: {', '.join(runs)}: {family.where}.")
-    return notes
+            again.setdefault(f"In no verdict, as another run has its seed: {', '.join(runs)}", []).append(family.where)
+    return notes + [f"{text} ({_several(where)})." for text, where in (lacking | again).items()]
+
+
+def _several(texts: Sequence[str]) -> str:
+    """The first of the texts, and how many more there are."""
+    others = len(texts) - 1
+    return texts[0] + (f"; and {others} more" if others else "")
 
 
 def verdict_tables(found: Sequence[Verdict]) -> list[Table]:

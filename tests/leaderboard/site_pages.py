@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -15,21 +16,28 @@ from ensemble_bench.records import NamedWarning, Record, write_record
 from ensemble_bench.records.conditions import precision_of
 
 VOID = {"meta", "link", "input", "br", "img", "hr", "wbr"}
+HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """A page as its elements, (tag, attributes), and its tables, a row a list of (text, attributes)."""
+    """A page as its elements, (tag, attributes), its headings, and its tables, a row a list of (text, attributes).
+
+    `lines` are the attributes of the rows, with those of the board around them.
+    """
 
     path: Path
     elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
     tables: list[list[list[tuple[str, dict[str, str | None]]]]] = field(default_factory=list)
+    lines: list[list[dict[str, str | None]]] = field(default_factory=list)
+    headings: list[str] = field(default_factory=list)
     text: str = ""
     inline: dict[str, list[str]] = field(default_factory=lambda: {"script": [], "style": []})
 
     def __post_init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
+        self.board: dict[str, str | None] = {}
         self.feed(self.path.read_text(encoding="utf-8"))
         self.close()
         assert not self.open, f"{self.path}: never closed: {self.open}"
@@ -38,10 +46,16 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
+        if tag == "section" and attrs and dict(attrs).get("class") == "board":
+            self.board = dict(attrs)
         if tag == "table":
             self.tables.append([])
+            self.lines.append([])
         elif tag == "tr":
             self.tables[-1].append([])
+            self.lines[-1].append(dict(attrs) | self.board)
+        elif tag in HEADINGS:
+            self.headings.append("")
         elif tag in ("td", "th"):
             self.tables[-1][-1].append(("", dict(attrs)))
 
@@ -56,6 +70,8 @@ class Page(HTMLParser):
             self.inline[self.open[-1]].append(data)
             return
         self.text += data
+        if HEADINGS & set(self.open):
+            self.headings[-1] += data
         if {"td", "th"} & set(self.open):
             cell, attributes = self.tables[-1][-1][-1]
             self.tables[-1][-1][-1] = (" ".join(f"{cell} {data}".split()), attributes)
@@ -63,6 +79,14 @@ class Page(HTMLParser):
     def all(self, tag: str) -> list[dict[str, str | None]]:
         """The attributes of every element of this kind."""
         return [attributes for name, attributes in self.elements if name == tag]
+
+    def models(self) -> Iterator[dict[str, tuple[str, str | None]]]:
+        """Lines of all boards that are of one model, with data set and threat of their board."""
+        for table, lines in enumerate(self.lines):
+            for row, attributes in zip(self.rows(table), lines[1:], strict=True):
+                if "data-model" in attributes:
+                    board = {key: (str(attributes[f"data-{key}"]), None) for key in ("data", "threat")}
+                    yield row | board
 
     def rows(self, table: int = 0) -> Iterator[dict[str, tuple[str, str | None]]]:
         """Lines of a table: by the column's name the cell's text and its data-value."""
@@ -136,7 +160,9 @@ def check_safe(page: Page, site: Path) -> None:
             assert f"{tag}-src 'sha256-{digest}'" in policy
     ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
     for tag, attributes in page.elements:
-        assert tag not in ("img", "iframe", "object", "embed", "base", "audio", "video", "image", "use"), page.path
+        if tag == "img":
+            assert re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+=*", str(attributes.pop("src")))
+        assert tag not in ("iframe", "object", "embed", "base", "audio", "video", "image", "use"), page.path
         assert not any(name.startswith("on") or name in ("src", "srcset", "style", "action") for name in attributes)
         target = attributes.get("href") or ""
         if tag == "a" and target.startswith(("https://", "http://")):

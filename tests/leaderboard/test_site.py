@@ -20,10 +20,14 @@ from ensemble_bench.cli.leaderboard import app
 from ensemble_bench.errors import InvalidValueError, RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.site import build_site
-from ensemble_bench.leaderboard.site.charts import compute_charts, quantity
+from ensemble_bench.leaderboard.site.boards import boards_of
+from ensemble_bench.leaderboard.site.charts import quantity
 from ensemble_bench.leaderboard.site.entries import entry_of
-from ensemble_bench.leaderboard.site.models import Model, read_models, strength
-from ensemble_bench.records import NamedWarning, Record, find_records, write_record
+from ensemble_bench.leaderboard.site.models import Model, read_models, strength, titles_of
+from ensemble_bench.leaderboard.site.scatter import scatter
+from ensemble_bench.records import NamedWarning, Record, Threat, find_records, write_record
+from ensemble_bench.records.statistics import wilson
+from ensemble_bench.records.table import Value
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "leaderboards"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -75,17 +79,17 @@ def test_every_number_is_the_records(root: str, runs: Path, site: Path, tmp_path
     source = runs if root == "runs" else PUBLISHED
     site = site if root == "runs" else build_site(source, tmp_path / "site").parent
     models = {(m.name, m.record.data_name, str(m.record.threat)): m.record for m in read_models(source)}
-    lines = list(Page(site / "index.html").rows())
+    lines = list(Page(site / "index.html").models())
     assert len(lines) == len(models)
     for line in lines:
-        record = models[str(line["Model"][1]), line["Data set"][0], line["Threat"][0]]
+        record = models[str(line["Model"][1]), line["data"][0], line["threat"][0]]
         assert line["Robust %"] == (scores(record.robust), repr(record.robust.accuracy))
         assert line["Clean %"] == (scores(record.clean), repr(record.clean.accuracy))
         assert "".join(line["Suite"][0].split()) == record.suite
         assert line["n"] == (f"{record.n:,}", str(record.n))
         assert line["Params"] == (quantity(record.parameters), str(record.parameters))
         assert line["FLOPs"][1] == str(record.flops)
-        assert line["Passes"][0] == str(record.forward_passes)
+        assert line["Networks"][0] == str(record.forward_passes)
         assert line["Seeds"][0] == "+".join(map(str, record.seeds))
         assert line["Warnings"][0] == str(len(record.warnings))
         for attack in record.attacks:
@@ -156,6 +160,50 @@ def test_nothing_is_loaded_and_links_resolve(site: Path) -> None:
         assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
         labelled = [a for tag in ("svg", "section", "form") for a in page.all(tag)]
         assert all({"aria-labelledby", "aria-label", "aria-hidden"} & set(a) for a in labelled)
+
+
+def test_no_two_headings_of_a_page_are_alike(site: Path, tmp_path: Path) -> None:
+    """Of three evaluations one differs in its seed, two in nothing but their ids."""
+    records = [
+        make_record([True] * 3, {"pgd5": [True] * 3}, seed=seed, id=str(i) * 64)[0]
+        for i, seed in ((1, 0), (2, 0), (3, 1))
+    ]
+    for record in records:
+        publish(tmp_path / "boards", "m", record, card="# m\n\n## Robustness\n")
+    again = build_site(tmp_path / "boards", tmp_path / "site").parent
+    for page in (*pages_of(site), *pages_of(again)):
+        assert len(set(page.headings)) == len(page.headings) > 1
+    (title, *_) = titles_of(read_models(tmp_path / "boards")[0]).values()
+    assert title.startswith("Suite paper, n = 3, attack seed")
+
+
+def test_each_board_has_a_table_and_seeds_share_a_line(tmp_path: Path) -> None:
+    for eps in (4, 32):
+        for seed, count in enumerate((2, 3, 4)):
+            for recipe in ("singleadv", "ensemble2adv"):
+                robust = [image < count + (recipe == "ensemble2adv") for image in range(10)]
+                about = {"recipe": recipe, "seeds": (seed,), "threat": Threat(norm="linf", eps=eps / 255)}
+                record, samples = make_record([True] * 10, {"pgd5": robust}, **about, weights_hash=f"{recipe}{seed}")
+                write(record, samples, tmp_path / "runs" / record.run)
+    page = Page(build_site(tmp_path / "runs", tmp_path / "site"))
+    assert [text for text in page.headings if text.startswith("digits")] == [
+        "digits, linf 4/255",
+        "digits, linf 32/255",
+    ]
+    assert len(page.tables) == 2
+    for table in page.tables:
+        lines = [[text for text, _ in row] for row in table[1:]]
+        assert [line[1].split()[0] for line in lines[::4]] == ["ensemble2adv-digits-tiny", "singleadv-digits-tiny"]
+        assert [line[2] for line in lines] == [
+            *("40.0 ± 10.0", scores_of(3), scores_of(4), scores_of(5)),
+            *("30.0 ± 10.0", scores_of(2), scores_of(3), scores_of(4)),
+        ]
+    assert page.text.count("no operator of a board evaluated it") == 2  # once a table
+
+
+def scores_of(count: int) -> str:
+    """What a cell says of so many of ten images."""
+    return scores(Value(accuracy=count / 10, **dict(zip(("ci_low", "ci_high"), wilson(count, 10), strict=True))))
 
 
 def hostile() -> Record:
@@ -259,7 +307,7 @@ def test_weights_card_and_verification(tmp_path: Path) -> None:
     page = Page(site / model.folder / "index.html")
     assert sha256_file(site / model.folder / "best.safetensors") == model.record.weights_hash
     assert {"best.safetensors", "best.json"} <= {a["href"] for a in page.all("a")}
-    assert "✓ verified by the operator, 2026-01-02: suite paper, n = 1, seed 0" in " ".join(page.text.split())
+    assert "✓ verified by the operator, 2 January 2026: suite paper, n = 1, seed 0" in " ".join(page.text.split())
     assert "hello" in page.text
     (line,) = Page(site / "index.html").rows()
     assert line["Verified"] == ("✓ verified", "verified")
@@ -293,7 +341,7 @@ def test_a_verdict_from_before_names_no_record(tmp_path: Path) -> None:
     assert model.standing.verdict is None
     site = build_site(tmp_path / "boards", tmp_path / "site").parent
     page = Page(site / model.folder / "index.html").text
-    assert "A verdict of 2025-01-02 on these weights names no record" in page
+    assert "A verdict of 2 January 2025 on these weights names no record" in page
     assert "✓ verified" not in page
 
 
@@ -320,7 +368,7 @@ def test_a_recipe_that_is_only_claimed_is_shown_as_claimed(tmp_path: Path) -> No
             text = " ".join(Page(page).text.split())
             assert told in text
             assert ("said to be" in text) == entry.claimed
-        (chart,) = compute_charts([entry_of(model)]) or [None]
+        chart = scatter(*boards_of([entry_of(model)]))
         assert chart is None or all("ensemble2adv" not in label.text for label in chart.labels) == entry.claimed
 
 

@@ -27,8 +27,9 @@ Open = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site of three models and a series over eps."""
+    """A site of three models, one of them with two seeds, and a series over eps."""
     root = build_runs(tmp_path_factory.mktemp("runs"), ("baseline", "singleadv", "ensemble2adv"), n=60)
+    build_runs(root, ("baseline",), n=60, seeds=(1,), points=3)
     build_appendix(root, "ensemble2adv", members=2, n=40)
     return build_site(build_sweep(root, ("singleadv",), n=50), tmp_path_factory.mktemp("out") / "site").parent
 
@@ -74,35 +75,60 @@ def visit(browser: Any, site: Path) -> Iterator[Open]:
     assert not wrong
 
 
-def column(page: Any, number: int) -> list[str]:
-    """What the shown lines of the table say in a column, for machines."""
-    script = f"""[...document.querySelectorAll('.models tbody tr')].filter(row => !row.hidden)
-        .map(row => row.cells[{number}].dataset.value)"""
-    values: list[str] = page.evaluate(script)
+def column(page: Any, number: int, board: str = "digits, linf 8/255") -> list[str]:
+    """What the first rows of a board's shown lines say in a column, for machines."""
+    script = f"""table => [...table.tBodies].filter(body => !body.hidden)
+        .map(body => body.rows[0].cells[{number}].dataset.value)"""
+    values: list[str] = table_of(page, board).locator("table").evaluate(script)
     return values
+
+
+def table_of(page: Any, board: str = "digits, linf 8/255") -> Any:
+    """The table of a board."""
+    return page.get_by_role("region", name=f"Table of {board}", exact=True)
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_a_column_sorts_both_ways(visit: Open, width: int) -> None:
     page = visit(width=width)
+    table = table_of(page)
     for _ in range(2):
-        page.get_by_role("button", name="Robust %").click()
+        table.get_by_role("button", name="Robust %").click()
         found = [float(value) for value in column(page, 2)]
-        way = page.get_by_role("columnheader", name="Robust %").get_attribute("aria-sort")
+        way = table.get_by_role("columnheader", name="Robust %").get_attribute("aria-sort")
         assert found == sorted(found, reverse=way == "descending")
         assert len(set(found)) > 2
     assert way == "ascending"
-    page.get_by_role("button", name="Model").press("Enter")
-    assert column(page, 0) == sorted(column(page, 0))
+    table.get_by_role("button", name="Model").press("Enter")
+    assert column(page, 1) == sorted(column(page, 1))
     assert page.locator("[aria-sort]").count() == 1
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_seeds_open_by_mouse_and_keyboard(visit: Open, width: int) -> None:
+    page = visit(width=width)
+    opener = page.get_by_role("button", name="baseline-digits-tiny")
+    seed = page.get_by_role("link", name="baseline-digits-tiny-s1")
+    assert opener.get_attribute("aria-expanded") == "false"
+    assert not seed.is_visible()
+    opener.press("Enter")
+    assert opener.get_attribute("aria-expanded") == "true"
+    assert seed.is_visible()
+    opener.click()
+    assert not seed.is_visible()
+
+
+def test_a_table_that_goes_on_says_so(visit: Open) -> None:
+    assert visit(width=PHONE).get_by_text("More columns to the right").first.is_visible()
+    assert not visit(width=DESKTOP).get_by_text("More columns to the right").first.is_visible()
 
 
 def test_what_is_missing_comes_last(visit: Open) -> None:
     page = visit()
     page.get_by_label("each attack").check()
-    place = page.locator("thead th").all_inner_texts().index("pgd500")
+    place = table_of(page).locator("thead th").all_inner_texts().index("pgd500")
     for _ in range(2):
-        page.get_by_role("button", name="pgd500").click()
+        table_of(page).get_by_role("button", name="pgd500").click()
         values = column(page, place)
         assert "" in values
         assert values.index("") == len([value for value in values if value])
@@ -112,27 +138,30 @@ def test_what_is_missing_comes_last(visit: Open) -> None:
 def test_filters_and_search_leave_what_fits(visit: Open, width: int) -> None:
     page = visit(width=width)
     count = page.get_by_role("status")
-    assert count.inner_text() == "5 of 5 models"
+    assert count.inner_text() == "6 of 6 models"
     page.get_by_label("Threat").select_option("linf 16/255")
-    assert count.inner_text() == "1 of 5 models"
-    assert page.locator(".charts figure:visible").count() == 1
+    assert count.inner_text() == "1 of 6 models"
+    assert page.locator(".board figure:visible").count() == 1
     page.get_by_label("Threat").select_option("linf 8/255")
-    assert count.inner_text() == "3 of 5 models"
+    assert count.inner_text() == "4 of 6 models"
     page.get_by_label("Search").fill("ENSEMBLE2adv small")
-    assert column(page, 0) == ["ensemble2adv-digits-tiny-s0"]
-    assert page.locator(".charts .point:visible").count() == 1
+    assert column(page, 1) == ["ensemble2adv-digits-tiny-s0"]
+    assert page.locator(".board .point:visible").count() == 0  # the chart is of another suite
+    page.get_by_label("Search").fill("singleadv")
+    assert (count.inner_text(), page.locator(".board .point:visible").count()) == ("1 of 6 models", 1)
+    page.get_by_label("Search").fill("s1")  # of the seeds of a recipe all are shown
+    assert count.inner_text() == "2 of 6 models"
     page.get_by_label("Search").fill("no such model")
-    assert count.inner_text() == "0 of 5 models"
-    page.get_by_label("Search").fill("")
-    page.get_by_label("Verified").select_option("verified")
-    assert count.inner_text() == "0 of 5 models"
+    assert count.inner_text() == "0 of 6 models"
+    assert page.get_by_label("Verified").count() == 0  # nothing to choose: none is
 
 
 def test_each_attack_is_shown_when_asked_for(visit: Open) -> None:
     page = visit()
-    assert not page.get_by_role("columnheader", name="pgd20", exact=True).is_visible()
+    header = table_of(page).get_by_role("columnheader", name="pgd20", exact=True)
+    assert not header.is_visible()
     page.get_by_label("each attack").check()
-    assert page.get_by_role("columnheader", name="pgd20", exact=True).is_visible()
+    assert header.is_visible()
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
@@ -166,7 +195,7 @@ def test_pages_fit_the_screen_and_can_be_read(visit: Open, site: Path, width: in
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         dark = luminance(page, "body", "backgroundColor") < 0.1
         assert dark == (scheme == "dark")
-        for selector in ("body", "a", ".ci", ".about", "thead th", "header p", "footer"):
+        for selector in ("body", "a", ".ci", ".about", "thead th", "header p", "footer", "dd", ".none", "figcaption"):
             assert contrast(page, selector) >= 4.5, selector
 
 

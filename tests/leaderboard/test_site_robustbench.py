@@ -54,6 +54,8 @@ def test_robustbench_stands_in_the_same_table(tmp_path: Path, runs: Path, below:
     assert (plain["source"], plain["forward_passes"], plain["link"]) == ("RobustBench", 2, ENTRY["link"])
     assert adaptive["warnings"] == "unreliable (Why.)"
     page = Page(site / "index.html")
+    boards = [heading for heading in page.headings if "linf" in heading]
+    assert boards == ["digits, linf 8/255", "cifar10, linf 8/255"]  # what was evaluated here stands first
     check_safe(page, site)
     assert "quoted, not evaluated" in page.text
 

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -62,11 +64,26 @@ def test_a_score_is_shown_with_its_interval() -> None:
 
 def test_latex_is_escaped() -> None:
     text = to_latex([TABLE])
-    assert r"\caption{Table. 50 \% of a\_b.}" in text
+    assert r"\caption[{Table}]{Table. 50 \% of a\_b.}" in text
+    assert [line for line in text.splitlines() if line.startswith(r"\label")] == [r"\label{tab:t}"]
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\hline")] == [1, 1, 1, 0]
     assert r"\begin{tabular}{lrr}" in text
     assert r"a\_1 & 50.0 $\pm$ 1.3 & 33.3 [25.0, 45.0] \\" in text
     assert r"b|c & -- & 100.0 \\" in text
     assert text.count("{") == text.count("}")
+
+
+def test_latex_captions_are_short_and_labels_tell_tables_apart() -> None:
+    caption = "digits, linf 8/255, n = 5. Accuracies in percent. More."
+    tables = [
+        replace(TABLE, caption=caption, about={"data_name": "d", "threat": threat})
+        for threat in ("l2 0.5", "linf 8/255")
+    ]
+    text = to_latex([*tables, tables[0]])
+    assert text.count(r"{Table. digits, linf 8/255, n = 5.}") == 3
+    assert text.count(r"{\footnotesize Accuracies in percent. More.}") == 3
+    labels = re.findall(r"\\label\{(.*)\}", text)
+    assert labels == ["tab:t-l2-0-5-1", "tab:t-linf-8-255", "tab:t-l2-0-5-2"]
 
 
 def test_a_row_of_another_length_is_refused() -> None:

@@ -72,7 +72,7 @@ def test_curves_are_averaged_as_records_are(report: Report, runs: Path) -> None:
     assert [line.label for line in panel.lines] == [label for label in LABELS if label != CHANGED[6][1]]
     assert panel.lines[0].y == pytest.approx([MEAN] * 40)
     assert len({line.look for line in panel.lines}) == len(panel.lines)  # no two lines look the same
-    assert "n = 144" in panel.y_label
+    assert "n = 144" in panel.setting
     (panel,) = attack_panels(described(record) for record in find_records(runs))
     assert panel.lines[0].y == pytest.approx([1.0, MEAN])
     assert [line.label for line in panel.lines] == LABELS
@@ -86,10 +86,10 @@ def test_rows_of_doubled_seeds_stay_and_are_named_in_a_note(report: Report, runs
     assert first.startswith("ensemble2adv (again: copy/ensemble2adv-digits-tiny-s1, record 0")
     assert second.endswith("/ensemble2adv-digits-tiny-s2, record f" + second[-8:])
     name, suites = "ensemble2adv-digits-tiny", "suite paper, suite quick, suite quick+mora50, suite strongest"
-    assert [note for note in report.notes if note.startswith("ensemble2adv, seed")] == [
+    assert [note for note in report.notes if note.startswith(("ensemble2adv, seed", "Evaluated"))] == [
         f"ensemble2adv, seed 1: {name}-s1 stands, not counted again: copy/{name}-s1 (curves).",
         f"ensemble2adv, seed 1: {runs.name}/{name}-s1 stands, not counted again: copy/{name}-s1 ({suites}).",
-        f"ensemble2adv, seed 2: {runs.name}/{name}-s2 was evaluated several times ({suites}).",
+        f"Evaluated several times ({suites}): {runs.name}/{name}-s2.",
     ]
     assert sum("of several evaluations of one model the lowest worst case" in note for note in report.notes) == 1
 
@@ -257,7 +257,7 @@ def test_table_2_and_figure_3_average_seeds(tmp_path: Path) -> None:
         assert row[2] == Value(accuracy=pytest.approx(mean(own)), sd=pytest.approx(stdev(own)))
     assert [row[:2] for row in singles.rows] == [("singleadv", of) for of in ("mean of 0, 1, 2", "0", "1", "2")]
     parts, attacks = doubling_panels(records)
-    assert "ensemble2adv, seeds 0, 1, 2" in parts.title
+    assert "ensemble2adv, seeds 0, 1, 2" in parts.setting
     for line, row in zip(parts.lines, averaged.rows, strict=True):
         assert line.label == row[0]
         assert line.band is not None

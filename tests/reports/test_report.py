@@ -19,6 +19,11 @@ from ensemble_bench.reports.figures.figure2 import attack_panels, training_panel
 from ensemble_bench.reports.figures.lines import write_figure
 from ensemble_bench.reports.training_curves import read_curves
 
+NO_VERDICT = (
+    "No verdict on capacity-2, capacity-4, ensembling-alone-2, ensembling-alone-4, members-2, wider-2, wider-4, "
+    "apart-2, apart-4, cause-attacked, cause-learned, cause-interaction: no records of baseline, ensemble2, ensemble4, "
+    "singleadv, doubleadv, quadadv, ensemble4adv, jointattack2adv, jointloss2adv, separate2adv, separate4adv"
+)
 RECIPES = ("singleadv", "doubleadv", "ensemble2adv", "separate2adv")
 TABLES = [f"table1{part}.{suffix}" for part in "abc" for suffix in ("md", "csv", "tex")]
 FIGURES = [f"figure2{part}.{suffix}" for part in "abc" for suffix in ("png", "pdf")]
@@ -57,10 +62,8 @@ def test_everything_is_written_and_named(report: Report) -> None:
     assert [t.name for t in report.tables] == names
     assert report.verdicts == ()  # test_verdicts.py has runs under the suites that decide
     notes = [note.partition(" (")[0] for note in report.notes]
-    assert (
-        notes
-        == ["No verdict under suite quick: no record of a claim's recipe under it."] + ["No verdict on capacity-2"] * 2
-    )  # suite strongest, at two eps
+    assert notes == ["No verdict under suite quick: no record of a claim's recipe under it.", NO_VERDICT]
+    assert report.notes[1].endswith("linf 4/255, suite strongest, test split; and 1 more).")  # at two eps
 
 
 def test_the_page_holds_tables_and_figures(report: Report) -> None:
@@ -159,7 +162,11 @@ def test_two_groups_make_two_tables_and_two_panels(tmp_path: Path) -> None:
         *["beside_paper"] * 4,
     ]
     panels = training_panels(read_curves(tmp_path), "ifgsm5")
-    assert [panel.title for panel in panels] == ["digits, preset small, linf 8/255", "digits, preset tiny, linf 8/255"]
+    settings = [
+        f"digits, preset {preset}, linf 8/255, ifgsm5, validation images, n = 144" for preset in ("small", "tiny")
+    ]
+    assert [panel.setting for panel in panels] == settings
+    assert all(panel.title == f"baseline ends at {100 * panel.lines[0].y[-1]:.1f} %" for panel in panels)
     one, _ = write_figure(panels[:1], tmp_path / "one")
     (two,) = [path for path in report.paths if path.name == "figure2a.png"]
     assert imread(two).shape[0] == 2 * imread(one).shape[0]

@@ -39,8 +39,10 @@ def test_lines_are_the_images_with_wilson_bands_and_means_of_seeds(records: list
     assert [line.label for line in panel.lines] == ["singleadv", "ensemble2adv"]
     assert panel.ticks == (0, 4, 8, 16)
     assert panel.band == "95 % interval or mean ± sd over seeds"
-    assert "strongest" in panel.title
-    assert "n = 60" in panel.y_label
+    assert panel.setting == "digits, preset tiny, linf, suite strongest, test images, n = 60"
+    wins = (panel.lines[1].y > panel.lines[0].y)[1:].sum()
+    best, at = ("ensemble2adv", wins) if wins > 1 else ("singleadv", 3 - wins)
+    assert panel.title == f"{best} withstands most, {'at every eps' if at == 3 else f'at {at} of 3 eps'}"
     single, ensemble = panel.lines
     expected = np.array(list(counts(records, "singleadv", 0).values()))
     assert single.x.tolist() == ensemble.x.tolist() == [0, 4, 8, 16]
@@ -111,4 +113,6 @@ def test_a_model_of_no_training_has_a_curve(records: list[Record]) -> None:
     foreign = [replace(r, model="mine", recipe=None, preset=None, checkpoint=None) for r in own]
     (panel,) = robustness_panels(foreign)
     assert [line.label for line in panel.lines] == ["mine"]
-    assert panel.title == "digits, linf, suite strongest"
+    assert panel.setting.startswith("digits, linf, suite strongest, test images, n = ")
+    first, *_, last = panel.lines[0].y
+    assert panel.title == f"mine falls from {100 * first:.1f} % to {100 * last:.1f} % at eps 16"

@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,10 +15,10 @@ from markupsafe import Markup
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.files import scratch_folder
 from ensemble_bench.leaderboard.site import charts
+from ensemble_bench.leaderboard.site.boards import boards_of
 from ensemble_bench.leaderboard.site.entries import (
     OURS,
     Entry,
-    attack_names,
     describe,
     ranked,
     to_csv,
@@ -26,15 +26,19 @@ from ensemble_bench.leaderboard.site.entries import (
     web_link,
     with_seeds,
 )
+from ensemble_bench.leaderboard.site.looks import recipe_styles
 from ensemble_bench.leaderboard.site.markdown import to_html
-from ensemble_bench.leaderboard.site.models import Model, read_models
+from ensemble_bench.leaderboard.site.models import Model, read_models, titles_of
+from ensemble_bench.leaderboard.site.scatter import scatter
 from ensemble_bench.leaderboard.site.theirs import read_entries
 from ensemble_bench.records import CARRIED
 from ensemble_bench.records.conditions import precision_of, version_of
-from ensemble_bench.records.text import seeds_text
+from ensemble_bench.records.text import day_text, seeds_text
 
 PACKAGE = "ensemble_bench.leaderboard.site"
+DISTRIBUTION = "ensemble-bench"
 INDEX = "index.html"
+PAPER = "https://arxiv.org/abs/1811.09300"
 GENERATOR = '<meta name="generator" content="ensemble-bench">'  # tells a site that may be replaced from other folders
 
 
@@ -63,12 +67,14 @@ def build_site(root: Path, out: Path, *, robustbench: Path | None = None) -> Pat
 def _files(models: Sequence[Model], entries: Sequence[Entry]) -> dict[str, str | Path]:
     """Every file of the site by its path in it: its text, or the file to copy."""
     pages = _environment()
+    boards = boards_of(entries)
     files: dict[str, str | Path] = {
         INDEX: pages.get_template(INDEX).render(
             home="",
             entries=entries,
-            attacks=attack_names(entries),
-            charts=charts.compute_charts(entries),
+            boards=boards,
+            charts={board.id: scatter(board) for board in boards},
+            links=_links(),
         ),
         "leaderboard.csv": to_csv(entries),
         "leaderboard.json": to_json(entries),
@@ -78,10 +84,11 @@ def _files(models: Sequence[Model], entries: Sequence[Entry]) -> dict[str, str |
         files[f"{model.folder}/{INDEX}"] = pages.get_template("model.html").render(
             home="../" * (model.folder.count("/") + 1),
             model=model,
+            titles=titles_of(model),
             charts={record.id: charts.steps_chart(record) for record in model.records},
             eps_chart=charts.eps_chart(model.sweep),
             record_files=records,
-            card=None if model.card is None else to_html(model.card),
+            card=None if model.card is None else to_html(model.card, name=model.name),
         )
         files |= {f"{model.folder}/{path.name}": path for path in model.weights}
         files |= {
@@ -112,6 +119,7 @@ def _environment() -> Environment:
     static = resources.files(PACKAGE) / "static"
     # Inline and named by their hashes: browsers disagree on what 'self' means for a page read from a file.
     style, script = ((static / name).read_text(encoding="utf-8") for name in ("style.css", "table.js"))
+    style += recipe_styles()
     policy = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
     policy |= {"style-src": _source(style), "script-src": _source(script)}
     pages.globals |= {
@@ -120,18 +128,30 @@ def _environment() -> Environment:
         "script": Markup(script),
         "generator": Markup(GENERATOR),
         "ours": OURS,
+        "paper": PAPER,
         "carried": CARRIED,
     }
     pages.filters |= {
         "percent": lambda value: f"{100 * value:.1f}",
         "quantity": charts.quantity,
         "seeds": seeds_text,
+        "day": day_text,
         "describe": describe,
         "precision": precision_of,
         "version": version_of,
         "web_link": web_link,
     }
     return pages
+
+
+def _links() -> list[tuple[str, str]]:
+    """Where the package says that its repository and its documentation are, by name."""
+    try:
+        told = metadata.metadata(DISTRIBUTION).get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        return []
+    links = (text.partition(", ") for text in told)
+    return [(name, link) for name, _, link in links if web_link(link) and link != PAPER]
 
 
 def _source(text: str) -> str:

@@ -25,7 +25,8 @@ class Entry:
     """A line of the table: a model on a data set under a threat, with the worst case of `suite`.
 
     `rank` is its place on its board, or `reasons` say why it has none. `union` is the worst case over all evaluations
-    of the weights, `over_seeds` the mean over `seed_count` models that differ by their seed alone.
+    of the weights, `over_seeds` the mean over `seed_count` models that differ by their seed alone, and have `alike` in
+    common.
     Unknown values are None or empty. `partial` holds the number of images of attacks that cover a part of the `n`.
     `about` stands below the name, `title` is the paper's; `page` is the model's page in the site, `link` one elsewhere.
     `claimed`: the recipe is what the maker of a published model says, and nobody checked.
@@ -56,6 +57,7 @@ class Entry:
     union: Value | None = None
     over_seeds: Value | None = None
     seed_count: int = 1
+    alike: str = ""
     verified: str = ""
     claimed: bool = False
     page: str | None = None
@@ -109,7 +111,8 @@ def with_seeds(models: Sequence[Model]) -> list[Entry]:
         accuracies = list(alike[_alike(model.record)].values())
         spread = mean_sd(accuracies)
         over = None if spread.sd is None or not model.record.seeds else Value(accuracy=spread.mean, sd=spread.sd)
-        entries.append(replace(entry_of(model), over_seeds=over, seed_count=len(accuracies)))
+        shared = "" if over is None else _alike(model.record)
+        entries.append(replace(entry_of(model), over_seeds=over, seed_count=len(accuracies), alike=shared))
     return entries
 
 

@@ -9,14 +9,17 @@ from markupsafe import Markup
 HEADING_BELOW = 2  # the page's own headings
 
 
-def to_html(card: str) -> Markup:
+def to_html(card: str, *, name: str = "") -> Markup:
     """Render a card's Markdown: raw HTML becomes text, links lead to http(s) only, and nothing is loaded.
 
-    A block of metadata at its head (as the Hugging Face Hub reads it) is left out.
+    A block of metadata at its head (as the Hugging Face Hub reads it) is left out, and so is a first heading that says
+    no more than the `name` of the model, which heads the page.
     """
     parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     parser.validateLink = lambda url: url.startswith(("https://", "http://"))  # type: ignore[method-assign]
     tokens = parser.parse(_body(card))
+    if name and len(tokens) > 2 and tokens[0].type == "heading_open" and tokens[1].content.strip() == name:
+        tokens = tokens[3:]  # opened, its text, closed
     for token in _all(tokens):
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(int(token.tag[1]) + HEADING_BELOW, 6)}"

@@ -1,19 +1,22 @@
 """Models of the site: one model on one data set under one threat, with all records that score it there."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ensemble_bench.errors import RecordError
 from ensemble_bench.files import sha256_bytes, sha256_file
+from ensemble_bench.leaderboard.gallery import Gallery, gallery_of
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.model_info import read as read_info
 from ensemble_bench.leaderboard.published import board_of, is_shown, name_of
 from ensemble_bench.leaderboard.ranking import Standing, standings
 from ensemble_bench.leaderboard.verified import Verified, read_verified, verified_file
 from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of, read_samples, withstood
+from ensemble_bench.records.conditions import precision_of, version_of
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
 from ensemble_bench.registry import SUITES
@@ -29,7 +32,8 @@ class Model:
     model, the strongest suite first, those of other checkpoints at the end; `views` those of its parts; `sweep` those
     of one suite over ascending eps (two or more, or none). `standings` say of each of `records` where it stands on its
     board, `standing` of `record`. `union` is the share of the images of `record` that withstood every evaluation of
-    these weights, None where there is one evaluation alone. `folder` is its place in the site. What was published with
+    these weights, None where there is one evaluation alone. `gallery` shows
+    adversarial images of it. `folder` is its place in the site. What was published with
     it: `weights`, the files of the scored checkpoint, `card`, its card in Markdown, `info`, its entry in RobustBench's
     schema, and `verified`, the verdicts on its records.
     """
@@ -43,6 +47,7 @@ class Model:
     standing: Standing
     standings: tuple[Standing, ...]
     union: Value | None = None
+    gallery: Gallery | None = None
     weights: tuple[Path, ...] = ()
     card: str | None = None
     info: ModelInfo | None = None
@@ -62,6 +67,32 @@ def read_models(root: Path) -> list[Model]:
     for record in records:
         groups.setdefault((record.data_name, str(record.threat), name_of(record)), []).append(record)
     return [_model(group, records, stands) for _, group in sorted(groups.items()) if any(r.view is None for r in group)]
+
+
+def titles_of(model: Model) -> dict[str, str]:
+    """Of each record of a model, by its id, a title that no other has."""
+    titles = {record.id: _title(record, model.record) for record in model.records}
+    tellers: tuple[Callable[[Record], str], ...] = (
+        lambda r: f"{r.split} images",
+        lambda r: f"attack seed {r.seed}",
+        lambda r: f"search in {precision_of(r) or 'a precision not recorded'}",
+        lambda r: f"version {version_of(r)} of the suite",
+        lambda r: f"at commit {(r.commit or 'not recorded')[:7]}",
+        lambda r: f"record {r.id[:8]}",
+    )
+    for tell in tellers:
+        for title in [title for title, count in Counter(titles.values()).items() if count > 1]:
+            same = [record for record in model.records if titles[record.id] == title]
+            if len({tell(record) for record in same}) > 1:
+                titles |= {record.id: f"{title}, {tell(record)}" for record in same}
+    return titles
+
+
+def _title(record: Record, first: Record) -> str:
+    """Suite, number of images, and whose weights, where they are not those of the `first` record."""
+    weights = f" ({record.checkpoint} checkpoint)" if record.checkpoint else ""
+    other = f", other weights{weights}" if record.weights_hash != first.weights_hash else ""
+    return f"Suite {record.suite}, n = {record.n:,}{other}"
 
 
 def _key(record: Record) -> str:
@@ -92,6 +123,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mappin
         standing=stands[_key(record)],
         standings=tuple(stands[_key(r)] for r in ordered),
         union=_union(record, same),
+        gallery=gallery_of(same),
         views=tuple(sorted(parts, key=lambda r: (strength(r.suite), -r.n, r.view == "logit", r.view, r.id))),
         sweep=_sweep(record, everything),
         folder="/".join(("models", _safe(record.data_name), record.threat.slug, _safe(name))),

@@ -35,11 +35,12 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
     near = round(255 * info.radius) / 255 if norm == "linf" else 0.0
     threat = Threat(norm=norm, eps=near or info.radius)
     other_eps = "" if threat.eps_text == info.eps else f"eps {info.eps}"
+    venue = info.venue.replace("<br>", " ")  # as some of its entries have it
     note = NamedWarning(name="unreliable", message=info.footnote or "marked so by RobustBench")
     return Entry(
         name=path.name,
         source=THEIRS,
-        about=", ".join(part for part in (THEIRS, info.architecture, info.venue, other_eps) if part),
+        about=", ".join(part for part in (THEIRS, info.architecture, venue, other_eps) if part),
         title=info.name,
         data_name=dataset or info.dataset,
         threat=threat,

@@ -9,7 +9,7 @@ from ensemble_bench.records import AttackResult, Record
 from ensemble_bench.records.text import carried_eps
 from ensemble_bench.registry import split_steps
 from ensemble_bench.reports.alike import Row, rows_of
-from ensemble_bench.reports.figures.lines import Line, Panel, Series
+from ensemble_bench.reports.figures.lines import Line, Panel, Series, leaders
 from ensemble_bench.reports.groups import Scored, group_of, grouped, scored_models
 from ensemble_bench.reports.training_curves import Curve, as_paper, average
 
@@ -26,8 +26,15 @@ def training_panels(curves: Iterable[Curve], metric: str, *, paper: bool = False
             y = mean.accuracy[metric]
             band = _band(y, mean.sd[metric]) if mean.sd else None
             lines.append(Line(label=row.label, look=row.look, x=mean.step, y=y, band=band))
-        y_label = f"{metric} accuracy, validation{f', n = {n}' if n else ''} (%)"
-        panels.append(Panel(title=str(group), x_label="training step", y_label=y_label, lines=tuple(lines)))
+        panels.append(
+            Panel(
+                title=leaders(lines),
+                setting=f"{group}, {metric}, validation images{f', n = {n}' if n else ''}",
+                x_label="training step",
+                y_label=f"accuracy under {metric} (%)",
+                lines=tuple(lines),
+            )
+        )
     return panels
 
 
@@ -51,9 +58,10 @@ def attack_panels(records: Iterable[Record]) -> list[Panel]:
         lines = tuple(_attack_line(row, [_curve(s.record, longest[0]) for s in row.runs]) for row in rows)
         panels.append(
             Panel(
-                title=str(group),
+                title=leaders(lines),
+                setting=f"{group}, {longest[0]}, {longest[1]} images, n = {longest[2]}",
                 x_label=f"steps of {longest[0]}",
-                y_label=f"accuracy, {longest[1]}, n = {longest[2]} (%)",
+                y_label="accuracy (%)",
                 lines=lines,
                 omitted=tuple(sorted({s.run for s in members} - {s.run for s, _ in by_attack[longest]})),
                 scale="symlog" if max(line.x[-1] for line in lines) >= LOG_FROM else "linear",

@@ -1,6 +1,8 @@
 """Panels of lines (accuracies over steps or eps) as PNG and PDF: equal data give equal bytes."""
 
 import io
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +49,12 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "pdf.fonttype": 42,  # text stays text
 }
-WIDTH, HEIGHT = 7.0, 3.6  # inches, of one panel
+WIDTH, HEIGHT = 7.0, 3.7  # inches, of one panel
+BESIDE, LEGEND = 5.4, 2.5  # inches of a panel that stands beside another, and of the one legend for all
+FEW = 12  # points of a line up to which each has a bar; the others lie on a band
+LETTER = 0.085  # inches, about
+MARGIN = 0.7  # inches left of a panel
+DODGE = 0.008  # of the x axis, between two lines with bars
 
 Series = NDArray[np.float64]
 
@@ -69,38 +76,68 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """The lines of one group, with what is measured on them; `omitted` names its runs that were not measured so.
+    """The lines of one group: `title` says what is to be seen, `setting` what was measured, and on what.
 
-    The x axis is "linear" from 0, "symlog" (logarithmic from 1, and 0 beside it) or "log"; the y axis starts at 0 where
-    `from_zero` holds. `band` says what the bands are; `ticks` stand on the x axis, by default where they fit.
+    `omitted` names its runs that were not measured so. The x axis is "linear" from 0, "symlog" (logarithmic from 1, and
+    0 beside it) or "log". `band` says what bands and bars are; `ticks` stand on the x axis where they fit, by default
+    round numbers. `part` heads the lines of this panel in a legend that several share.
     """
 
     title: str
+    setting: str
     x_label: str
     y_label: str
     lines: tuple[Line, ...]
     omitted: tuple[str, ...] = ()
     scale: str = "linear"
-    from_zero: bool = True
     band: str = "mean ± sd over seeds"
     ticks: tuple[float, ...] = ()
+    part: str = ""
+
+
+def leaders(lines: Sequence[Line]) -> str:
+    """Say which line ends highest, at which accuracy, and which comes next."""
+    first, *others = sorted(lines, key=lambda line: -float(line.y[-1]))
+    if not others:
+        return f"{first.label} ends at {_percent(first.y[-1])} %"
+    second = others[0]
+    if _percent(first.y[-1]) == _percent(second.y[-1]):
+        return f"{first.label} and {second.label} end highest, at {_percent(first.y[-1])} %"
+    return f"{first.label} ends highest, at {_percent(first.y[-1])} %; {second.label} at {_percent(second.y[-1])} %"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def write_figure(panels: Sequence[Panel], path: Path, *, columns: int = 1) -> list[Path]:
-    """Draw `panels` row by row and write them to `path` with the suffixes .png and .pdf; return both paths."""
+    """Draw `panels` row by row and write them to `path` with the suffixes .png and .pdf; return both paths.
+
+    The panels of a row share their y axis, and where there are several columns all share one legend.
+    """
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with style.context(["default", STYLE], after_reset=True):  # the user's own settings would change the bytes
         rows = -(-len(panels) // columns)
-        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows), layout="constrained")
+        each, beside = (WIDTH, 0.0) if columns == 1 else (BESIDE, LEGEND)
+        figure = Figure(figsize=(each * columns + beside, HEIGHT * rows), layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for ax, panel in zip(axes, panels, strict=False):
-            _draw(ax, panel)
+        drawn = list[tuple[Panel, Mapping[str, Any]]]()
+        for place, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
+            row = panels[place // columns * columns : (place // columns + 1) * columns]
+            handles = _draw(ax, panel, _limits(row), each)
+            if place % columns:
+                ax.set_ylabel("")
+            if columns == 1:
+                _legend(ax, panel, handles)
+            drawn.append((panel, handles))
         for ax in axes[len(panels) :]:
             ax.remove()
+        if columns > 1:
+            _one_legend(figure, drawn)
         return save_figure(figure, path)
 
 
@@ -116,32 +153,97 @@ def save_figure(figure: "Figure", path: Path) -> list[Path]:
     return written
 
 
-def _draw(ax: "Axes", panel: Panel) -> None:
+def _draw(ax: "Axes", panel: Panel, limits: tuple[float, float], inches: float) -> dict[str, Any]:
+    """Draw the lines, and return what stands for each in a legend."""
     from matplotlib.ticker import MaxNLocator
 
     spare = iter(SPARE * (1 + len(panel.lines) // len(SPARE)))
-    for line in panel.lines:
+    handles = {}
+    for place, line in enumerate(panel.lines):
         colour, dashes = LOOKS.get(line.look) or (next(spare), "-")
-        marker = line.marker if len(line.x) <= 30 else None
-        look: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3}
-        ax.plot(line.x, 100 * line.y, label=line.label, clip_on=False, **look)  # unclipped: 0 % stays visible
+        few = len(line.x) <= FEW
+        x = _beside(panel, line.x, place - (len(panel.lines) - 1) / 2) if few and line.band is not None else line.x
+        look: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": line.marker if few else None}
+        # Unclipped: 0 % stays visible.
+        (handles[line.label],) = ax.plot(x, 100 * line.y, markersize=3.5, clip_on=False, **look)
         if line.band is not None:
             low, high = (np.clip(100 * end, 0, 100) for end in line.band)
-            ax.fill_between(line.x, low, high, color=colour, alpha=0.15, linewidth=0)
-    ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
-    ax.set_ylim(*_limits(panel))
+            if few:
+                ends = np.abs([100 * line.y - low, high - 100 * line.y])
+                ax.errorbar(x, 100 * line.y, ends, fmt="none", ecolor=colour, elinewidth=1.1, capsize=2, clip_on=False)
+            else:
+                ax.fill_between(line.x, low, high, color=colour, alpha=0.13, linewidth=0)
+    title, setting = (
+        _filled(text, inches - MARGIN, size) for text, size in ((panel.title, 10.5), (panel.setting, 8.5))
+    )
+    ax.set_title(title, pad=6 + 11 * len(setting.splitlines()))
+    ax.annotate(setting, (0, 1), (0, 4), "axes fraction", "offset points", fontsize=8.5, color="#555555", va="bottom")
+    ax.set(xlabel=panel.x_label, ylabel=panel.y_label)
+    ax.set_ylim(*limits)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     _scale(ax, panel)
-    legend = ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=2.6, alignment="left")
+    return handles
+
+
+def _filled(text: str, inches: float, points: float) -> str:
+    """`text` in lines of a width, at a size of letters; a number and its sign stay together."""
+    together = re.sub(r" (?=%)| (?==)|(?<==) ", "\u00a0", text)
+    return textwrap.fill(together, round(inches / (LETTER * points / 10.5)), break_on_hyphens=False)
+
+
+def _beside(panel: Panel, x: Series, steps: float) -> Series:
+    """Points moved a little along the axis, so that the bars of lines do not hide each other."""
+    last = max(float(line.x[-1]) for line in panel.lines)
+    if panel.scale == "linear":
+        return x + steps * DODGE * last
+    first = min(float(line.x[0]) for line in panel.lines)
+    return np.asarray(x * (last / max(first, 1.0)) ** (steps * DODGE), dtype=np.float64)
+
+
+def _legend(ax: "Axes", panel: Panel, handles: Mapping[str, Any]) -> None:
+    """A legend beside the lines, in the order in which they end."""
+    ordered = sorted(panel.lines, key=lambda line: -float(line.y[-1]))
+    labels = [line.label for line in ordered]
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "handlelength": 2.6}
+    legend = ax.legend([handles[label] for label in labels], labels, alignment="left", **place)
     if any(line.band is not None for line in panel.lines):
         legend.set_title(panel.band)
 
 
-def _limits(panel: Panel) -> tuple[float, float]:
-    """The ends of the y axis, in percent: 0, or the tens around the data."""
-    top = max(float(100 * line.y.max()) for line in panel.lines)
-    bottom = 0.0 if panel.from_zero else min(float(100 * line.y.min()) for line in panel.lines)
-    return max(0.0, 10 * np.floor(bottom / 10 - 0.2)), min(100.0, 10 * np.ceil(top / 10 + 0.2)) + 0.5
+def _one_legend(figure: "Figure", drawn: Sequence[tuple[Panel, Mapping[str, Any]]]) -> None:
+    """A legend right of all panels, the lines of each part of the figure under its name."""
+    from matplotlib.lines import Line2D
+
+    parts: dict[str, dict[str, Any]] = {panel.part: {} for panel, _ in drawn}
+    # The largest panel has its lines in order; others add what it lacks.
+    for panel, handles in sorted(drawn, key=lambda pair: -len(pair[0].lines)):
+        for label, handle in handles.items():
+            parts[panel.part].setdefault(label, handle)
+    blank = Line2D([], [], linestyle="none")
+    bands = dict.fromkeys(panel.band for panel, _ in drawn if any(line.band is not None for line in panel.lines))
+    entries = [(blank, band) for band in bands]
+    for part, lines in parts.items():
+        entries += [(blank, ""), (blank, part), *((handle, label) for label, handle in lines.items())]
+    figure.legend(*zip(*entries, strict=True), loc="outside right center", handlelength=2.6, alignment="left")
+
+
+def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The ends of the y axis, in percent: the fives around the lines and their bands."""
+    lines = [line for panel in panels for line in panel.lines]
+    ends = [100 * end for line in lines for end in (line.y, *(line.band or ()))]
+    bottom, top = min(float(end.min()) for end in ends), max(float(end.max()) for end in ends)
+    return max(0.0, 5 * np.floor(bottom / 5 - 0.1)), min(100.0, 5 * np.ceil(top / 5 + 0.1)) + 0.5
+
+
+def _apart(ticks: Sequence[float], first: float, last: float) -> list[float]:
+    """The first and the last of ascending `ticks`, and from the left all that have room beside these."""
+    inch = (last - first) / (0.6 * WIDTH) or 1.0
+    kept = [ticks[0], ticks[-1]]
+    for tick in ticks[1:-1]:
+        room = (LETTER * (len(f"{tick:g}") + len(f"{other:g}")) / 2 + LETTER for other in kept)
+        if all(abs(tick - other) >= need * inch for other, need in zip(kept, room, strict=True)):
+            kept.append(tick)
+    return sorted(set(kept))
 
 
 def _scale(ax: "Axes", panel: Panel) -> None:
@@ -152,6 +254,7 @@ def _scale(ax: "Axes", panel: Panel) -> None:
     if panel.scale == "linear":
         ax.set_xlim(0, last * 1.01)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+        ticks = tuple(_apart(ticks, 0.0, last)) if ticks else ()
     elif panel.scale == "symlog":
         ticks = (0, *(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if step <= last))
         ax.set_xscale("symlog", linthresh=1, linscale=0.5)

@@ -244,6 +244,11 @@ def _caption_1a(
             f"interpolated to {POINTS} time-steps, averaged over seeds, mean of the last {LAST} of these."
         )
     elif short := [run for run in runs if len(run.step) < LAST]:
-        yield f"Fewer points: {', '.join(f'{run.run} has {len(run.step)}' for run in short)}."
+        counts: dict[int, list[str]] = {}
+        for run in short:
+            counts.setdefault(len(run.step), []).append(run.run.rpartition("/")[2])
+        every = len(counts) == 1 and len(short) == len(runs)
+        texts = (f"{'all runs' if every else ', '.join(names)} have {n}" for n, names in counts.items())
+        yield f"Fewer points: {'; '.join(texts)}."
     if blackbox is not None:
         yield f"Black box: the last checkpoint on {blackbox} images that fooled all surrogates, not a mean over points."

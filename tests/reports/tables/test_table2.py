@@ -158,7 +158,7 @@ def test_what_has_one_stage_has_one_point_and_other_attacks_none() -> None:
 def test_figure_3_draws_parts_and_attacks(runs: Path) -> None:
     records = find_records(runs)
     panels = doubling_panels(records)
-    assert [panel.title.splitlines()[0] for panel in panels] == [
+    assert [panel.part for panel in panels] == [
         "(a) each part, margin loss",
         "(b) attacks on the ensemble",
     ] * 2
@@ -171,7 +171,7 @@ def test_figure_3_draws_parts_and_attacks(runs: Path) -> None:
         "max-member",
         "clipped-member",
     ]
-    assert "ensemble4adv-digits-tiny-s0, linf 8/255" in parts.title
+    assert "ensemble4adv-digits-tiny-s0, linf 8/255" in parts.setting
     for line in parts.lines:
         view = {"Ensemble": "", "Ensemble (remove softmax)": "#logit"}.get(line.label, f"#member{line.label[-1]}")
         (record,) = [r for r in records if r.model == f"ensemble4adv-digits-tiny-s0/best{view}"]
@@ -179,6 +179,17 @@ def test_figure_3_draws_parts_and_attacks(runs: Path) -> None:
         assert (np.diff(line.y) <= 0).all()
     assert parts.scale == "log"
     assert set(parts.ticks) == {step for line in parts.lines for step in line.x}
+    # Every line holds to the last step of both panels, with an interval at every point.
+    assert {line.x[-1] for panel in (parts, attacks) for line in panel.lines} == {80}
+    for line in (*parts.lines, *attacks.lines):
+        assert line.band is not None
+        assert np.array(line.band).T.tolist() == pytest.approx(np.array([wilson(round(200 * y), 200) for y in line.y]))
+    least = min(attacks.lines, key=lambda line: line.y[-1])
+    assert attacks.title.startswith(f"(b) {least.label}")
+    assert f"{100 * least.y[-1]:.1f} %" in attacks.title
+    ends = {line.label: f"{100 * line.y[-1]:.1f}" for line in parts.lines}
+    members = sorted(end for label, end in ends.items() if label.startswith("Model"))
+    assert parts.title == f"(a) Members alone {members[0]} to {members[-1]} %, the ensemble {ends['Ensemble']} %"
 
 
 def test_figure_3_needs_an_ensemble(tmp_path: Path) -> None:
