@@ -14,6 +14,9 @@ import torch
 
 from ensemble_bench.data import DataSource, open_source
 
+# A fixture of its own file: it is of use to the tests of pages alone.
+pytest_plugins = ("chromium",)
+
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 # Where tests call a network, and so may come out otherwise on another processor …

@@ -73,6 +73,9 @@ def prepared(brief: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "flowers" / split / flower).mkdir(parents=True)
             for i, image in enumerate(random_images(train=80)["train"][0]):
                 Image.fromarray(image.transpose(1, 2, 0)).save(folder / "flowers" / split / flower / f"{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(["train", "ensemble2adv", "--dataset", "folder:flowers"]) == 0
     (folder / "my_package").mkdir()
     (folder / "my_package" / "my_module.py").write_text(
         "import torch\n\n\ndef make_model():\n"

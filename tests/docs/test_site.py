@@ -17,7 +17,18 @@ import reference  # noqa: E402
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(out / "trees"), str(DOCS), str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "--keep-going",
+        "-d",
+        str(out / "trees"),
+        str(DOCS),
+        str(out),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return out
@@ -49,7 +60,7 @@ def test_the_search_needs_no_server(site: Path, browser: Any) -> None:
 def test_every_command_has_its_options(site: Path) -> None:
     text = (site / "command-line.html").read_text(encoding="utf-8")
     assert "--train-attack" in text
-    assert "leaderboard compare" in text
+    assert 'id="ensemble-bench-leaderboard-compare"' in text
 
 
 def test_the_table_of_attacks_is_that_of_the_code() -> None:

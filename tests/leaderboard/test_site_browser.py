@@ -1,6 +1,5 @@
 """The site in a real browser, from file://: sort, filter, search, open a model, download, at two widths."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,6 @@ from synthetic_runs import build_appendix, build_runs, build_sweep
 
 from ensemble_bench.leaderboard.site import build_site
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 DESKTOP, PHONE = 1280, 390
 Open = Callable[..., Any]
 
@@ -32,19 +20,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_runs(root, ("baseline",), n=60, seeds=(1,), points=3)
     build_appendix(root, "ensemble2adv", members=2, n=40)
     return build_site(build_sweep(root, ("singleadv",), n=50), tmp_path_factory.mktemp("out") / "site").parent
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium: the system's, else Playwright's own."""
-    with playwright.sync_playwright() as driver:
-        names = ("chromium", "chromium-browser", "google-chrome", driver.chromium.executable_path)
-        found = next(filter(None, map(shutil.which, names)), None)
-        if found is None:
-            pytest.skip("no Chromium on the PATH nor from Playwright: `make browser` installs one")
-        chromium = driver.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture
