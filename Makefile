@@ -4,6 +4,8 @@
 # make install the set-up alone; the others call it, and it does nothing when nothing has changed
 # make bench   speed side by side with other toolkits, into benchmarks/README.md (half an hour on two idle cores)
 # make docs    the documentation as a site, into docs/_build/html
+# make notebooks
+#              runs the notebooks and stores their outputs in them
 # make browser Chromium for the tests of the pages: by apt-get as root, else Playwright's own for this user
 # make test-machines
 #              the tests that call a network under other instruction sets, thread counts, Pythons and the oldest
@@ -23,7 +25,7 @@ comma := ,
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs bench browser test-machines
+.PHONY: help install demo test lint docs notebooks bench browser test-machines
 
 help:
 	@sed -n '/^[A-Z]/q; s/^# \{0,1\}//p' Makefile
@@ -47,6 +49,9 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(call timed,docs,the documentation as a site$(comma) into docs/_build/html,\
 		$(RUN) -m sphinx -q -W --keep-going docs docs/_build/html $(ARGS))
+
+notebooks: $(VENV)/.installed
+	$(call timed,notebooks,runs the notebooks and stores their outputs,$(RUN) notebooks/execute.py)
 
 bench: $(VENV)/.installed-bench
 	$(call timed,bench,speed side by side with other toolkits,$(RUN) benchmarks/run.py $(ARGS))

@@ -53,7 +53,7 @@ def page() -> str:
 
 
 def summary() -> str:
-    """README's sentence on speed: how many times as long the peers take for PGD-20 on an ensemble, in our best setting."""
+    """README's sentence on speed: how many times as long as we, in our best setting, peers take for PGD-20."""
     found = json.loads((RESULTS / "attack_engine.json").read_text(encoding="utf-8"))
     part = next(part for part in found["parts"] if part["title"].startswith("ensemble2adv"))
     seconds, ours = part["seconds"], part["ours"][-1]

@@ -35,7 +35,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 highlight_language = "default"
 
-# A link to a file beside docs/ leads to the file itself, as it does in the repository; Sphinx would take a .md for a page.
+# In the repository a link to a file beside docs/ leads there; Sphinx would look for a page.
 _BESIDE = re.compile(r"\]\((?:\.\./|plugin-example/)[^)\s]*\)")
 
 

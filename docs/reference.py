@@ -1,8 +1,6 @@
-"""Pages of reference that are rendered from the code: the command line's at every build, the attacks' by
+"""Reference that is rendered from the code: the command line's at every build of the site, the attacks' on demand.
 
-    python docs/reference.py
-
-into docs/attacks.md, which a test compares.
+`python docs/reference.py` writes the table into docs/attacks.md, which a test compares.
 """
 
 from pathlib import Path
@@ -44,6 +42,7 @@ def _climbs(card: registry.AttackCard) -> str:
 
 
 def main() -> None:
+    """Replace the table of docs/attacks.md."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(before + BEGIN + attack_table() + END + rest.partition(END)[2], encoding="utf-8")
 

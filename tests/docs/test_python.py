@@ -19,7 +19,7 @@ NOT_HERE = {
     'model = eb.load("runs/ensemble2adv-cifar10-small-s0")': "AutoAttack on 1,000 images: adapters/test_robustbench.py",
     "info = model_info.from_records(records": "wants a record of autoattack: leaderboard/test_model_info.py",
     'infos = model_info.read_all("model_info")': "wants RobustBench's tables: leaderboard/test_model_info.py",
-    "trainer = eb.adapters.art.EnsembleTrainer(": "a batch of 128 is more than the images here: adapters/test_art_trainer.py",
+    "trainer = eb.adapters.art.EnsembleTrainer(": "wants more images: adapters/test_art_trainer.py",
     "class MyAttack(Attack):": "a part of a class",
 }
 PYTHON = [page for page in PAGES if any(blocks(page, "python"))]

@@ -1,4 +1,4 @@
-"""The documentation's site: it builds without a warning, holds every page, and what is rendered from code is up to date."""
+"""The documentation's site builds without a warning and holds every page; what is rendered from code is up to date."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from pages import DOCS, PAGES, ROOT
 
 sys.path.insert(0, str(DOCS))
 
-import reference  # noqa: E402
+import reference
 
 
 @pytest.fixture(scope="module")
