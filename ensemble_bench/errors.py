@@ -68,3 +68,14 @@ class RecordError(EnsembleBenchError):
 
 class BundleError(EnsembleBenchError):
     """A submission is no bundle, holds what none may hold, or cannot be sent or published."""
+
+
+# What PyTorch says where it is the processor's memory: its error is then a plain RuntimeError.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or the processor, so that a smaller batch may do; torch is not imported."""
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _NO_MEMORY)
+    return isinstance(error, MemoryError)

@@ -46,7 +46,7 @@ def serve(
     ] = 3,
     hours: Annotated[float, typer.Option(help="Time to verify a submission, all attempts together.")] = 24.0,
     memory: Annotated[
-        float | None, typer.Option(help="Memory of the verifier in GiB; by default three quarters of the machine's.")
+        float | None, typer.Option(help="Memory of the verifier in GiB; by default three quarters of what is free.")
     ] = None,
     max_flops: Annotated[
         float, typer.Option(help="FLOPs that verifying a submission may take: passes of all attacks by FLOPs of one.")

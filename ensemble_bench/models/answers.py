@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ensemble_bench.errors import AttackError
+from ensemble_bench.errors import AttackError, is_out_of_memory
 
 
 def answer(module: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch class"]:
@@ -23,11 +23,9 @@ def answer(module: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor,
     """
     try:
         given = module(x.clone())
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
+    except RuntimeError as error:
         own = precision_of(module)
-        if own in (None, x.dtype):
+        if is_out_of_memory(error) or own in (None, x.dtype):
             raise
         with torch.autocast(x.device.type, enabled=False):
             given = module(x.to(own))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ensemble_bench.errors import AttackError
+from ensemble_bench.errors import AttackError, is_out_of_memory
 from ensemble_bench.models import randomised
 from ensemble_bench.models.adapted import AsLogits, OneByOne, Scaled, are_probabilities, factor_for, scales_by_batch
 from ensemble_bench.models.answers import answer
@@ -242,9 +242,9 @@ def _stable(found: Found, model: nn.Module, x: Tensor) -> Found:
             answers = ask()
         except AttackError:
             raise
-        except torch.OutOfMemoryError:  # the batch is too large, for the attacks too, which halve theirs
-            continue
         except Exception as error:  # whatever foreign code does with a batch that it is not made for
+            if is_out_of_memory(error):  # the batch is too large, for the attacks too, which halve theirs
+                continue
             told = " ".join(str(error).split())[:160]
             raise AttackError(f"{_DEPENDS}: asked {how}, it fails: {type(error).__name__}: {told}") from error
         if (moved := _moved(whole[: len(answers)], answers)) > (bound or limit):

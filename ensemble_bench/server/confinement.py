@@ -5,19 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ensemble_bench.data.memory import available
+
 MEMORY_FILE = Path("/proc/self/statm")
 SHARE = 0.75
-"""Of the machine's memory, which the worker may use where nothing else is said."""
+"""Of the memory that is free, in the machine or its container: what the worker may use where nothing else is said."""
 
 
-def memory_of(gigabytes: float | None) -> int | None:
-    """Bytes that the worker may use: so many GiB, by default SHARE of the machine's; None where that is not known."""
-    if gigabytes is not None:
-        return int(gigabytes * 2**30)
-    try:
-        return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return None
+def memory_of(gigabytes: float | None) -> int:
+    """Bytes that the worker may use: so many GiB, by default SHARE of those that are free now."""
+    return int(SHARE * available() if gigabytes is None else gigabytes * 2**30)
 
 
 def flush_denormals() -> None:

@@ -13,13 +13,13 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.locks import held
 from ensemble_bench.server.app import Lifespan, create_app
 from ensemble_bench.server.connections import BACKLOG, Guard, Server, most_connections
-from ensemble_bench.server.lock import hold
 from ensemble_bench.server.logs import limit_logs
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
-from ensemble_bench.server.worker import FREED, LOCK, LONGEST_PAUSE, rebuild, work
+from ensemble_bench.server.worker import FREED, LOCK, LONGEST_PAUSE, SERVICE, rebuild, work
 from ensemble_bench.submissions import price
 
 PAUSE = 1.0
@@ -37,12 +37,12 @@ def serve(
 ) -> None:
     """Serve until interrupted; with no `worker`, submissions wait for a service that has one.
 
-    Raises InvalidValueError where it cannot listen, and when another service runs on the same data.
+    Raises InvalidValueError where it cannot listen, BusyError when another service runs on the same data.
     """
     settings.make_folders()
-    with hold(settings.data / "service.lock", wait=0), _listening(host, port) as listener:
+    with held(settings.data, SERVICE, name="service.lock", wait=0), _listening(host, port) as listener:
         store = Store(settings.store)
-        with hold(settings.data / LOCK, wait=FREED):
+        with held(settings.data, SERVICE, name=LOCK, wait=FREED):
             recover(settings, store)
             rebuild(settings)
         price.load()

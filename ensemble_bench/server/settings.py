@@ -16,8 +16,8 @@ class ServiceSettings:
     `leaderboards` is where it publishes, by default in `data`. `suite`, `n`, `data_dir` and `device` are those of
     submissions.verification.verify. A caller may ask the API `requests_per_minute` times. A submission at which the
     verifier crashes or runs out of memory `attempts` times, or that takes it more than `hours` in all, is refused, and
-    so is one that may take more than `max_flops`. The verifier has `memory` GiB, by default three quarters of the
-    machine's. An owner has at most `max_pending` submissions without a verdict, and may make `max_daily` in 24 hours.
+    so is one that may take more than `max_flops`. The verifier has `memory` GiB, by default three quarters of
+    what is free. An owner has at most `max_pending` submissions without a verdict, and makes `max_daily` in 24 hours.
     At most `max_connections` stand at once (by default as many as there are descriptors for), and of one address
     `connections_per_address`. Raises InvalidValueError for one out of range, UnknownNameError for a suite.
     """

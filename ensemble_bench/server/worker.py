@@ -20,14 +20,15 @@ from typing import TypeVar
 
 from ensemble_bench.errors import BundleError, EnsembleBenchError, RecordError, shortened
 from ensemble_bench.leaderboard.site import build_site
+from ensemble_bench.locks import held
 from ensemble_bench.registry.terms import REFUSED, VERIFIED
 from ensemble_bench.server.confinement import bounded, flush_denormals, memory_of
-from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store, Submission
 from ensemble_bench.submissions.faults import is_of_machine, no_memory
 from ensemble_bench.submissions.format.bundle import read
 
+SERVICE = "service"
 LOCK = "worker.lock"
 FREED = 60.0
 """Seconds within which the worker of a service that was killed has ended."""
@@ -73,7 +74,7 @@ def run(settings: ServiceSettings, judge: Judge) -> None:
     """Let `judge` decide on one submission after another until the service ends."""
     _end_with_parent()
     store = Store(settings.store)
-    with hold(settings.data / LOCK, wait=FREED):
+    with held(settings.data, SERVICE, name=LOCK, wait=FREED):
         # A submission that is under verification now is the one at which the worker before this one ended.
         store.requeue(crashes=1)
         while True:
@@ -129,7 +130,7 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
             work=settings.work / submission.id,
             runs=settings.runs,
             root=settings.root,
-            memory=None if (memory := memory_of(settings.memory)) is None else memory // 2,
+            memory=memory_of(settings.memory) // 2,
         )
         if result.status == VERIFIED:
             _stop_clock()

@@ -1,5 +1,6 @@
 """What a verifier asks a model beside its claims: did it learn the test images, and is it one that is published."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,8 @@ def twin_of(model: nn.Module, name: str, source: DataSource, root: Path, device:
             continue
         try:
             theirs = logits_of(checkpoint.load(path), x, device)
-        except (CheckpointError, AttackError):
+        except (CheckpointError, AttackError) as error:
+            logging.getLogger("ensemble_bench").warning("not compared with %s: %s", other, error)
             continue
         if theirs.shape == own.shape and are_same(own, theirs):
             return other

@@ -3,12 +3,11 @@
 import errno
 from collections.abc import Iterator
 
-from ensemble_bench.errors import BusyError, DataError, RecordError
+from ensemble_bench.errors import BusyError, DataError, RecordError, is_out_of_memory
 
 # A full disk, also by quota or a limit on files; a disk that fails or may not be written to; no more descriptors.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 MACHINE = NO_SPACE | {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 
 
 def is_of_machine(error: BaseException) -> bool:
@@ -27,11 +26,8 @@ def no_space(error: BaseException) -> bool:
 
 
 def no_memory(error: BaseException) -> bool:
-    """Whether memory ran out. PyTorch says so in words, where it is the processor's."""
-    return any(
-        isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and any(word in str(e) for word in _NO_MEMORY))
-        for e in _chain(error)
-    )
+    """Whether memory ran out."""
+    return any(is_out_of_memory(e) for e in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

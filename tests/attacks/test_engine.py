@@ -292,12 +292,14 @@ def test_works_where_the_caller_switched_gradients_off() -> None:
 class Small(nn.Module):
     """A device that holds `room` images at a time."""
 
-    def __init__(self, model: nn.Module, room: int) -> None:
+    def __init__(self, model: nn.Module, room: int, *, processor: bool = False) -> None:
         super().__init__()
-        self.model, self.room = model, room
+        self.model, self.room, self.processor = model, room, processor
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.room:
+            if self.processor:
+                torch.empty(2**50, dtype=torch.uint8)
             raise torch.OutOfMemoryError("no room")
         return self.model(x)
 
@@ -312,6 +314,12 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_verdicts(name: str) -> Non
     assert torch.equal(found.broken, expected.broken)
     assert torch.equal(found.steps, expected.steps)
     assert max(n for n, _ in calls) == 8
+
+
+def test_the_processors_memory_halves_the_batch_too() -> None:
+    model, x, y, _ = linear_images(LINEAR)
+    found = searched(attacks.get("pgd5"), Small(model, 8, processor=True), x, y, LINEAR, batch_size=64)
+    assert torch.equal(found.broken, attacks.get("pgd5").run(model, x, y, LINEAR).broken)
 
 
 def test_out_of_memory_with_gradients_alone_halves_too() -> None:

@@ -22,6 +22,7 @@ from ensemble_bench.data.arrange import nearest_to, statistics
 from ensemble_bench.errors import DataError, InvalidValueError, UnknownNameError
 from ensemble_bench.registry import check_data
 from ensemble_bench.registry.places import place_of
+from ensemble_bench.server.confinement import memory_of
 
 RNG = np.random.default_rng(0)
 Pixels = NDArray[np.uint8]
@@ -194,6 +195,16 @@ def test_images_that_do_not_fit_are_refused_with_their_size(tmp_path: Path, monk
 
 def test_memory_that_is_free_is_a_sensible_number() -> None:
     assert 2**20 < memories.available() < 2**50
+
+
+def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    limit.write_text(f"{3 * 2**20}\n")
+    used.write_text(f"{2**20}\n")
+    monkeypatch.setattr(memories, "LIMITS", ((limit, used),))
+    assert memories.available() == 2 * 2**20
+    assert memory_of(None) == 1.5 * 2**20
+    assert memory_of(0.5) == 2**29
 
 
 def test_mean_and_deviation_are_those_of_the_pixels() -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.server.lock import hold
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 
@@ -102,17 +101,6 @@ def test_a_name_has_one_owner(store: Store) -> None:
     store.give_name("m", "alice")
     store.give_name("m", "bob")
     assert store.owner_of("m") == "alice"
-
-
-def test_a_lock_is_held_once(tmp_path: Path) -> None:
-    with (
-        hold(tmp_path / "lock", wait=0),
-        pytest.raises(InvalidValueError, match="another service"),
-        hold(tmp_path / "lock", wait=0),
-    ):
-        pass
-    with hold(tmp_path / "lock", wait=0):
-        pass
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

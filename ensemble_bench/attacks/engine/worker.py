@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.engine.state import State, select
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import InvalidValueError, is_out_of_memory
 from ensemble_bench.models.calling import gradient, judge_of, logits_of, verdict
 from ensemble_bench.models.ensemble import Ensemble, as_ensemble
 from ensemble_bench.models.randomised import calls_of
@@ -45,8 +45,8 @@ class Worker:
                 starts = range(0, max(rows, 1), self.batch_size)
                 parts = [f(slice(a, min(a + self.batch_size, rows))) for a in starts]
                 return tuple(torch.cat(column) for column in zip(*parts, strict=True))
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not is_out_of_memory(error):
                     raise
             # Outside the handler, whose traceback keeps the tensors of the failed batch alive.
             self.batch_size = (self.batch_size + 1) // 2

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ensemble_bench import randomness
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.engine import Attack, Counted
-from ensemble_bench.errors import AttackError, EnsembleBenchError, InvalidValueError, UnknownNameError
+from ensemble_bench.errors import AttackError, EnsembleBenchError, InvalidValueError, UnknownNameError, is_out_of_memory
 from ensemble_bench.models import calling
 from ensemble_bench.models.calling import verdict
 from ensemble_bench.threat import ThreatModel
@@ -113,13 +113,13 @@ class External(Attack):
         try:
             with _seeded(seed), torch.enable_grad():
                 found = run(self.attack, seen, given, y.clone(), threat, self.arguments, classes=classes, seed=seed)
-        except torch.OutOfMemoryError:
-            raise  # the worker halves the batch
         except AttackError as error:
             raise AttackError(f"{self.name}: {error}") from error
         except EnsembleBenchError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise  # the worker halves the batch
             said = " ".join(str(error).split())
             raise AttackError(f"{self.name}: {type(error).__name__}: {said}") from error
         try:
