@@ -32,8 +32,8 @@ def evaluate(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, package.module:attribute (runs your "
-            "own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
+            help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME or "
+            "hf:FOLDER, package.module:attribute (runs your own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
             "every checkpoint under --runs, of a run's checkpoints of equal weights only the first of averaged, best, "
             "last.",
             show_default=False,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.evaluation.trust.recapture import recapture
 from ensemble_bench.files import clear_leftovers, sha256_bytes, write_atomic
 from ensemble_bench.locks import LOCK, held
+from ensemble_bench.models.called import as_module
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     ADVERSARIAL_PREDICTION,
@@ -90,7 +91,7 @@ class Result:
 
 @torch.inference_mode(False)
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Callable[..., Any],
     *,
     dataset: str | None = None,
     data: Any = None,
@@ -109,7 +110,7 @@ def evaluate(
     save_images: str | Path | None = None,
     progress: Progress = silent,
 ) -> Result:
-    """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
+    """Score `model`, any module or function that maps images in [0, 1] to logits, with a suite on the first `n` images.
 
     The images are those of a `dataset` by name (default: digits), or `data`: a DataSource, or (x, y), images in [0, 1]
     or of uint8 and labels, arrays or tensors, which `dataset` may give a name in records. `suite` is a name, a `Suite`
@@ -125,8 +126,7 @@ def evaluate(
     or a model whose logits are not finite.
     """
     chosen, objects = chosen_suite(suite)
-    if not isinstance(model, nn.Module):
-        raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
+    model = as_module(model)
     if threat is not None:
         check_kind("threat", threat, ThreatModel)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task, validate
 from ensemble_bench.errors import AttackError, check_kind
+from ensemble_bench.models.called import as_module
 from ensemble_bench.models.entry import entered_once
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.threat import ThreatModel
@@ -48,7 +49,8 @@ class Attack(ABC):
 
         Of a model that answers at random an image is broken when most of many draws are wrong.
         """
-        for what, value, kind in (("model", model, nn.Module), ("x", x, Tensor), ("y", y, Tensor)):
+        model = as_module(model)
+        for what, value, kind in (("x", x, Tensor), ("y", y, Tensor)):
             check_kind(what, value, kind)
         check_kind("threat", threat, ThreatModel)
         with torch.inference_mode(False):
