@@ -90,7 +90,7 @@ class Preprocessing:
 
 
 class Classifier(nn.Module):
-    """A classifier of transformers from images in [0, 1] to logits, its classes in another `order` where one is given."""
+    """A classifier of transformers from images in [0, 1] to logits, in another `order` of classes if one is given."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing, order: list[int] | None = None) -> None:
         super().__init__()

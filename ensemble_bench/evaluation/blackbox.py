@@ -206,7 +206,8 @@ def _exists(path: Path, wanted: Mapping[str, Any], progress: Progress) -> bool:
         return False
     try:
         found = read_blackbox_info(path)
-        if different := differences(wanted, found):
+        # What the data are says their hash; they may have been moved.
+        if different := differences({k: v for k, v in wanted.items() if k != "dataset"}, found):
             raise InvalidValueError(f"{path} is another black-box set ({different[0]}): choose another --out")
         load_blackbox(path)
     except DataError as error:

@@ -108,6 +108,7 @@ def evaluate(
     precision: str = "auto",
     compile: bool | None = None,
     save_images: str | Path | None = None,
+    name: str | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Score `model`, any module or function that maps images in [0, 1] to logits, with a suite on the first `n` images.
@@ -122,10 +123,16 @@ def evaluate(
     float32. `compile` compiles what proposes, by default on CUDA alone. With `out` the record
     and samples.parquet are written there, and an evaluation that was killed goes on where it stopped. `device`
     defaults to the model's own. `save_images` is a .safetensors file for the adversarial images in float32, or a folder
-    for PNG files of them rounded to 8 bits. Raises EnsembleBenchError for bad values, an attack that breaks the rules,
+    for PNG files of them rounded to 8 bits. `name` is what the record calls the model (default: the run that it was
+    loaded from, else "model"). Raises EnsembleBenchError for bad values, an attack that breaks the rules,
     or a model whose logits are not finite.
     """
     chosen, objects = chosen_suite(suite)
+    if isinstance(model, str | Path):
+        raise InvalidValueError(f"model is {str(model)!r}: eb.load makes a model of a name, eb.evaluate(eb.load(…))")
+    if isinstance(model, list | tuple):
+        told = "eb.Ensemble joins several, and a loop scores one after the other"
+        raise InvalidValueError(f"model is a {type(model).__name__}: expected one torch.nn.Module; {told}")
     model = as_module(model)
     if threat is not None:
         check_kind("threat", threat, ThreatModel)
@@ -133,7 +140,7 @@ def evaluate(
     source = open_source(dataset or "digits", data_dir) if data is None else given_source(data, dataset, pair=TEST)
     images = images_of(source, split, n)
     plan = EvaluationPlan(
-        subject=subjects.in_memory(model, images),
+        subject=subjects.in_memory(model, images, name),
         source=source,
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
