@@ -146,8 +146,8 @@ def _estimator(
     **settings: Any,
 ) -> Any:
     architecture = getattr(getattr(model, "info", None), "architecture", None)
-    shape = input_shape or getattr(architecture, "image_shape", None)
-    classes = nb_classes or getattr(architecture, "classes", None)
+    shape = getattr(architecture, "image_shape", None) if input_shape is None else input_shape
+    classes = getattr(architecture, "classes", None) if nb_classes is None else nb_classes
     if shape is None or classes is None:
         raise InvalidValueError(
             "input_shape and nb_classes are missing: a model that was not loaded from a checkpoint needs both, "

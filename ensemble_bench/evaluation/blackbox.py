@@ -13,7 +13,7 @@ from ensemble_bench import attacks, data
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, read_blackbox_info, save_blackbox
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource, ImageSet
-from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError, check_whole
+from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError, check_whole, takes
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.files import clear_leftovers
 from ensemble_bench.locks import LOCK, held
@@ -77,6 +77,7 @@ def surrogate_folder(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix(SUFFIX)}-surrogates")
 
 
+@takes
 def build(
     dataset: str | DataSource = "digits",
     *,

@@ -16,7 +16,7 @@ from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Budget, GradientAttack
 from ensemble_bench.data import DataSource, open_source
 from ensemble_bench.data.given import given_source
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import AttackError, InvalidValueError, takes
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.plan import source_of, threat_of
 from ensemble_bench.evaluation.request import images_of
@@ -34,6 +34,7 @@ from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
 
+@takes
 def diagnose(
     model: str | Path | nn.Module,
     *,

@@ -15,7 +15,7 @@ from torch import nn
 from ensemble_bench.attacks import Attack
 from ensemble_bench.data import open_source
 from ensemble_bench.data.given import given_source
-from ensemble_bench.errors import InvalidValueError, check_kind
+from ensemble_bench.errors import InvalidValueError, check_kind, takes
 from ensemble_bench.evaluation import images as adversarial
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.job import Bools, Carried
@@ -89,6 +89,7 @@ class Result:
         return self.record.warnings
 
 
+@takes
 @torch.inference_mode(False)
 def evaluate(
     model: nn.Module | Callable[..., Any],
@@ -129,7 +130,8 @@ def evaluate(
     """
     chosen, objects = chosen_suite(suite)
     if isinstance(model, str | Path):
-        raise InvalidValueError(f"model is {str(model)!r}: eb.load makes a model of a name, eb.evaluate(eb.load(…))")
+        told = f"model is a {type(model).__name__}, {str(model)!r}: expected a torch.nn.Module"
+        raise InvalidValueError(f"{told}; eb.load makes one of a name")
     if isinstance(model, list | tuple):
         told = "eb.Ensemble joins several, and a loop scores one after the other"
         raise InvalidValueError(f"model is a {type(model).__name__}: expected one torch.nn.Module; {told}")
@@ -161,6 +163,7 @@ def evaluate(
     return _run(plan, None if out is None else Path(out))
 
 
+@takes
 def evaluate_checkpoints(
     models: Sequence[str | Path] | None = None,
     *,
@@ -196,6 +199,9 @@ def evaluate_checkpoints(
     and a record without images is made again. Raises as `evaluate` and `load`, and CheckpointError when there is
     nothing to score.
     """
+    sizes = () if eps is None else tuple(eps) if isinstance(eps, Sequence) else (eps,)
+    for size in sizes:
+        ThreatModel(eps=size, norm="l2")  # whatever the norm will be: it refuses what is no number
     request = Request(
         models=None if models is None else tuple(models),
         runs=runs,
@@ -206,7 +212,7 @@ def evaluate_checkpoints(
         seed=seed,
         split=split,
         norm=norm,
-        eps=None if eps is None else tuple(eps) if isinstance(eps, Sequence) else (eps,),
+        eps=sizes or None,
         arch=arch,
         normalise=normalise,
         model_dir=model_dir,

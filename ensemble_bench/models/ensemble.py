@@ -39,14 +39,14 @@ class Ensemble(nn.Module):
     ) -> None:
         super().__init__()
         one = isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList)  # a Sequential is iterable, too
-        if one or not isinstance(members, Iterable):
+        if one or isinstance(members, Tensor) or not isinstance(members, Iterable):
             raise InvalidValueError(f"members is a {type(members).__name__}: expected a list of torch.nn.Modules")
         members = [as_module(member, "a member") for member in members]
         if not members:
             raise InvalidValueError("an ensemble needs at least one member, it got none")
         if gate is not None:
             gate = as_module(gate, "gate")
-        if aggregation not in AGGREGATIONS:
+        if not isinstance(aggregation, str) or aggregation not in AGGREGATIONS:
             raise UnknownNameError("aggregation", aggregation, AGGREGATIONS)
         self.members = nn.ModuleList(members)
         self.gate = gate

@@ -16,7 +16,7 @@ from torch import nn
 
 from ensemble_bench import data, registry
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError, UnknownNameError
+from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError, UnknownNameError, takes
 from ensemble_bench.models import checkpoint, state_dict
 from ensemble_bench.models.architecture import Architecture, CheckpointInfo
 from ensemble_bench.models.build import skeleton
@@ -57,6 +57,7 @@ class ModelSource:
         return model
 
 
+@takes
 def load(
     source: str | Path,
     *,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import InvalidValueError, takes
 from ensemble_bench.records import Record, find_records, read_record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, holm, paired, seed_variance
 from ensemble_bench.records.store import RECORD_FILE
@@ -79,8 +79,12 @@ def records_at(models: Iterable[Any], *, runs: str | Path = "runs") -> list[Reco
     names the record itself; those of a model from elsewhere lie under `runs`. Each counts once. Raises RecordError for
     a broken record; InvalidValueError where there are none, and for a record that is kept nowhere.
     """
-    if isinstance(models, str | Path | Record) or not isinstance(models, Iterable):
-        raise InvalidValueError(f"models is a {type(models).__name__}: expected a list of runs, records or results")
+    try:
+        models = [] if isinstance(models, str | Path | Record) else list(models)
+    except TypeError:
+        models = []
+    if not models:
+        raise InvalidValueError("models are none: expected a list of runs, records or results of evaluations")
     found: dict[Path, Record] = {}
     for model in models:
         record = getattr(model, "record", model)
@@ -99,8 +103,8 @@ def records_at(models: Iterable[Any], *, runs: str | Path = "runs") -> list[Reco
             path = models_folder(Path(runs), str(model))
         if not path.exists():
             raise InvalidValueError(
-                f"{model}: no run, record or folder of these, nor a model with records under {runs}: "
-                f"`ensemble-bench evaluate {model}` makes them"
+                f"{model} does not exist, nor are there records of a model of that name under {runs}: expected a run, "
+                "a record, a folder of these, or the name that a model was evaluated by"
             )
         named = path.is_file() or (path / RECORD_FILE).is_file()
         records = [read_record(path)] if named else headline_models(find_records(path))
@@ -110,6 +114,7 @@ def records_at(models: Iterable[Any], *, runs: str | Path = "runs") -> list[Reco
     return list(found.values())
 
 
+@takes
 def compare(models: Iterable[Any], *, suite: str | None = None, runs: str | Path = "runs") -> Comparison:
     """Compare every two rows of models that were attacked alike, under `suite` or each that there is.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench import registry
-from ensemble_bench.errors import BundleError, RecordError
+from ensemble_bench.errors import BundleError, RecordError, takes
 from ensemble_bench.files import new_folder, scratch_folder, write_atomic
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
@@ -26,6 +26,7 @@ from ensemble_bench.submissions.format.limits import Limits
 ZIP = ".zip"
 
 
+@takes
 def bundle(
     run: str | Path | Ensemble,
     *,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource, open_source
 from ensemble_bench.data.given import given_source
-from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.errors import AttackError, InvalidValueError, takes
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.entry import IMAGES, entered_once
@@ -38,6 +38,7 @@ from ensemble_bench.training.state import TrainingState
 BATCH_NORM_STEPS = 50
 
 
+@takes
 def train(
     recipe: str | Recipe,
     *,

@@ -297,7 +297,7 @@ def test_errors_name_the_value_and_what_was_expected(tmp_path: Path) -> None:
         diagnose(along(torch.ones(64)), dataset="digits")
     with pytest.raises(InvalidValueError, match="does not say what it was trained on: pass dataset"):
         diagnose(model)
-    with pytest.raises(CheckpointError, match=r"best\.safetensors: does not say what it was trained on"):
+    with pytest.raises(CheckpointError, match=r"bare: does not say what it was trained on"):
         diagnose(save(tmp_path / "bare"))
     with pytest.raises(InvalidValueError, match=r"norm is 'l2'.*give eps"):
         diagnose(model, dataset="digits", norm="l2")

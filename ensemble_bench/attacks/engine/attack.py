@@ -52,11 +52,13 @@ class Attack(ABC):
         model = as_module(model)
         for what, value, kind in (("x", x, Tensor), ("y", y, Tensor)):
             check_kind(what, value, kind)
+        if ids is not None:
+            check_kind("ids", ids, Tensor)
         check_kind("threat", threat, ThreatModel)
         with torch.inference_mode(False):
             # What was made in inference mode takes part in no gradient; a copy does.
             x, y = (t.clone() if t.is_inference() else t for t in (x, y))
-            ids = torch.arange(len(x)) if ids is None else ids.cpu()
+            ids = torch.arange(x.shape[:1].numel()) if ids is None else ids.cpu()
             validate(x, y, ids)
             budget = Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device)
             entered = entered_once(model, x)

@@ -145,7 +145,7 @@ def check_name(name: str) -> str:
 
 
 def can_claim(record: Record, limits: Limits) -> bool:
-    """Whether others can repeat it: of a whole model, on test images that others have, by attacks run from their name."""
+    """Whether others can repeat it: of a whole model, on images that they have, too, by attacks run from their name."""
     if record.view is not None or record.split != TEST or record.attack(CARRIED) is not None:
         return False
     if record.dataset not in registry.names("data set"):
