@@ -33,6 +33,8 @@ from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
+IMAGES = 200
+
 
 @takes
 def diagnose(
@@ -42,7 +44,7 @@ def diagnose(
     data: Any = None,
     data_dir: str | Path | None = None,
     split: str = "test",
-    n: int | None = 200,
+    n: int | None = IMAGES,
     norm: str | None = None,
     eps: float | None = None,
     attack: str | Attack = "margin20",
@@ -55,6 +57,8 @@ def diagnose(
     progress: Progress = silent,
 ) -> Diagnosis:
     """Compare the members of an ensemble with each other and with the whole on the first `n` images; None: all.
+
+    By default these are 200, or all where there are fewer.
 
     `model` is an `Ensemble`, or what `load` takes, with its `arch`, `normalise` and `model_dir`: a run, or models of
     any kind joined by plus signs. Data set and threat model default to those of the training; `data` and `attack` may
@@ -79,7 +83,8 @@ def diagnose(
     if not isinstance(whole, Ensemble) or len(whole.members) < 2:
         shown = type(model).__name__ if isinstance(model, nn.Module) else str(model)
         raise InvalidValueError(f"{shown} has one member: diagnose compares members, of an ensemble or of A+B")
-    images = images_of(source, split, n)
+    images = images_of(source, split, None)
+    images = images if n is None or len(images) <= n == IMAGES else images.first(n)
     own = next((p.device for p in whole.parameters()), torch.device("cpu"))
     where = own if device is None and isinstance(model, nn.Module) else resolve_device(device)
     subject = replace(subject, model=whole).enter(images, where)
@@ -309,7 +314,8 @@ def _accuracy(bench: _Bench, who: str, model: nn.Module) -> Iterator[Finding]:
     wrong, _ = engine.Worker(model, bench.budget.batch_size).decide(bench.x, bench.y)
     rows = (~wrong).nonzero()[:, 0]
     robust = ~wrong
-    robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken
+    if len(rows):  # some networks fail on no images at all
+        robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken
     yield _mean("clean_accuracy", who, values=~wrong)
     yield _mean("robust_accuracy", who, values=robust)
 
