@@ -103,7 +103,7 @@ def takes(function: _Function) -> _Function:
         try:
             given = inspect.signature(function).bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidValueError(f"{function.__name__}: {error}") from None
+            raise InvalidValueError(f"{function.__qualname__.rpartition('<locals>.')[2]}: {error}") from None
         for name, value in given.arguments.items():
             if name in kinds:
                 given.arguments[name] = _checked(name, value, kinds[name])

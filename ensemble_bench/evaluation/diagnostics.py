@@ -84,7 +84,7 @@ def diagnose(
         shown = type(model).__name__ if isinstance(model, nn.Module) else str(model)
         raise InvalidValueError(f"{shown} has one member: diagnose compares members, of an ensemble or of A+B")
     images = images_of(source, split, None)
-    images = images if n is None or len(images) <= n == IMAGES else images.first(n)
+    images = images if n is None or (n == IMAGES and len(images) <= n) else images.first(n)
     own = next((p.device for p in whole.parameters()), torch.device("cpu"))
     where = own if device is None and isinstance(model, nn.Module) else resolve_device(device)
     subject = replace(subject, model=whole).enter(images, where)
