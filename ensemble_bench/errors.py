@@ -96,12 +96,13 @@ def takes(function: _Function) -> _Function:
     a name is expected passes: whoever takes it says which there are. NumPy's numbers become Python's, as records are
     JSON.
     """
-    kinds = {name: found for name, p in inspect.signature(function).parameters.items() if (found := _kinds(p))}
+    signature = inspect.signature(function)
+    kinds = {name: found for name, p in signature.parameters.items() if (found := _kinds(p))}
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         try:
-            given = inspect.signature(function).bind(*args, **kwargs)
+            given = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise InvalidValueError(f"{function.__qualname__.rpartition('<locals>.')[2]}: {error}") from None
         for name, value in given.arguments.items():

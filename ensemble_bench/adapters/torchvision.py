@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn
             raise InvalidValueError(f"{source} tells {told} classes apart, the data set has {classes}")
         check_download(source, weights.url)
     try:
-        with seeded(), weights_only(), contextlib.redirect_stdout(sys.stderr):
+        with seeded(), weights_only(), contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of how it draws weights, which no user can mend
             network = torchvision.models.get_model(short, weights=None if random else weights, num_classes=classes)
     except Exception as error:  # whatever a download or a damaged file leads to
         raise CheckpointError(f"{source}: {reason(error)}") from error

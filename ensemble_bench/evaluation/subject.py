@@ -140,11 +140,9 @@ def name_of(path: Path) -> str:
 
 
 def in_memory(model: nn.Module, images: ImageSet, name: str | None = None) -> Subject:
-    """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own by `name`."""
-    if name is None and isinstance(model, Ensemble) and model.info is not None and checkpoint.is_unchanged(model):
-        return Subject(
-            name=name_of(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info
-        )
+    """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own; by `name`."""
+    if isinstance(model, Ensemble) and (info := model.info) is not None and checkpoint.is_unchanged(model):
+        return Subject(name=name or name_of(info.path), weights_hash=info.weights_hash, model=model, info=info)
     shape = tuple(images.images.shape[1:])
     try:
         logits = _answers(model, shape)
