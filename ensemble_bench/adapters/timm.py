@@ -90,14 +90,19 @@ def _pretrained(name: str) -> Any:
 
 def _create(name: str, **settings: Any) -> Any:
     _check(name)
-    try:
-        with weights_only(), contextlib.redirect_stdout(sys.stderr):
-            return _timm().create_model(name, **settings)
-    except Exception as error:  # whatever a download, a damaged file or an argument leads to
-        told = reason(error)
-        if "pip install huggingface_hub" in told:  # what it says of a huggingface_hub that is too new for it, too
-            told = f"timm {_timm().__version__} finds no huggingface_hub that it can use: install 'huggingface_hub<2'"
-        raise CheckpointError(f"timm:{name}: {told}") from error
+    # Of a name on the hub not even the architecture is known here.
+    reached = hub() if name.startswith(HUB) and not settings["pretrained"] else contextlib.nullcontext("")
+    with reached as silent:
+        try:
+            with weights_only(), contextlib.redirect_stdout(sys.stderr):
+                return _timm().create_model(name, **settings)
+        except Exception as error:  # whatever a download, a damaged file or an argument leads to
+            told = f"{silent} does not answer" if silent else reason(error)
+            if "pip install huggingface_hub" in told:  # what it says of one that is too new for it, too
+                told = (
+                    f"timm {_timm().__version__} finds no huggingface_hub that it can use: install 'huggingface_hub<2'"
+                )
+            raise CheckpointError(f"timm:{name}: {told}") from error
 
 
 def _check(name: str) -> None:

@@ -52,6 +52,12 @@ def test_weights_that_cannot_be_had_are_one_line_with_a_remedy(
     assert "\n" not in str(told.value)
 
 
+def test_a_name_on_the_hub_needs_the_hub_for_its_architecture_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "answers", lambda _: False)
+    with pytest.raises(CheckpointError, match=r"^timm:hf-hub:no/such: https://.* does not answer$"):
+        eb.load("timm:hf-hub:no/such?random")
+
+
 def test_random_weights_fit_the_data_and_are_the_same_every_time(digits: DataSource) -> None:
     x = torch.rand(2, 1, 32, 32)
     sized = DataSource(**{**vars(digits), "image_shape": (1, 32, 32)})
