@@ -98,9 +98,7 @@ def records_at(models: Iterable[Any], *, runs: str | Path = "runs") -> list[Reco
         if not isinstance(model, str | Path):
             told = type(model).__name__
             raise InvalidValueError(f"a model is a {told}: expected a run, a record or the result of an evaluation")
-        path = Path(model)
-        if not path.exists():
-            path = models_folder(Path(runs), str(model))
+        path = _place_of(model, Path(runs))
         if not path.exists():
             raise InvalidValueError(
                 f"{model} does not exist, nor are there records of a model of that name under {runs}: expected a run, "
@@ -112,6 +110,13 @@ def records_at(models: Iterable[Any], *, runs: str | Path = "runs") -> list[Reco
             raise InvalidValueError(f"{path} holds no record: `ensemble-bench evaluate` makes them")
         found |= {record.path.resolve(): record for record in records if record.path is not None}
     return list(found.values())
+
+
+def _place_of(model: str | Path, runs: Path) -> Path:
+    """A path with records, or else where those of the model lie that is named so: it may be a path without any."""
+    path, home = Path(model), models_folder(runs, str(model))
+    has_records = path.suffix == ".json" if path.is_file() else next(path.rglob(RECORD_FILE), None) is not None
+    return path if has_records or not home.exists() else home
 
 
 @takes
