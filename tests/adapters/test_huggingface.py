@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,24 @@ def test_a_folder_needs_no_prefix_and_gradients_reach_images_of_any_size(convnex
     assert describe(convnext).text == str(convnext)
 
 
+def test_what_the_hub_left_in_its_cache_needs_no_network(
+    vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "answers", lambda _: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository, commit = tmp_path / "models--owner--name", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(vit, repository / "snapshots" / commit)
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = eb.load(vit)(x)
+        for name in ("owner/name", "owner/name@main"):
+            assert torch.equal(eb.load(f"hf:{name}")(x), expected)
+    with pytest.raises(CheckpointError, match="hf:owner/name@v2: is no folder, not in the hub's cache"):
+        eb.load("hf:owner/name@v2")
+
+
 def test_classes_in_another_order_are_put_in_that_of_the_data(
     vit: Path, source: DataSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,7 +164,7 @@ def test_what_cannot_be_loaded_is_one_line(
     vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, message: str
 ) -> None:
     monkeypatch.setattr(weights, "answers", lambda _: False)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "model"
     folder.mkdir()
     for file in vit.iterdir():
