@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ensemble_bench import adapters, attacks, data, losses
+    from ensemble_bench.evaluation.diagnostics import diagnose
     from ensemble_bench.evaluation.runner import evaluate
     from ensemble_bench.models.ensemble import Ensemble
     from ensemble_bench.models.sources import load
     from ensemble_bench.registry import Recipe, Suite
+    from ensemble_bench.reports.comparison import compare
+    from ensemble_bench.submissions.bundling import bundle
     from ensemble_bench.threat import ThreatModel
     from ensemble_bench.training.trainer import train
 
@@ -27,7 +30,10 @@ __all__ = [
     "ThreatModel",
     "adapters",
     "attacks",
+    "bundle",
+    "compare",
     "data",
+    "diagnose",
     "evaluate",
     "load",
     "losses",
@@ -39,6 +45,9 @@ _HOMES = {
     "Recipe": "ensemble_bench.registry",
     "Suite": "ensemble_bench.registry",
     "ThreatModel": "ensemble_bench.threat",
+    "bundle": "ensemble_bench.submissions.bundling",
+    "compare": "ensemble_bench.reports.comparison",
+    "diagnose": "ensemble_bench.evaluation.diagnostics",
     "evaluate": "ensemble_bench.evaluation.runner",
     "load": "ensemble_bench.models.sources",
     "train": "ensemble_bench.training.trainer",

@@ -14,6 +14,10 @@ def shortened(text: str) -> str:
 class EnsembleBenchError(Exception):
     """Base of every error that a user can mend; the command line prints it as one line and exits with 2."""
 
+    def __init__(self, message: str = "") -> None:
+        # What it quotes, an array or another library's words, may have several lines.
+        super().__init__(" ".join(message.split()) if "\n" in message else message)
+
 
 class InvalidValueError(EnsembleBenchError, ValueError):
     """A value is out of its range or of the wrong kind."""

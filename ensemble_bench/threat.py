@@ -29,9 +29,9 @@ class ThreatModel(Threat):
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
+        if not isinstance(self.norm, str) or self.norm not in NORMS:
             raise InvalidValueError(f"norm is {self.norm!r}: choose from {', '.join(NORMS)}")
-        if not isinstance(self.eps, Real) or not 0 < self.eps < float("inf"):
+        if not isinstance(self.eps, Real) or isinstance(self.eps, bool) or not 0 < self.eps < float("inf"):
             raise InvalidValueError(f"eps is {self.eps!r}: it must be a positive number, such as 8/255")
         if self.norm == "linf" and self.eps > 1:
             raise InvalidValueError(

@@ -134,7 +134,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": ("models", "compare --help"),
     "compare nowhere nothing": ("nowhere", "does not exist"),
     "compare {empty}": ("{empty}", "no record"),
-    "diagnose": ("checkpoint", "diagnose --help"),
+    "diagnose": ("'model'", "diagnose --help"),
     "diagnose {run} --attack pgd": ("'pgd'", "did you mean pgd20"),
     "diagnose {run}": ("{run}", "one member"),
     "leaderboard bild": ("'bild'", "'build'"),
@@ -193,7 +193,7 @@ CALLS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "train(settings={'x': 1})": (lambda: eb.train("baseline", settings={"x": 1}), ("'x'", "learning_rate")),
     "train(eps='8/255')": (lambda: eb.train("singleadv", eps="8/255"), ("eps is '8/255'", "number")),  # type: ignore[arg-type]
     "load('missing')": (lambda: eb.load("missing"), ("missing", "a run folder")),
-    "load(3)": (lambda: eb.load(3), ("3", "a run folder")),  # type: ignore[arg-type]
+    "load(3)": (lambda: eb.load(3), ("source is 3", "a text or a path")),  # type: ignore[arg-type]
     "load(arch='wrn')": (lambda: eb.load(__file__, arch="wrn", dataset="digits"), ("'wrn'", "wrn-16-4")),
     "load(normalise='x')": (
         lambda: eb.load(__file__, arch="small_cnn", normalise="x", dataset="digits"),

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ensemble_bench.adapters import arguments as args
 from ensemble_bench.adapters.view import AttackView, TrainingView
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.kinds import takes
+from ensemble_bench.models.called import as_module
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
@@ -41,6 +43,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+@takes
 def classifier(
     model: nn.Module,
     *,
@@ -66,6 +69,7 @@ def classifier(
     return _estimator(ViewClassifier, model, optimizer, device, input_shape, nb_classes, entering=True)
 
 
+@takes
 def smoothed_classifier(
     model: nn.Module,
     *,
@@ -145,9 +149,10 @@ def _estimator(
     entering: bool,
     **settings: Any,
 ) -> Any:
+    model = as_module(model)
     architecture = getattr(getattr(model, "info", None), "architecture", None)
-    shape = input_shape or getattr(architecture, "image_shape", None)
-    classes = nb_classes or getattr(architecture, "classes", None)
+    shape = getattr(architecture, "image_shape", None) if input_shape is None else input_shape
+    classes = getattr(architecture, "classes", None) if nb_classes is None else nb_classes
     if shape is None or classes is None:
         raise InvalidValueError(
             "input_shape and nb_classes are missing: a model that was not loaded from a checkpoint needs both, "

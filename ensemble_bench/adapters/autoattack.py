@@ -15,8 +15,10 @@ from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.attacks.engine import Counted
 from ensemble_bench.attacks.engine import check as check_named
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import InvalidValueError, check_kind
+from ensemble_bench.kinds import takes
 from ensemble_bench.models import calling
+from ensemble_bench.models.called import as_module
 from ensemble_bench.models.entry import entered_once
 from ensemble_bench.threat import ThreatModel
 
@@ -56,6 +58,7 @@ def attack(
     return found
 
 
+@takes
 def pyautoattack_standard(
     model: nn.Module,
     x: Float[Tensor, "batch channel row column"],
@@ -77,7 +80,10 @@ def pyautoattack_standard(
     """
     from pyautoattack import AutoAttack
 
-    engine.validate(x, y, torch.arange(len(x)))
+    model = as_module(model)
+    for what, value, kind in (("x", x, Tensor), ("y", y, Tensor), ("threat", threat, ThreatModel)):
+        check_kind(what, value, kind)
+    engine.validate(x, y, torch.arange(x.shape[:1].numel()))
     budget = engine.Budget(seed=seed, batch_size=batch_size, device=x.device)
     if len(x) == 0:
         return x, y.bool(), 0

@@ -19,9 +19,11 @@ from ensemble_bench import data
 from ensemble_bench.adapters.autoattack import tracer_kept
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import InvalidValueError, check_kind
+from ensemble_bench.kinds import takes
 from ensemble_bench.leaderboard.model_info import NORMS
 from ensemble_bench.models import calling
+from ensemble_bench.models.called import as_module
 from ensemble_bench.models.entry import IMAGES, entered_once
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
@@ -113,6 +115,7 @@ def import_robustbench() -> ModuleType:
     return sys.modules["robustbench"]
 
 
+@takes
 def benchmark(
     model: nn.Module,
     *,
@@ -142,6 +145,9 @@ def benchmark(
             raise InvalidValueError(
                 f"{name!r} is no setting of robustbench.benchmark: choose from {', '.join(SETTINGS)}"
             )
+    model = as_module(model)
+    if threat is not None:
+        check_kind("threat", threat, ThreatModel)
     budget = engine.Budget(seed=seed, batch_size=batch_size)
     source = data.open_source(dataset, data_dir)
     images = source.split("test")

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ensemble_bench.adapters.robustbench import import_robustbench
+from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, UnknownNameError
 from ensemble_bench.models.state_dict import reason, weights_only
 
@@ -22,7 +23,7 @@ def meta(name: str) -> dict[str, Any]:
     return {"dataset": DATASET, "threat": THREATS[threat]}
 
 
-def load_model(name: str, *, folder: Path, classes: int | None = None) -> nn.Module:
+def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn.Module:
     """The zoo's model, by its own code; `folder`/cifar10/<threat>/NAME.pt is downloaded where it is missing.
 
     Raises UnknownNameError, and CheckpointError for a file that is damaged, does not fit or would run code.

@@ -11,7 +11,9 @@ from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.kinds import takes
 from ensemble_bench.models import calling
+from ensemble_bench.models.called import as_module
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.normalise import Normalise
 from ensemble_bench.threat import ThreatModel
@@ -30,6 +32,7 @@ class EngineAttack(Attack):  # type: ignore[misc]
     and for attacking in training mode.
     """
 
+    @takes
     def __init__(
         self,
         model: nn.Module,
@@ -40,8 +43,8 @@ class EngineAttack(Attack):  # type: ignore[misc]
         seed: int = 0,
         batch_size: int = 128,
     ) -> None:
-        self._engine_attack = attacks.get(attack) if isinstance(attack, str) else attack
-        super().__init__(self._engine_attack.name, model)
+        self._engine_attack = attack if isinstance(attack, attacks.Attack) else attacks.get(attack)
+        super().__init__(self._engine_attack.name, as_module(model))
         self.eps, self.norm, self.seed, self.batch_size = eps, norm, seed, batch_size
         engine.Budget(seed=seed, batch_size=batch_size)  # raises for a size that no attack can take
         self._threat()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ensemble_bench.models.answers import logits_in
+from ensemble_bench.models.called import as_module
 from ensemble_bench.models.calling import modes_kept, to_eval
 from ensemble_bench.models.entry import Entered, entered_once
 
@@ -25,7 +26,7 @@ class AttackView(nn.Module):
         super().__init__()
         self._entering = entering
         # In a tuple, so that it is no submodule: whatever walks over submodules shall not find the model.
-        self._model = (model,)
+        self._model = (as_module(model),)
         self.training = False
 
     @property

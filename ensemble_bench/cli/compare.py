@@ -5,15 +5,19 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.cli.options import Runs
 
 
 def compare(
     models: Annotated[
-        list[Path],
-        typer.Argument(help="Runs, records, or folders of these, scored by `evaluate`.", show_default=False),
+        list[str],
+        typer.Argument(
+            help="Runs, records, folders of these, or models by the names under which `evaluate` scored them.",
+            show_default=False,
+        ),
     ],
     suite: Annotated[str | None, typer.Option(help="Only this suite; by default every one that two share.")] = None,
+    runs: Runs = Path("runs"),
     out: Annotated[
         Path | None, typer.Option(help="Folder to write the table to, as Markdown and CSV; by default it is shown.")
     ] = None,
@@ -24,12 +28,8 @@ def compare(
     """
     from ensemble_bench.cli import console
     from ensemble_bench.reports.comparison import compare as compared
-    from ensemble_bench.reports.comparison import records_at
 
-    for path in models:
-        if not path.exists():
-            raise InvalidValueError(f"{path} does not exist: expected a run, a record, or a folder of these")
-    found = compared(records_at(models), suite=suite)
+    found = compared(models, suite=suite, runs=runs)
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     console.show_or_write(found.table, out)

@@ -8,10 +8,13 @@ import typer
 from ensemble_bench import registry
 from ensemble_bench.cli.options import (
     DATASET,
+    Arch,
     Crop,
     DataDir,
     Device,
     Gpus,
+    ModelDir,
+    Normalise,
     Ray,
     Resize,
     Runs,
@@ -32,10 +35,10 @@ def evaluate(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, package.module:attribute (runs your "
-            "own code), a state_dict file with --arch, or several joined by plus signs into one ensemble; by default "
-            "every checkpoint under --runs, of a run's checkpoints of equal weights only the first of averaged, best, "
-            "last.",
+            help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME or "
+            "hf:FOLDER, package.module:attribute (runs your own code), a state_dict file with --arch, or several "
+            "joined by plus signs into one ensemble; by default every checkpoint under --runs, of a run's checkpoints "
+            "of equal weights only the first of averaged, best, last.",
             show_default=False,
         ),
     ] = None,
@@ -65,20 +68,9 @@ def evaluate(
     resize: Resize = None,
     crop: Crop = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="Architecture of a state_dict file: such as wrn-16-4, preact_resnet18, timm:NAME or "
-            "package.module:attribute."
-        ),
-    ] = None,
-    normalise: Annotated[
-        str | None,
-        typer.Option(
-            help="What images are normalised by for --arch or your own code: dataset, pretrained (timm's) or none."
-        ),
-    ] = None,
-    model_dir: Annotated[Path, typer.Option(help="Folder of RobustBench's weights.")] = Path("models"),
+    arch: Arch = None,
+    normalise: Normalise = None,
+    model_dir: ModelDir = Path("models"),
     blackbox: Annotated[
         Path | None, typer.Option(help="Black-box set to use; by default found under --runs, or built.")
     ] = None,

@@ -37,6 +37,20 @@ Eps = Annotated[
     str | None, typer.Option(help="Size of the perturbation, such as 8/255 or 0.03; by default the data set's own.")
 ]
 Device = Annotated[str | None, typer.Option(help="Such as cpu, cuda or cuda:1; by default a GPU where there is one.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Architecture of a state_dict file: such as wrn-16-4, preact_resnet18, timm:NAME or "
+        "package.module:attribute."
+    ),
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(
+        help="What images are normalised by for --arch or your own code: dataset, pretrained (timm's) or none."
+    ),
+]
+ModelDir = Annotated[Path, typer.Option(help="Folder of RobustBench's weights.")]
 Preset = Annotated[str, typer.Option(help=f"Size and schedule: {names('preset')}.")]
 
 Threads = Annotated[

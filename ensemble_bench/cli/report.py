@@ -6,7 +6,19 @@ from typing import Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Resize, Runs, Seed, chosen_data
+from ensemble_bench.cli.options import (
+    DATASET,
+    Arch,
+    Crop,
+    DataDir,
+    Device,
+    ModelDir,
+    Normalise,
+    Resize,
+    Runs,
+    Seed,
+    chosen_data,
+)
 from ensemble_bench.records.threat import parse_eps
 
 
@@ -31,8 +43,9 @@ def report(
 
 
 def diagnose(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Run folder or .safetensors file of an ensemble.", show_default=False)
+    model: Annotated[
+        str,
+        typer.Argument(help="A run, or any models joined by plus signs, as `evaluate` takes them.", show_default=False),
     ],
     n: Annotated[int, typer.Option(min=1, help="Number of images, from the first.")] = 200,
     attack: Annotated[str, typer.Option(help="Gradient attack to diagnose with.")] = "margin20",
@@ -48,7 +61,13 @@ def diagnose(
     resize: Resize = None,
     crop: Crop = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Folder to write to; by default <run>/diagnosis.")] = None,
+    arch: Arch = None,
+    normalise: Normalise = None,
+    model_dir: ModelDir = Path("models"),
+    runs: Runs = Path("runs"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; by default diagnosis/ beside the checkpoint or records.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Show whether the members of an ensemble fall together, and what each of them adds."""
@@ -58,12 +77,12 @@ def diagnose(
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.tables import show_tables
     from ensemble_bench.evaluation.diagnostics import diagnose as find
-    from ensemble_bench.models.checkpoint import read_info
+    from ensemble_bench.models.sources import describe
     from ensemble_bench.reports.diagnosis import tables, write_diagnosis
 
     with shown_progress() as progress:
         found = find(
-            checkpoint,
+            model,
             dataset=dataset,
             data_dir=data_dir,
             split=split,
@@ -72,10 +91,15 @@ def diagnose(
             eps=size,
             attack=attack,
             seed=seed,
+            arch=arch,
+            normalise=normalise,
+            model_dir=model_dir,
             device=device,
             progress=progress,
         )
-    paths = write_diagnosis(found, out or read_info(checkpoint).path.parent / "diagnosis")
+    info = describe(model, arch=arch, normalise=normalise, model_dir=model_dir).info
+    home = registry.models_folder(runs, model) if info is None else info.path.parent
+    paths = write_diagnosis(found, out or home / "diagnosis")
     show_tables(tables(found))
     for path in paths:
         typer.echo(path)

@@ -90,6 +90,12 @@ def train(
     eps: Eps = None,
     device: Device = None,
     threads: Threads = None,
+    log_steps: Annotated[
+        bool, typer.Option("--log-steps", help="Write a line of JSON a step into steps.jsonl of the run.")
+    ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's events into tensorboard/ of the run.")
+    ] = False,
 ) -> None:
     """Train every RECIPE on a data set, and write checkpoints and learning curves.
 
@@ -120,6 +126,8 @@ def train(
         "eps": parse_eps(eps) if eps is not None else None,
         "device": device,
         "threads": threads,
+        "log_steps": log_steps,
+        "tensorboard": tensorboard,
     }
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.models.checkpoint import read_info

@@ -7,12 +7,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ensemble_bench.data.source import DataSource, ImageSet
+from ensemble_bench.kinds import takes
 from ensemble_bench.registry import resolve
 from ensemble_bench.registry.places import OPENERS, check_data, place_of
 
 __all__ = ["DataSource", "ImageSet", "load", "open_source"]
 
 
+@takes
 def open_source(name: str, data_dir: str | Path | None = None) -> DataSource:
     """Open data set `name`: a registered one, such as "cifar10" from `data_dir`, else from ENSEMBLE_BENCH_DATA.
 
@@ -27,6 +29,7 @@ def open_source(name: str, data_dir: str | Path | None = None) -> DataSource:
     return source
 
 
+@takes
 def load(
     name: str, split: str = "test", n: int | None = None, data_dir: str | Path | None = None
 ) -> tuple[Float[Tensor, "n channel row column"], Int64[Tensor, "n"]]:

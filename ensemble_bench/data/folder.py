@@ -25,7 +25,7 @@ def open_folder(place: Place) -> DataSource:
     an alpha channel is dropped. Raises DataError for what does not fit, in one line.
     """
     arranged, classes = read_folders(place.path, resize=place.resize, crop=place.crop)
-    return source_of(arranged, dataset=place.text, name=name_of(place), classes=classes)
+    return source_of(arranged, dataset=place.kept, name=name_of(place), classes=classes)
 
 
 def read_folders(root: Path, *, resize: int | None, crop: int | None) -> tuple[Arranged, tuple[str, ...]]:

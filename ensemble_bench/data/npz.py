@@ -40,7 +40,7 @@ def open_npz(place: Place) -> DataSource:
         raise DataError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no .npz file of plain arrays: {first_line(error)}") from error
-    return from_arrays(images, labels, where=str(path), dataset=place.text, name=name_of(place), names=names)
+    return from_arrays(images, labels, where=str(path), dataset=place.kept, name=name_of(place), names=names)
 
 
 def _named(archive: Any, place: Place) -> dict[str, tuple[str, str]]:

@@ -50,7 +50,7 @@ def open_parquet(place: Place) -> DataSource:
     text, numbered in the order of the words. Raises DataError for what does not fit, in one line.
     """
     arranged, classes = read_parquet(place.path, resize=place.resize, crop=place.crop)
-    return source_of(arranged, dataset=place.text, name=name_of(place), classes=classes)
+    return source_of(arranged, dataset=place.kept, name=name_of(place), classes=classes)
 
 
 def read_parquet(root: Path, *, resize: int | None, crop: int | None) -> tuple[Arranged, tuple[str, ...]]:

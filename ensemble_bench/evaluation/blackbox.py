@@ -16,6 +16,7 @@ from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError, check_whole
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.files import clear_leftovers
+from ensemble_bench.kinds import takes
 from ensemble_bench.locks import LOCK, held
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build as build_model
@@ -77,6 +78,7 @@ def surrogate_folder(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix(SUFFIX)}-surrogates")
 
 
+@takes
 def build(
     dataset: str | DataSource = "digits",
     *,
@@ -206,7 +208,8 @@ def _exists(path: Path, wanted: Mapping[str, Any], progress: Progress) -> bool:
         return False
     try:
         found = read_blackbox_info(path)
-        if different := differences(wanted, found):
+        # What the data are says their hash; they may have been moved.
+        if different := differences({k: v for k, v in wanted.items() if k != "dataset"}, found):
             raise InvalidValueError(f"{path} is another black-box set ({different[0]}): choose another --out")
         load_blackbox(path)
     except DataError as error:

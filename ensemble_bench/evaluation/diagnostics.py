@@ -19,11 +19,14 @@ from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation import subject as subjects
 from ensemble_bench.evaluation.plan import source_of, threat_of
+from ensemble_bench.evaluation.request import images_of
 from ensemble_bench.evaluation.subject import Subject
-from ensemble_bench.models import calling, checkpoint
+from ensemble_bench.kinds import takes
+from ensemble_bench.models import calling
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.randomised import share_right
+from ensemble_bench.models.sources import describe
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import Threat
 from ensemble_bench.records.diagnosis import ENSEMBLE, Diagnosis, Finding, member, without
@@ -31,46 +34,62 @@ from ensemble_bench.registry.terms import TEST
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
 
+IMAGES = 200
 
+
+@takes
 def diagnose(
-    path_or_model: str | Path | nn.Module,
+    model: str | Path | nn.Module,
     *,
     dataset: str | None = None,
     data: Any = None,
     data_dir: str | Path | None = None,
     split: str = "test",
-    n: int | None = 200,
+    n: int | None = IMAGES,
     norm: str | None = None,
     eps: float | None = None,
     attack: str | Attack = "margin20",
     seed: int = 0,
+    arch: str | None = None,
+    normalise: str | None = None,
+    model_dir: str | Path = "models",
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
     """Compare the members of an ensemble with each other and with the whole on the first `n` images; None: all.
 
-    `path_or_model` is a run folder (its best checkpoint), a .safetensors file or an `Ensemble`. Data set and threat
-    model default to those of the training; `data` and `attack` may be objects, as in `evaluate`. `attack` makes x_adv
-    at full strength for everything but the robust accuracies, which it scores. `Finding` says what each number means.
-    Of an ensemble without one member, the gate's weights are renormalised over the others. Of one that draws a member
-    at random, accuracies are expected ones. Raises EnsembleBenchError for bad values, a single network, and a model
-    that the look at it refuses.
+    By default these are 200, or all where there are fewer.
+
+    `model` is an `Ensemble`, or what `load` takes, with its `arch`, `normalise` and `model_dir`: a run, or models of
+    any kind joined by plus signs. Data set and threat model default to those of the training; `data` and `attack` may
+    be objects, as in `evaluate`. `attack` makes x_adv at full strength for everything but the robust accuracies, which
+    it scores. `Finding` says what each number means. Of an ensemble without one member, the gate's weights are
+    renormalised over the others. Of one that draws a member at random, accuracies are expected ones. Raises
+    EnsembleBenchError for bad values, a single network, and a model that the look at it refuses.
     """
     made = attack if isinstance(attack, Attack) else attacks.get(attack)
     if not isinstance(made, GradientAttack):
         raise InvalidValueError(
             f"attack is {made.name!r}: members are compared under a gradient attack, such as margin20"
         )
-    model, info = _model_of(path_or_model)
-    source = _source(info, dataset, data_dir) if data is None else given_source(data, dataset, pair=TEST)
-    threat = _threat_model(info, source, norm, eps)
-    images = source.split(split)
-    images = images if n is None else images.first(n)
-    own = next((p.device for p in model.parameters()), torch.device("cpu"))
-    where = own if device is None and isinstance(path_or_model, nn.Module) else resolve_device(device)
-    subject = subjects.in_memory(model, images).enter(images, where)
-    model = _comparable(subject)
+    if isinstance(model, nn.Module):
+        source, threat, subject = _given(model, dataset, data, data_dir, split, norm, eps)
+    else:
+        described = describe(model, arch=arch, normalise=normalise, model_dir=model_dir)
+        source = source_of(described, dataset, data_dir) if data is None else given_source(data, dataset, pair=TEST)
+        threat = threat_of(described, source, norm, eps)
+        subject = subjects.of_source(described, source, runs=Path("runs"))
+    whole = subject.load()
+    if not isinstance(whole, Ensemble) or len(whole.members) < 2:
+        shown = type(model).__name__ if isinstance(model, nn.Module) else str(model)
+        raise InvalidValueError(f"{shown} has one member: diagnose compares members, of an ensemble or of A+B")
+    images = images_of(source, split, None)
+    images = images if n is None or (n == IMAGES and len(images) <= n) else images.first(n)
+    own = next((p.device for p in whole.parameters()), torch.device("cpu"))
+    where = own if device is None and isinstance(model, nn.Module) else resolve_device(device)
+    subject = replace(subject, model=whole).enter(images, where)
+    compared = _comparable(subject)
     budget = Budget.on(where, seed=seed, batch_size=batch_size)
     x, y = images.batch(slice(None))
     bench = _Bench(
@@ -83,8 +102,8 @@ def diagnose(
         budget=budget,
         progress=progress,
     )
-    with calling.frozen(model):
-        findings = tuple(_findings(bench, model))
+    with calling.frozen(compared):
+        findings = tuple(_findings(bench, compared))
     return Diagnosis(
         model=subject.name,
         weights_hash=subject.weights_hash,
@@ -94,20 +113,24 @@ def diagnose(
         threat=Threat(norm=threat.norm, eps=threat.eps),
         attack=made.name,
         seed=seed,
-        members=len(model.members),
+        members=len(compared.members),
         findings=findings,
     )
 
 
-def _model_of(path_or_model: str | Path | nn.Module) -> tuple[Ensemble, CheckpointInfo | None]:
-    """The ensemble and the info of its checkpoint; raises InvalidValueError for one member."""
-    if isinstance(path_or_model, nn.Module):
-        model, shown = path_or_model, type(path_or_model).__name__
-    else:
-        model, shown = checkpoint.load(path_or_model), str(path_or_model)
-    if not isinstance(model, Ensemble) or len(model.members) < 2:
-        raise InvalidValueError(f"{shown} has one member: diagnose compares members")
-    return model, model.info
+def _given(
+    model: nn.Module,
+    dataset: str | None,
+    data: Any,
+    data_dir: str | Path | None,
+    split: str,
+    norm: str | None,
+    eps: float | None,
+) -> tuple[DataSource, ThreatModel, Subject]:
+    """The images, the threat model and the subject of a model in memory."""
+    info = model.info if isinstance(model, Ensemble) else None
+    source = _source(info, dataset, data_dir) if data is None else given_source(data, dataset, pair=TEST)
+    return source, _threat_model(info, source, norm, eps), subjects.in_memory(model, source.split(split))
 
 
 def _comparable(subject: Subject) -> Ensemble:
@@ -292,7 +315,8 @@ def _accuracy(bench: _Bench, who: str, model: nn.Module) -> Iterator[Finding]:
     wrong, _ = engine.Worker(model, bench.budget.batch_size).decide(bench.x, bench.y)
     rows = (~wrong).nonzero()[:, 0]
     robust = ~wrong
-    robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken
+    if len(rows):  # some networks fail on no images at all
+        robust[rows] = ~bench.run(bench.attack, model, rows, f"on {who}").broken
     yield _mean("clean_accuracy", who, values=~wrong)
     yield _mean("robust_accuracy", who, values=robust)
 

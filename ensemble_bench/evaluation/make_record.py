@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from ensemble_bench import registry
 from ensemble_bench.attacks import Attack
 from ensemble_bench.attacks.blackbox.transfer import Transfer
 from ensemble_bench.data import DataSource
@@ -80,7 +81,7 @@ def make_record(
         parameters=cost.parameters(model),
         flops=cost.flops(model, source.image_shape),
         forward_passes=len(as_ensemble(model).members),
-        dataset=source.dataset,
+        dataset=registry.told(source.dataset),
         data_name=source.name,
         data_hash=source.fingerprint,
         split=job.images.split,

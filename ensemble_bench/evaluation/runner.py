@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ from ensemble_bench.evaluation.scoring import score
 from ensemble_bench.evaluation.trust.probe import probe
 from ensemble_bench.evaluation.trust.recapture import recapture
 from ensemble_bench.files import clear_leftovers, sha256_bytes, write_atomic
+from ensemble_bench.kinds import takes
 from ensemble_bench.locks import LOCK, held
+from ensemble_bench.models.called import as_module
 from ensemble_bench.progress import Progress, silent
 from ensemble_bench.records import (
     ADVERSARIAL_PREDICTION,
@@ -88,9 +90,10 @@ class Result:
         return self.record.warnings
 
 
+@takes
 @torch.inference_mode(False)
 def evaluate(
-    model: nn.Module,
+    model: nn.Module | Callable[..., Any],
     *,
     dataset: str | None = None,
     data: Any = None,
@@ -107,9 +110,10 @@ def evaluate(
     precision: str = "auto",
     compile: bool | None = None,
     save_images: str | Path | None = None,
+    name: str | None = None,
     progress: Progress = silent,
 ) -> Result:
-    """Score `model`, any module that maps images in [0, 1] to logits, with a suite on the first `n` images.
+    """Score `model`, any module or function that maps images in [0, 1] to logits, with a suite on the first `n` images.
 
     The images are those of a `dataset` by name (default: digits), or `data`: a DataSource, or (x, y), images in [0, 1]
     or of uint8 and labels, arrays or tensors, which `dataset` may give a name in records. `suite` is a name, a `Suite`
@@ -121,19 +125,25 @@ def evaluate(
     float32. `compile` compiles what proposes, by default on CUDA alone. With `out` the record
     and samples.parquet are written there, and an evaluation that was killed goes on where it stopped. `device`
     defaults to the model's own. `save_images` is a .safetensors file for the adversarial images in float32, or a folder
-    for PNG files of them rounded to 8 bits. Raises EnsembleBenchError for bad values, an attack that breaks the rules,
+    for PNG files of them rounded to 8 bits. `name` is what the record calls the model (default: the run that it was
+    loaded from, else "model"). Raises EnsembleBenchError for bad values, an attack that breaks the rules,
     or a model whose logits are not finite.
     """
     chosen, objects = chosen_suite(suite)
-    if not isinstance(model, nn.Module):
-        raise InvalidValueError(f"model is a {type(model).__name__}: expected torch.nn.Module")
+    if isinstance(model, str | Path):
+        told = f"model is a {type(model).__name__}, {str(model)!r}: expected a torch.nn.Module"
+        raise InvalidValueError(f"{told}; eb.load makes one of a name")
+    if isinstance(model, list | tuple):
+        told = "eb.Ensemble joins several, and a loop scores one after the other"
+        raise InvalidValueError(f"model is a {type(model).__name__}: expected one torch.nn.Module; {told}")
+    model = as_module(model)
     if threat is not None:
         check_kind("threat", threat, ThreatModel)
     own = next((p.device for p in model.parameters()), torch.device("cpu"))
     source = open_source(dataset or "digits", data_dir) if data is None else given_source(data, dataset, pair=TEST)
     images = images_of(source, split, n)
     plan = EvaluationPlan(
-        subject=subjects.in_memory(model, images),
+        subject=subjects.in_memory(model, images, name),
         source=source,
         images=images,
         threat=threat or ThreatModel(eps=source.default_eps),
@@ -154,6 +164,7 @@ def evaluate(
     return _run(plan, None if out is None else Path(out))
 
 
+@takes
 def evaluate_checkpoints(
     models: Sequence[str | Path] | None = None,
     *,
@@ -189,6 +200,9 @@ def evaluate_checkpoints(
     and a record without images is made again. Raises as `evaluate` and `load`, and CheckpointError when there is
     nothing to score.
     """
+    sizes = () if eps is None else tuple(eps) if isinstance(eps, Sequence) else (eps,)
+    for size in sizes:
+        ThreatModel(eps=size, norm="l2")  # whatever the norm will be: it refuses what is no number
     request = Request(
         models=None if models is None else tuple(models),
         runs=runs,
@@ -199,7 +213,7 @@ def evaluate_checkpoints(
         seed=seed,
         split=split,
         norm=norm,
-        eps=None if eps is None else tuple(eps) if isinstance(eps, Sequence) else (eps,),
+        eps=sizes or None,
         arch=arch,
         normalise=normalise,
         model_dir=model_dir,

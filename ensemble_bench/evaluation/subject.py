@@ -1,7 +1,6 @@
 """The subject of an evaluation: a checkpoint, a model from elsewhere or one in memory, whole or one of its parts."""
 
 import hashlib
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ensemble_bench import registry
 from ensemble_bench.data import DataSource, ImageSet
 from ensemble_bench.errors import AttackError, CheckpointError, EnsembleBenchError, InvalidValueError
 from ensemble_bench.models import calling, checkpoint, cost
@@ -128,10 +128,10 @@ def of_source(source: ModelSource, data: DataSource, *, runs: Path) -> Subject:
         raise InvalidValueError(
             f"{source.text}: tells {logits.shape[1]} classes apart, {data.name} has {len(data.classes)}"
         )
-    home = runs / re.sub(r"[^\w.+-]+", "_", source.text).strip("._")[:100]
+    home = registry.models_folder(runs, source.text)
     if (info := model.info) and checkpoint.is_unchanged(model):  # a published one, whose folder is not for records
         return Subject(name=name_of(info.path), weights_hash=info.weights_hash, model=model, info=info, home=home)
-    return Subject(name=source.text, weights_hash=_hash(model, logits), model=model, home=home)
+    return Subject(name=registry.homeless(source.text), weights_hash=_hash(model, logits), model=model, home=home)
 
 
 def name_of(path: Path) -> str:
@@ -139,12 +139,10 @@ def name_of(path: Path) -> str:
     return f"{path.resolve().parent.name}/{path.stem}"
 
 
-def in_memory(model: nn.Module, images: ImageSet) -> Subject:
-    """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own."""
-    if isinstance(model, Ensemble) and model.info is not None and checkpoint.is_unchanged(model):
-        return Subject(
-            name=name_of(model.info.path), weights_hash=model.info.weights_hash, model=model, info=model.info
-        )
+def in_memory(model: nn.Module, images: ImageSet, name: str | None = None) -> Subject:
+    """A model as it stands in memory: the checkpoint that it was loaded from, or something of its own; by `name`."""
+    if isinstance(model, Ensemble) and (info := model.info) is not None and checkpoint.is_unchanged(model):
+        return Subject(name=name or name_of(info.path), weights_hash=info.weights_hash, model=model, info=info)
     shape = tuple(images.images.shape[1:])
     try:
         logits = _answers(model, shape)
@@ -156,7 +154,7 @@ def in_memory(model: nn.Module, images: ImageSet) -> Subject:
         raise InvalidValueError(
             f"the model tells {logits.shape[1]} classes apart, {images.name} has labels up to {most}"
         )
-    return Subject(name="model", weights_hash=_hash(model, logits), model=model)
+    return Subject(name=name or "model", weights_hash=_hash(model, logits), model=model)
 
 
 def _answers(model: nn.Module, image_shape: tuple[int, ...]) -> Tensor:

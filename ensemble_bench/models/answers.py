@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ensemble_bench.errors import AttackError, is_out_of_memory
+from ensemble_bench.errors import AttackError, InvalidValueError, is_out_of_memory
 
 
 def answer(module: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch class"]:
@@ -21,6 +21,9 @@ def answer(module: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor,
     precision, and that refuses images in that of `x`, gets them in its own. Raises AttackError for any other output,
     in one line that says what came.
     """
+    if not isinstance(x, Tensor) or x.dim() < 2:
+        came = told(x) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise InvalidValueError(f"images are {came}: expected a tensor of shape (image, channel, row, column)")
     try:
         given = module(x.clone())
     except RuntimeError as error:

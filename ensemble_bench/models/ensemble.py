@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ensemble_bench.errors import AttackError, InvalidValueError, UnknownNameError
 from ensemble_bench.models.answers import answer
 from ensemble_bench.models.architecture import AGGREGATIONS, CheckpointInfo
+from ensemble_bench.models.called import as_module
 
 # What a class of another package needs to count as an ensemble.
 INTERFACE = ("members", "gate", "aggregation", "member_logits", "log_weights", "aggregate", "aggregate_as")
@@ -37,13 +38,15 @@ class Ensemble(nn.Module):
         self, members: Iterable[nn.Module], *, aggregation: str = "prob", gate: nn.Module | None = None
     ) -> None:
         super().__init__()
-        members = list(members)
+        one = isinstance(members, nn.Module) and not isinstance(members, nn.ModuleList)  # a Sequential is iterable, too
+        if one or isinstance(members, Tensor) or not isinstance(members, Iterable):
+            raise InvalidValueError(f"members is a {type(members).__name__}: expected a list of torch.nn.Modules")
+        members = [as_module(member, "a member") for member in members]
         if not members:
             raise InvalidValueError("an ensemble needs at least one member, it got none")
-        for member in members:
-            if not isinstance(member, nn.Module):
-                raise InvalidValueError(f"a member is a {type(member).__name__}: expected torch.nn.Module")
-        if aggregation not in AGGREGATIONS:
+        if gate is not None:
+            gate = as_module(gate, "gate")
+        if not isinstance(aggregation, str) or aggregation not in AGGREGATIONS:
             raise UnknownNameError("aggregation", aggregation, AGGREGATIONS)
         self.members = nn.ModuleList(members)
         self.gate = gate

@@ -17,6 +17,7 @@ from torch import nn
 from ensemble_bench import data, registry
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError, UnknownNameError
+from ensemble_bench.kinds import takes
 from ensemble_bench.models import checkpoint, state_dict
 from ensemble_bench.models.architecture import Architecture, CheckpointInfo
 from ensemble_bench.models.build import skeleton
@@ -26,8 +27,8 @@ from ensemble_bench.models.normalise import Normalise
 
 NORMALISE = ("dataset", "pretrained", "none")
 FORMS = (
-    "a run folder, a .safetensors file, robustbench:NAME, timm:NAME, package.module:attribute, a state_dict file with "
-    "its arch, or several of these joined by plus signs"
+    "a run folder, a .safetensors file, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME, "
+    "package.module:attribute, a state_dict file with its arch, or several of these joined by plus signs"
 )
 ARCHITECTURES = "wrn-16-4 (depth, width), small_cnn-0.5 (width), preact_resnet18, timm:NAME, package.module:attribute"
 
@@ -57,6 +58,7 @@ class ModelSource:
         return model
 
 
+@takes
 def load(
     source: str | Path,
     *,
@@ -69,13 +71,14 @@ def load(
     """Model in eval mode on the CPU: images in [0, 1] to the log of the mean member probability.
 
     `source` is a run folder (its best, else its last checkpoint), a .safetensors file, robustbench:NAME or
-    robustbench:L2/NAME (weights in `model_dir`), timm:NAME, package.module:attribute (a module, or a function without
-    arguments that returns one: this runs your own code), a state_dict file with its `arch`, or several of these joined
-    by plus signs, whose probabilities are averaged. `normalise` names the mean and std that images are normalised by
-    before a network of `arch` or of your own: those of the "dataset" (the default for backbones of ours), those that
-    it was "pretrained" with (for timm's) or "none" (for your own). `dataset` and `data_dir` are needed for a model that
-    takes its number of classes, its mean or its std from the data set. Raises EnsembleBenchError, in one line, for
-    anything that is missing, damaged or does not fit.
+    robustbench:L2/NAME (weights in `model_dir`), timm:NAME or torchvision:NAME (with ?random behind it: random
+    weights), hf:NAME (an image classifier of the Hugging Face hub, or of a folder that its library saved),
+    package.module:attribute (a module, or a function without arguments that returns one: this runs your own code), a
+    state_dict file with its `arch`, or several of these joined by plus signs, whose probabilities are averaged.
+    `normalise` names the mean and std that images are normalised by before a network of `arch` or of your own: those of
+    the "dataset" (the default for backbones of ours), those that it was "pretrained" with (for timm's) or "none" (for
+    your own). `dataset` and `data_dir` are needed for a model that takes its number of classes, its mean or its std
+    from the data set. Raises EnsembleBenchError, in one line, for anything that is missing, damaged or does not fit.
     """
     model = describe(source, arch=arch, normalise=normalise, model_dir=model_dir)
     return model.load(None if dataset is None else data.open_source(dataset, data_dir))
@@ -115,6 +118,8 @@ def _part(text: str, arch: str | None, normalise: str | None, folder: Path) -> M
     if os.path.exists(text):
         # With an arch a file may have any name: w.pth.tar, w.ckpt, w.
         may_be_weights = arch is not None or path.suffix in state_dict.SUFFIXES
+        if path.is_dir() and state_dict.is_of_transformers(path):
+            return _published(text, "hf", text, folder)
         if path.is_dir() or _is_described(path) or not may_be_weights:
             return _checkpoint(path)
         return _state_dict(path, arch, normalise)
@@ -148,12 +153,12 @@ def _is_described(path: Path) -> bool:
 
 
 def _published(text: str, kind: str, name: str, folder: Path) -> ModelSource:
-    """A model that a library publishes: its adapter has meta(name) and load_model(name, *, folder, classes)."""
+    """A model that a library publishes: its adapter has meta(name) and load_model(name, *, folder, data)."""
     library = _library(kind)
     return ModelSource(
         text=text,
         meta=library.meta(name),
-        read=lambda dataset: library.load_model(name, folder=folder, classes=dataset and len(dataset.classes)),
+        read=lambda dataset: library.load_model(name, folder=folder, data=dataset),
     )
 
 

@@ -25,7 +25,17 @@ COUNTERS = ("n_averaged", "num_updates", "decay")
 COUNTED = "num_batches_tracked"
 # DataParallel, a wrapper's `self.model` and torch.compile put these before every name.
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "ema_model.", "ema.")
+CONFIG = "config.json"
+"""Description of a network beside its weights, as Hugging Face's transformers saves it."""
 _FORCE, _UNDO = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+
+
+def is_of_transformers(folder: Path) -> bool:
+    """Whether a folder was written by save_pretrained of Hugging Face's transformers."""
+    try:
+        return '"model_type"' in (folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from ensemble_bench.registry.names import (
     suite_of,
     without_blackbox,
 )
-from ensemble_bench.registry.places import check_data
+from ensemble_bench.registry.places import check_data, homeless, models_folder, told
 from ensemble_bench.registry.recipes import RECIPES, Recipe
 from ensemble_bench.registry.suites import SUITES, Suite
 
@@ -51,11 +51,14 @@ __all__ = [
     "Suite",
     "check",
     "check_data",
+    "homeless",
+    "models_folder",
     "names",
     "resolve",
     "split_implementation",
     "split_steps",
     "split_suite",
     "suite_of",
+    "told",
     "without_blackbox",
 ]

@@ -265,6 +265,10 @@ DATASETS: Mapping[str, Card] = {
         home="ensemble_bench.data.imagenet:open_imagenet",
         description="class folders train/ and val/, or val/ alone, at 224x224, from --data-dir",
     ),
+    "imagenet-robustbench": Card(
+        home="ensemble_bench.data.imagenet:open_robustbench",
+        description="the 5,000 of ImageNet's validation images that RobustBench evaluates on, from --data-dir",
+    ),
 }
 _OBJECTIVES = "ensemble_bench.training.objectives:OBJECTIVES"
 OBJECTIVES: Mapping[str, Card] = {

@@ -24,10 +24,12 @@ from ensemble_bench.registry.cards import (
 from ensemble_bench.registry.recipes import RECIPES
 from ensemble_bench.registry.suites import SUITES, Suite
 
-# Models from elsewhere, named source:NAME: modules with meta(name) and load_model(name, *, folder, classes).
+# Models from elsewhere, named source:NAME: modules with meta(name) and load_model(name, *, folder, data).
 MODEL_SOURCES: Mapping[str, str] = {
+    "hf": "ensemble_bench.adapters.huggingface",
     "robustbench": "ensemble_bench.adapters.robustbench_zoo",
     "timm": "ensemble_bench.adapters.timm",
+    "torchvision": "ensemble_bench.adapters.torchvision",
     "zoo": "ensemble_bench.submissions.zoo",
 }
 BLACKBOX = "blackbox"

@@ -1,7 +1,9 @@
 """Data sets named by where they lie: PREFIX:PATH, such as folder:photos?resize=40&crop=32; imports nothing heavy."""
 
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
@@ -37,6 +39,11 @@ class Place:
         return f"{self.kind}:{self.path}{options and f'?{options}'}"
 
     @property
+    def kept(self) -> str:
+        """As `text`, for files that others may see: with ~ for the user's home, which leads back as well."""
+        return homeless(self.text)
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Those of `resize` and `crop` that are given."""
         return {name: value for name in ("resize", "crop") if (value := getattr(self, name)) is not None}
@@ -57,6 +64,23 @@ def place_of(name: str) -> Place | None:
             raise InvalidValueError(f"data set is {name!r}: expected resize=N or crop=N behind ?, found {option!r}")
         sizes[key] = int(value)
     return _checked(Place(kind=kind, path=Path(path).expanduser().absolute(), **sizes))
+
+
+def homeless(text: str) -> str:
+    """A text with ~ wherever a path in it leads through the user's home, whose name is nobody's business."""
+    home = os.path.expanduser("~")
+    return text if len(home) < 2 else re.sub(rf"(?<![^:+]){re.escape(home)}(?={re.escape(os.sep)})", "~", text)
+
+
+def told(dataset: str) -> str:
+    """What a record says of a data set: its name, or of a place the last part of its path alone, "folder:photos"."""
+    place = place_of(dataset)
+    return dataset if place is None else replace(place, path=Path(place.path.name)).text
+
+
+def models_folder(runs: Path, text: str) -> Path:
+    """Where the records of a model from elsewhere lie, below `runs`, by the text that names it."""
+    return runs / re.sub(r"[^\w.+-]+", "_", homeless(text)).strip("._")[:100]
 
 
 def check_data(name: str, *, resize: int | None = None, crop: int | None = None) -> str:

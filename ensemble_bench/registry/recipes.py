@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_kind, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,14 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, least in (("members", 1), ("width_times", 1), ("joins", 0)):
             check_whole(f"recipe's {name}", getattr(self, name), least=least, most=64)
-        if self.attacked not in ATTACKED:
+        for name in ("name", "description", "objective"):
+            check_kind(f"recipe's {name}", getattr(self, name), str)
+        for name in ("adversarial", "gated"):
+            check_kind(f"recipe's {name}", getattr(self, name), bool)
+        check_kind("recipe's settings", self.settings, Mapping)
+        if self.of is not None:
+            check_kind("recipe's of", self.of, str)
+        if not isinstance(self.attacked, str) or self.attacked not in ATTACKED:
             raise UnknownNameError("recipe's attacked", self.attacked, ATTACKED)
         if bool(self.joins) != (self.of is not None):
             raise InvalidValueError(f"recipe joins {self.joins} runs of {self.of!r}: give joins and of together")

@@ -4,14 +4,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.kinds import takes
 from ensemble_bench.records import Record, find_records, read_record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, contrast, holm, paired, seed_variance
 from ensemble_bench.records.store import RECORD_FILE
 from ensemble_bench.records.table import Table, Value
+from ensemble_bench.registry import models_folder
 from ensemble_bench.reports.groups import headline_models
 from ensemble_bench.reports.worst_cases import Family, Row, attacked_alike, most_images, robust_accuracy, shared_images
 
@@ -70,14 +73,38 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def records_at(paths: Iterable[Path]) -> list[Record]:
-    """Read the records that `paths` name: a record, a run, or a folder of either; each once.
+def records_at(models: Iterable[Any], *, runs: str | Path = "runs") -> list[Record]:
+    """The records of `models`: paths of a record, a run, or a folder of either; names of models that were evaluated.
 
-    Of a run counts its headline checkpoint, unless a path names the record itself. Raises RecordError for a path
-    without a record, or with a broken one; InvalidValueError where there are none under a path.
+    Records and results of evaluations stand for themselves. Of a run counts its headline checkpoint, unless a path
+    names the record itself; those of a model from elsewhere lie under `runs`. Each counts once. Raises RecordError for
+    a broken record; InvalidValueError where there are none, and for a record that is kept nowhere.
     """
+    try:
+        models = [] if isinstance(models, str | Path | Record) else list(models)
+    except TypeError:
+        models = []
+    if not models:
+        raise InvalidValueError("models are none: expected a list of runs, records or results of evaluations")
     found: dict[Path, Record] = {}
-    for path in paths:
+    for model in models:
+        record = getattr(model, "record", model)
+        if isinstance(record, Record):
+            if record.path is None:
+                raise InvalidValueError(
+                    f"{record.model} was scored in memory alone: evaluate it with out=, to compare it"
+                )
+            found[record.path.resolve()] = record
+            continue
+        if not isinstance(model, str | Path):
+            told = type(model).__name__
+            raise InvalidValueError(f"a model is a {told}: expected a run, a record or the result of an evaluation")
+        path = _place_of(model, Path(runs))
+        if not path.exists():
+            raise InvalidValueError(
+                f"{model} does not exist, nor are there records of a model of that name under {runs}: expected a run, "
+                "a record, a folder of these, or the name that a model was evaluated by"
+            )
         named = path.is_file() or (path / RECORD_FILE).is_file()
         records = [read_record(path)] if named else headline_models(find_records(path))
         if not records:
@@ -86,13 +113,21 @@ def records_at(paths: Iterable[Path]) -> list[Record]:
     return list(found.values())
 
 
-def compare(records: Iterable[Record], *, suite: str | None = None) -> Comparison:
+def _place_of(model: str | Path, runs: Path) -> Path:
+    """A path with records, or else where those of the model lie that is named so: it may be a path without any."""
+    path, home = Path(model), models_folder(runs, str(model))
+    has_records = path.suffix == ".json" if path.is_file() else next(path.rglob(RECORD_FILE), None) is not None
+    return path if has_records or not home.exists() else home
+
+
+@takes
+def compare(models: Iterable[Any], *, suite: str | None = None, runs: str | Path = "runs") -> Comparison:
     """Compare every two rows of models that were attacked alike, under `suite` or each that there is.
 
-    Models that differ by their seed alone are one row. Raises InvalidValueError where no two were attacked alike, and
-    RecordError when the samples beside a record are missing or contradict it.
+    `models` are as in `records_at`. Models that differ by their seed alone are one row. Raises InvalidValueError where
+    no two were attacked alike, and RecordError when the samples beside a record are missing or contradict it.
     """
-    records = list(records)
+    records = records_at(models, runs=runs)
     suites = sorted({record.suite for record in records})
     if suite is not None and suite not in suites:
         raise InvalidValueError(f"suite is {suite!r}: these records are of {', '.join(suites)}")

@@ -1,19 +1,23 @@
 """Make the bundle of a run: its checkpoint, and the claims that its records support."""
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, RecordError
 from ensemble_bench.files import new_folder, scratch_folder, write_atomic
+from ensemble_bench.kinds import takes
 from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.model_info import ModelInfo
 from ensemble_bench.leaderboard.rules import PRECISION
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
+from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records import Record, Threat, find_records
 from ensemble_bench.records.conditions import precision_of
 from ensemble_bench.submissions.format import archive, card, claims
@@ -23,8 +27,9 @@ from ensemble_bench.submissions.format.limits import Limits
 ZIP = ".zip"
 
 
+@takes
 def bundle(
-    run: str | Path,
+    run: str | Path | Ensemble,
     *,
     checkpoint_name: str | None = None,
     out: str | Path | None = None,
@@ -34,6 +39,9 @@ def bundle(
     venue: str = "Unpublished",
 ) -> Path:
     """Write the bundle of a run's checkpoint (default: its headline) and of the records of it; returns its path.
+
+    `run` may also be a model that `load` made of one. Others have no bundle, as it holds an architecture of ours, which
+    a verifier builds without running the submitter's code.
 
     `out` is a .zip (default: NAME.zip in the current folder) or else a folder; neither may exist. `name` (default: the
     run's) is what it is published under; `authors`, `link` and `venue` go into RobustBench's entry. Claimed is every
@@ -82,6 +90,13 @@ def claimable(info: CheckpointInfo) -> list[Record]:
     trained = info.meta.get("threat") or {}
     wanted = Threat(norm=trained.get("norm", ""), eps=trained.get("eps", 0.0))
     if not fits:
+        shared = registry.names("data set")
+        if own := sorted(registry.told(r.dataset) for r in records if r.dataset not in shared):
+            raise BundleError(
+                f"{info.path}: was scored on {own[0]}, which nobody else has: a bundle claims what others can repeat, "
+                f"on {', '.join(shared)} or a data set that a package registers; a run's checkpoint and records can be "
+                "passed on as they are"
+            )
         raise BundleError(f"{info.path}: no record that backs a claim: `ensemble-bench evaluate {info.path}` makes one")
     if wanted not in threats and len(threats) > 1:
         known = " and ".join(sorted({str(r.threat) for r in fits}))
@@ -110,7 +125,15 @@ def entry_of(records: Sequence[Record], **about: Any) -> ModelInfo:
     return replace(entry, autoattack_acc=None, footnote=" ".join(filter(None, (entry.footnote, note))))
 
 
-def _checkpoint(run: str | Path, name: str | None) -> CheckpointInfo:
+def _checkpoint(run: str | Path | Ensemble, name: str | None) -> CheckpointInfo:
+    if isinstance(run, Ensemble) and run.info is not None and checkpoint.is_unchanged(run):
+        run = run.info.path
+    if not isinstance(run, str | Path) or (not Path(run).exists() and re.search("[:+]", str(run))):
+        told = str(run) if isinstance(run, str | Path) else f"this {type(run).__name__}"
+        raise BundleError(
+            f"{told}: only a run that was trained here, or its checkpoint, has a bundle: an architecture of ours with "
+            "its weights, which others build and verify without running anybody's code"
+        )
     run = Path(run)
     return checkpoint.read_info(run / f"{name}{checkpoint.SUFFIX}" if name and run.is_dir() else run)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, UnknownNameError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.ensemble import Ensemble
@@ -45,6 +46,6 @@ def meta(name: str) -> Mapping[str, Any]:
     return checkpoint.read_info(find(name)).meta
 
 
-def load_model(name: str, *, folder: Path, classes: int | None) -> Ensemble:
+def load_model(name: str, *, folder: Path, data: DataSource | None) -> Ensemble:
     """A published model, its hash checked; called as every source of models is. Raises as find and checkpoint.load."""
     return checkpoint.load(find(name))

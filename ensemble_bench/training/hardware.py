@@ -35,7 +35,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
+    except (RuntimeError, TypeError, ValueError):
         raise InvalidValueError(f"device is {device!r}: expected cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InvalidValueError(f"device is {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")

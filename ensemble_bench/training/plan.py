@@ -1,10 +1,12 @@
 """The plan of a training run: every choice, checked before the first step and written to run.json."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from ensemble_bench import registry
 from ensemble_bench.data import DataSource
@@ -188,9 +190,15 @@ def _of_members(recipe: Recipe, members: int | None) -> Recipe:
 
 def _function(objective: object) -> Callable[..., Any]:
     """An objective that is a function of the caller's; raises InvalidValueError for none, or one named like ours."""
-    if not callable(objective):
-        told = type(objective).__name__
-        raise InvalidValueError(f"objective is a {told}: expected a name or a function of (model, x, x_adv, y)")
+    expected = "expected a name or a function of (model, x, x_adv, y)"
+    if not callable(objective) or isinstance(objective, type | nn.Module):
+        raise InvalidValueError(f"objective is a {type(objective).__name__}: {expected}")
+    try:
+        inspect.signature(objective).bind(None, None, None, None)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"objective is {name_of(objective)!r}, which takes others ({error}): {expected}"
+        ) from None
     if (name := name_of(objective)) in registry.names("objective") and OBJECTIVES.get(name) is not objective:
         raise InvalidValueError(f"objective is a function called {name!r}, as another objective is: rename it")
     return objective

@@ -17,6 +17,7 @@ from ensemble_bench.training.distributed import Processes
 from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.provenance import commit, versions
 from ensemble_bench.training.state import TrainingState
+from ensemble_bench.training.step_log import StepLog
 from ensemble_bench.training.validation import validate
 
 # What progress shows beside the bar.
@@ -40,6 +41,7 @@ class Run:
     optimizer: torch.optim.SGD
     progress: Progress
     folds: bool
+    log: StepLog
 
     @property
     def device(self) -> torch.device:
@@ -73,6 +75,7 @@ def evaluate(run: Run, reached: TrainingState, last: Fields) -> Fields:
             "lr": plan.rate(reached.step - 1),
             "seconds": round(reached.seconds, 3),
         }
+        run.log.validated(row)
         curves.write(path, [*curves.read(path), row])
         better = reached.best is None or row["ifgsm5"] > reached.best["ifgsm5"]
         improved = run.average is None and better

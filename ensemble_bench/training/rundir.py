@@ -142,6 +142,8 @@ def claim(
         return
     # What they changed is in the other values too; runs of versions before lack the list of it.
     wanted.pop("changes", None)
+    # What the data are says their hash; they may have been moved.
+    wanted.pop("dataset", None)
     # A setting that their version did not know yet had the value that is now its default.
     known = existing | {"settings": _DEFAULTS | existing.get("settings", {})}
     if different := differences(wanted, known):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ class TrainingState:
 
     `best` is the row of curves.csv with the highest validation accuracy under ifgsm5 so far. `loss_sum` is the sum of
     the training losses of the `loss_n` steps since the last row. `seconds_before` is the wall time before this process.
+    `on_loss` is called with every step and its loss, once that has been read.
     """
 
     step: int = 0
@@ -32,6 +33,7 @@ class TrainingState:
     loss_sum: float = 0.0
     loss_n: int = 0
     seconds_before: float = 0.0
+    on_loss: Callable[[int, float], None] | None = None
     _started: float = field(default_factory=time.monotonic)
     _pending: list[Tensor] = field(default_factory=list)
 
@@ -58,6 +60,8 @@ class TrainingState:
                 )
             self.loss_sum += loss
             self.loss_n += 1
+            if self.on_loss is not None:
+                self.on_loss(step, loss)
 
     def take_loss(self) -> float:
         """Mean training loss of the steps since the last call, NaN if there are none."""

@@ -13,6 +13,7 @@ from ensemble_bench import registry
 from ensemble_bench.data import DataSource, open_source
 from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import AttackError, InvalidValueError
+from ensemble_bench.kinds import takes
 from ensemble_bench.models.build import build
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.entry import IMAGES, entered_once
@@ -21,7 +22,7 @@ from ensemble_bench.progress import Progress, silent
 from ensemble_bench.randomness import generator
 from ensemble_bench.records import curves
 from ensemble_bench.registry import Recipe
-from ensemble_bench.training import averaging, distributed, interrupts, join, rundir, state
+from ensemble_bench.training import averaging, distributed, interrupts, join, rundir, state, step_log
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.algorithm1 import algorithm1
 from ensemble_bench.training.attack import perturb, perturb_members
@@ -33,11 +34,13 @@ from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.plan import TrainingPlan, chosen_recipe
 from ensemble_bench.training.run import Fields, Run, evaluate, save_average, save_checkpoint, save_resume_point
 from ensemble_bench.training.state import TrainingState
+from ensemble_bench.training.step_log import StepLog
 
 # Batches over which batch norm is estimated for the average: thousands of images fix a mean and a variance.
 BATCH_NORM_STEPS = 50
 
 
+@takes
 def train(
     recipe: str | Recipe,
     *,
@@ -58,6 +61,8 @@ def train(
     eps: float | None = None,
     device: str | torch.device | None = None,
     threads: int | None = None,
+    log_steps: bool = False,
+    tensorboard: bool = False,
     progress: Progress = silent,
 ) -> Path:
     """Train `recipe` and return the folder of the run (default: <runs>/<recipe>-<data name>-<preset>-s<seed>).
@@ -77,6 +82,8 @@ def train(
     The images are those of a `dataset` by name (default: digits), or `data`: a DataSource, (x, y), which is split, or
     {"train": (x, y), "test": (x, y)}, arrays or tensors, which `dataset` may give a name.
 
+    `log_steps` writes a line of JSON a step into steps.jsonl of the run, `tensorboard` events into its tensorboard/.
+
     Where `accelerate launch` started several processes, each takes a block of every batch, and process 0 writes.
 
     Raises UnknownNameError for an unknown name; InvalidValueError for a value out of range, a folder that holds
@@ -87,6 +94,8 @@ def train(
     """
     chosen = chosen_recipe(recipe)
     registry.check("preset", preset)
+    step_log.check(events=tensorboard)
+    logs: dict[str, Any] = {"log_steps": log_steps, "tensorboard": tensorboard}
     processes = distributed.join(device)
     source = processes.in_turn(
         lambda: open_source(dataset or "digits", data_dir) if data is None else given_source(data, dataset)
@@ -112,15 +121,22 @@ def train(
             told = f"{preset} has no settings for {source.name}: those of {source.trains_like} are used"
             progress(f"train {folder.name} settings", 1, 1, status=told)
         with computing_on(rundir.threads_of(folder) if threads is None else threads):
-            return _train(plan, source, folder, processes, resume=resume, progress=progress)
+            return _train(plan, source, folder, processes, logs, resume=resume, progress=progress)
     if members is not None:
         raise InvalidValueError(f"members is {members}: {chosen.name} joins {chosen.joins} runs of {chosen.of}")
-    member = partial(train, chosen.of, data=source, resume=True, device=device, threads=threads, **choices)
+    member = partial(train, chosen.of, data=source, resume=True, device=device, threads=threads, **choices, **logs)
     return join.join(chosen, plan, member, folder, processes, progress=progress)
 
 
 def _train(
-    plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, *, resume: bool, progress: Progress
+    plan: TrainingPlan,
+    source: DataSource,
+    out: Path,
+    processes: Processes,
+    logs: Mapping[str, Any],
+    *,
+    resume: bool,
+    progress: Progress,
 ) -> Path:
     """Carry out `plan`, from the beginning or from the resume point in `out`."""
     validation_n = min(plan.settings.evaluate_n, len(source.split("validation")))
@@ -130,23 +146,33 @@ def _train(
         if processes.on_main(partial(_is_finished, plan, out, processes, **options)):
             progress(f"train {out.name}", plan.steps, plan.steps, status="finished before")
         else:
-            _carry_out(plan, source, out, processes, progress)
+            _carry_out(plan, source, out, processes, logs, progress)
     return out
 
 
-def _carry_out(plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, progress: Progress) -> None:
+def _carry_out(
+    plan: TrainingPlan,
+    source: DataSource,
+    out: Path,
+    processes: Processes,
+    logs: Mapping[str, Any],
+    progress: Progress,
+) -> None:
     """Train, in a folder that is claimed and locked."""
     with processes.holding_signals():
         # Interrupted inside the modules that torch loads on first use, Python may exit as if it had been killed.
         with interrupts.deferred():
-            run = _prepare(plan, source, out, processes, progress)
+            run = _prepare(plan, source, out, processes, logs, progress)
             reached = _continue(run)
+            processes.on_main(partial(run.log.start, reached))
         try:
             _learn(run, reached)
         except KeyboardInterrupt:
             with interrupts.deferred():
                 processes.on_main(partial(save_resume_point, run, reached))
             raise
+        finally:
+            run.log.close()
         with interrupts.deferred():
             _finish(run, reached)
         processes.handle_signals()
@@ -188,7 +214,14 @@ def _finish(run: Run, reached: TrainingState) -> None:
     run.processes.on_main(save)
 
 
-def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Processes, progress: Progress) -> Run:
+def _prepare(
+    plan: TrainingPlan,
+    source: DataSource,
+    out: Path,
+    processes: Processes,
+    logs: Mapping[str, Any],
+    progress: Progress,
+) -> Run:
     settings, device = plan.settings, processes.device
     validation = source.split("validation")
     model = build(plan.architecture, seed=plan.seed).to(device).train()
@@ -209,6 +242,7 @@ def _prepare(plan: TrainingPlan, source: DataSource, out: Path, processes: Proce
         average=average,
         optimizer=optimizer,
         progress=progress,
+        log=StepLog(out=out, rate=plan.rate, steps_per_epoch=plan.steps_per_epoch, **logs),
         # Asked once: a twin is made in every step.
         folds=twin_of(model, torch.empty(1, *source.image_shape, device=device)).folded,
     )

@@ -4,6 +4,7 @@ import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 import ensemble_bench as eb
 from ensemble_bench.adapters import art, autoattack, robustbench
 from ensemble_bench.adapters import torchattacks as ours
-from ensemble_bench.errors import AttackError
+from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.evaluation.diagnostics import diagnose
 from ensemble_bench.models import entry
 from ensemble_bench.models.entry import entered_once
@@ -144,3 +145,42 @@ def test_what_there_is_to_say_is_logged_once(caplog: pytest.LogCaptureFixture) -
             nn.init.normal_(next(model.parameters()))
     said = [record.getMessage().split(": ")[1] for record in caplog.records]
     assert sorted(said) == ["probabilities-not-logits", "randomised"]
+
+
+class Answering:
+    """No module: an object that is called with images, and whose answer has logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def __call__(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.network(x), hidden_states=None)
+
+
+TRAINING = ("our training in ART", "validation")
+LONG = ("RobustBench", "AutoAttack")  # both are AutoAttack, whose 5,000 queries an image take their time
+
+
+@pytest.mark.parametrize("entrance", [name for name in ENTRANCES if name not in (*TRAINING, *LONG)])
+def test_functions_and_objects_with_logits_are_taken_at_every_entrance(entrance: str) -> None:
+    network = perceptron(0).train()
+    for model in (Answering(network), lambda x: network(x), network.forward):
+        ENTRANCES[entrance](model)  # type: ignore[arg-type]
+        assert network.training
+        assert all(p.grad is None and p.requires_grad for p in network.parameters())
+
+
+def test_they_are_attacked_as_their_network_is() -> None:
+    network = perceptron(0).eval()
+    attack = eb.attacks.get("pgd5")
+    expected = attack(network, X, Y, THREAT)
+    assert torch.equal(attack(Answering(network), X, Y, THREAT), expected)  # type: ignore[arg-type]
+    pair = eb.Ensemble([Answering(network), perceptron(1).eval()])  # type: ignore[list-item]
+    assert sum(p.numel() for p in pair.parameters()) == 2 * sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("entrance", [name for name in ENTRANCES if name not in TRAINING])
+@pytest.mark.parametrize("model", [None, 3, "run", nn.Linear, [perceptron(0)]], ids=str)
+def test_what_is_no_model_is_refused_at_every_entrance(entrance: str, model: object) -> None:
+    with pytest.raises(InvalidValueError, match=r"(model|member|of it)"):
+        ENTRANCES[entrance](model)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ensemble_bench as eb
-from ensemble_bench.adapters import robustbench_zoo
+from ensemble_bench.adapters import robustbench_zoo, weights
 from ensemble_bench.adapters import timm as timm_adapter
 from ensemble_bench.adapters.robustbench import import_robustbench
 from ensemble_bench.data import DataSource
@@ -156,6 +156,7 @@ TIMM = "resnet10t"
 def _no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's pretrained networks keep their random weights."""
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(weights, "answers", lambda _: True)
 
 
 @pytest.mark.usefixtures("_no_download")
@@ -201,5 +202,6 @@ def test_timm_without_weights_is_one_line(error: Exception, message: str, monkey
         raise error
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(weights, "answers", lambda _: True)
     with pytest.raises(EnsembleBenchError, match=message):
         eb.load(f"timm:{TIMM}")

@@ -1,5 +1,6 @@
 """Data sets of the user's own, named by their place: what is read, how it is split, and what can be wrong."""
 
+import importlib.util
 import io
 import json
 import pickle
@@ -16,7 +17,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from ensemble_bench import data
-from ensemble_bench.data import DataSource, open_source
+from ensemble_bench.data import DataSource, imagenet, open_source
 from ensemble_bench.data import memory as memories
 from ensemble_bench.data.arrange import nearest_to, statistics
 from ensemble_bench.errors import DataError, InvalidValueError, UnknownNameError
@@ -560,6 +561,44 @@ def test_imagenet_is_validated_at_224(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(source.split("test")) == 6
     with pytest.raises(DataError, match="imagenet needs its folder"):
         open_source("imagenet")
+
+
+@pytest.mark.parametrize("layout", ["val/{}", "{}", "val/{file}", "{file}"])
+def test_robustbenchs_images_are_found_by_its_list(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(str(importlib.util.find_spec("robustbench").origin)).parent  # type: ignore[union-attr]
+    listed = (package / imagenet.LIST).read_text().split()
+    assert len(listed) == len(set(listed)) == 5000
+    names, more = listed[:4], listed[4:6]
+    for shade, name in enumerate([*names, *more]):
+        image = np.full((30, 40, 3), 40 * shade, dtype=np.uint8)
+        save(tmp_path / layout.format(name, file=Path(name).name), image)
+    with pytest.raises(DataError, match=r"lacks 4,994 of the 5,000 validation images .*, such as .*ILSVRC2012_val_"):
+        open_source("imagenet-robustbench", tmp_path)
+    text = imagenet._of_robustbench
+    monkeypatch.setattr(
+        imagenet, "_of_robustbench", lambda file: "\n".join(names) if file == imagenet.LIST else text(file)
+    )
+    source = open_source("imagenet-robustbench", tmp_path)
+    x, y = source.split("test").batch(slice(None))
+    assert source.name == "imagenet-robustbench"
+    assert x.shape == (4, 3, 224, 224)
+    assert [round(float(image.mean()) * 255 / 40) for image in x] == [0, 1, 2, 3]  # in the order of the list
+    assert [source.classes[label] for label in y.tolist()] == [name.partition("/")[0] for name in names]
+    assert list(source.classes) == sorted(source.classes)  # as the folders are numbered for `imagenet`
+    with pytest.raises(DataError, match="for evaluation alone"):
+        source.split("train")
+
+
+def test_robustbenchs_images_need_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="imagenet-robustbench needs its folder"):
+        open_source("imagenet-robustbench")
+    with pytest.raises(DataError, match="does not exist"):
+        open_source("imagenet-robustbench", tmp_path / "nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(DataError, match="needs the package robustbench"):
+        open_source("imagenet-robustbench", tmp_path)
 
 
 def test_load_takes_a_place(tmp_path: Path) -> None:

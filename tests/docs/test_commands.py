@@ -35,6 +35,8 @@ ELSEWHERE = {
     "reproduce --dataset cifar10": "experiment/test_reproduce.py",  # as on the digits
     "--preset modern": "training/test_distributed.py",  # four WRN-28-10
     "robustbench:": "adapters/test_zoo.py",  # a download
+    "hf:": "adapters/test_huggingface.py",
+    "--tensorboard": "training/test_step_log.py",
     "stripes": "registry/test_plugins.py",  # needs the example package
     "zoo:singleadv-cifar10-jpeg-tiny-s0": "test_published.py",
 }

@@ -35,7 +35,7 @@ def names(page: Path, folder: Path) -> dict[str, Any]:
     x, y = (x.numpy(), y.numpy()) if page.stem == "toolkits-art" else (x, y)
     model = eb.load(folder / "runs" / "ensemble2adv-digits-tiny-s0")
     given = {"eb": eb, "torch": torch, "np": np, "Path": Path, "model": model, "x": x, "y": y, "x_test": x, "y_test": y}
-    return given | {"one_hot": np.eye(10, dtype=np.float32)[y]}
+    return given | {"my_model": model, "one_hot": np.eye(10, dtype=np.float32)[y]}
 
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: str(page.relative_to(ROOT)))

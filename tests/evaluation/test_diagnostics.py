@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import ARCHITECTURE, Linear, trained
+from small_models import ARCHITECTURE, Linear, images, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -297,7 +297,7 @@ def test_errors_name_the_value_and_what_was_expected(tmp_path: Path) -> None:
         diagnose(along(torch.ones(64)), dataset="digits")
     with pytest.raises(InvalidValueError, match="does not say what it was trained on: pass dataset"):
         diagnose(model)
-    with pytest.raises(CheckpointError, match=r"best\.safetensors: does not say what it was trained on"):
+    with pytest.raises(CheckpointError, match=r"bare: does not say what it was trained on"):
         diagnose(save(tmp_path / "bare"))
     with pytest.raises(InvalidValueError, match=r"norm is 'l2'.*give eps"):
         diagnose(model, dataset="digits", norm="l2")
@@ -307,3 +307,27 @@ def test_errors_name_the_value_and_what_was_expected(tmp_path: Path) -> None:
         diagnose(model, dataset="digits", batch_size=0)
     with pytest.raises(UnknownNameError, match="unknown attack"):
         diagnose(model, dataset="digits", attack="margn20")
+
+
+class Picky(nn.Module):
+    """A network that cannot be asked about no images at all, as those that reshape by what they are given."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x)
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_whatever_they_get_right_no_network_meets_an_empty_batch(right: bool) -> None:
+    model = Ensemble([Picky(0), Picky(1)])
+    x, _ = images(6)
+    with torch.no_grad():
+        y = (model(x).argmax(1) + (not right)) % 10
+    found = diagnose(model, data=(x, y), attack="margin3", eps=0.3)
+    assert found.n == 6
+    assert next(f.value for f in found.findings if f.quantity == "clean_accuracy") == float(right)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from small_models import ARCHITECTURE, trained
 
+from ensemble_bench.cli import run
 from ensemble_bench.cli.console import show_records
 from ensemble_bench.errors import CheckpointError, EnsembleBenchError, InvalidValueError
+from ensemble_bench.evaluation.diagnostics import diagnose
 from ensemble_bench.evaluation.runner import evaluate, evaluate_checkpoints
 from ensemble_bench.leaderboard.board import write_leaderboard
 from ensemble_bench.models import checkpoint
@@ -18,6 +20,7 @@ from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.models.sources import load
 from ensemble_bench.records import Record, read_samples
 from ensemble_bench.reports import write_report
+from ensemble_bench.reports.comparison import compare
 
 N = 12
 CODE = """
@@ -168,3 +171,43 @@ def test_leaderboard_report_and_console_show_models_from_elsewhere(capsys: pytes
     assert dissected.title.endswith(names[1])
     assert [row[0] for row in dissected.text_rows()][:3] == ["Model 1", "Model 2", "Ensemble"]
     assert all("seeds" not in table.caption for table in tables)
+
+
+def test_models_are_compared_by_the_names_that_they_were_scored_by() -> None:
+    torch.save(trained(seed=1).members[0].get_submodule("network").state_dict(), "weights.pt")
+    records = scored("own_nets:a", "own_nets:b") + scored("weights.pt", arch="small_cnn-0.5")
+    for models in (["own_nets:a", "weights.pt"], [records[0], "runs/weights.pt"], [records[0], records[2].path]):
+        (pair,) = compare(models).pairs
+        assert {pair.left.label, pair.right.label} == {"own_nets:a", "weights.pt"}
+        assert pair.images == N
+        right = [read_samples(r.path.parent)["ifgsm3"].mean() for r in (records[0], records[2]) if r.path]
+        assert sorted(pair.accuracies) == sorted(right)
+    alone = evaluate(trained(), dataset="digits", suite="ifgsm3", n=N)
+    for models, message in (
+        (
+            ["own_nets:a", "own_nets:c"],
+            "own_nets:c does not exist, nor are there records of a model of that name under",
+        ),
+        (["own_nets:a", alone], "model was scored in memory alone: evaluate it with out="),
+        (["own_nets:a", 3], "a model is a int: expected a run, a record or the result"),
+        ("own_nets:a", "expected a list of runs"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            compare(models)
+
+
+def test_a_joined_ensemble_is_diagnosed_by_its_name_as_the_object_is(capsys: pytest.CaptureFixture[str]) -> None:
+    choices = {"dataset": "digits", "n": N, "attack": "margin3"}
+    named = diagnose("own_nets:a+own_nets:b", **choices)  # type: ignore[arg-type]
+    model = Ensemble([trained().members[0], trained(seed=1).members[0]]).eval()
+    given = diagnose(model, **choices)  # type: ignore[arg-type]
+    assert named.model == "own_nets:a+own_nets:b"
+    clean = [[f.value for f in found.findings if f.quantity == "cosine_clean"] for found in (named, given)]
+    assert clean[0] == pytest.approx(clean[1], abs=1e-5)
+    assert len(named.findings) == len(given.findings)
+    with pytest.raises(InvalidValueError, match="own_nets:a has one member: diagnose compares members"):
+        diagnose("own_nets:a", dataset="digits")
+    with pytest.raises(CheckpointError, match="does not say what it was trained on: pass --dataset"):
+        diagnose("own_nets:a+own_nets:b")
+    assert run(["diagnose", "own_nets:a+own_nets:b", "--dataset", "digits", "--n", "4", "--attack", "margin1"]) == 0
+    assert "runs/own_nets_a+own_nets_b/diagnosis/diagnosis.csv" in capsys.readouterr().out

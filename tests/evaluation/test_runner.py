@@ -21,7 +21,7 @@ from killing import Killed, killing
 from small_models import ARCHITECTURE, Linear, blackbox_set, recorded, trained
 
 import ensemble_bench as eb
-from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
+from ensemble_bench.errors import AttackError, CheckpointError, InvalidValueError, UnknownNameError
 from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_checkpoints
 from ensemble_bench.models import checkpoint
@@ -466,9 +466,23 @@ def test_bad_values_are_named(arguments: dict[str, Any], error: type[Exception],
     assert not (tmp_path / "out" / "record.json").exists()
 
 
-def test_only_modules_are_scored() -> None:
-    with pytest.raises(InvalidValueError, match="model is a function"):
-        evaluate(lambda x: x, suite="quick")  # type: ignore[arg-type]
+def test_only_what_answers_with_logits_is_scored() -> None:
+    with pytest.raises(
+        AttackError, match=r"gave logits of shape \(8, 1, 8, 8\) for 8 images: expected \(batch, class\)"
+    ):
+        evaluate(lambda x: x, suite="quick")
+    for model, told in (("run", "eb.load makes one of a name"), ([], "model is a list: .*eb.Ensemble joins several")):
+        with pytest.raises(InvalidValueError, match=told):
+            evaluate(model, suite="quick")  # type: ignore[arg-type]
+
+
+def test_a_name_of_ones_own_changes_nothing_else(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "run" / "best.safetensors", trained(), ARCHITECTURE, {"recipe": "singleadv"})
+    model = checkpoint.load(tmp_path / "run")
+    plain, named = (evaluate(model, suite="ifgsm1", n=2, name=name).record for name in (None, "mine"))
+    assert (plain.model, named.model) == ("run/best", "mine")
+    assert (named.id, named.weights_hash, named.recipe) == (plain.id, plain.weights_hash, "singleadv")
+    assert evaluate(trained(), suite="ifgsm1", n=2).record.model == "model"
 
 
 def test_a_black_box_set_of_another_threat_data_or_split_is_refused(

@@ -223,7 +223,7 @@ def test_the_zoo_loads_by_name(
     publish(*verified, tmp_path)
     monkeypatch.setenv("ENSEMBLE_BENCH_ZOO", str(tmp_path))
     x, _ = images(5)
-    assert torch.equal(zoo.load_model("mine", folder=Path("models"), classes=None)(x), trained()(x))
+    assert torch.equal(zoo.load_model("mine", folder=Path("models"), data=None)(x), trained()(x))
     assert torch.equal(eb.load("zoo:mine")(x), trained()(x))
     assert zoo.find("mine") == zoo.find(f"{BOARD}/mine") == tmp_path / BOARD / "weights" / "mine" / "best.safetensors"
     assert zoo.meta("mine")["dataset"] == "digits"

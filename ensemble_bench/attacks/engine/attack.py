@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ensemble_bench.attacks.engine.task import Budget, OnDone, Outcome, Task, validate
 from ensemble_bench.errors import AttackError, check_kind
+from ensemble_bench.models.called import as_module
 from ensemble_bench.models.entry import entered_once
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.threat import ThreatModel
@@ -48,13 +49,16 @@ class Attack(ABC):
 
         Of a model that answers at random an image is broken when most of many draws are wrong.
         """
-        for what, value, kind in (("model", model, nn.Module), ("x", x, Tensor), ("y", y, Tensor)):
+        model = as_module(model)
+        for what, value, kind in (("x", x, Tensor), ("y", y, Tensor)):
             check_kind(what, value, kind)
+        if ids is not None:
+            check_kind("ids", ids, Tensor)
         check_kind("threat", threat, ThreatModel)
         with torch.inference_mode(False):
             # What was made in inference mode takes part in no gradient; a copy does.
             x, y = (t.clone() if t.is_inference() else t for t in (x, y))
-            ids = torch.arange(len(x)) if ids is None else ids.cpu()
+            ids = torch.arange(x.shape[:1].numel()) if ids is None else ids.cpu()
             validate(x, y, ids)
             budget = Budget(seed=seed, batch_size=batch_size, precision=precision, device=x.device)
             entered = entered_once(model, x)

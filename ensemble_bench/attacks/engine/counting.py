@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ensemble_bench.models.answers import logits_in
 from ensemble_bench.models.randomised import calls_of
 
 
@@ -29,7 +30,7 @@ class Counted(nn.Module):
         """Logits of the model."""
         rows = self._calls * len(x)
         self.forwards += rows
-        logits: Tensor = self.model(x)
+        logits = logits_in(self.model(x), x)
         if logits.requires_grad:
 
             def count(_: Tensor) -> None:

@@ -32,7 +32,7 @@ class Budget:
     def __post_init__(self) -> None:
         check_whole("seed", self.seed)
         check_whole("batch_size", self.batch_size, least=1)
-        if self.precision not in PRECISIONS:
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
             raise InvalidValueError(f"precision is {self.precision!r}: choose from {', '.join(PRECISIONS)}")
 
     @classmethod
@@ -104,6 +104,15 @@ class Outcome:
 
 def validate(x: Tensor, y: Tensor, ids: Tensor) -> None:
     """Raise InvalidValueError, naming the value, unless these are images, labels and ids that an attack can take."""
+    for what, value in (("images", x), ("labels", y), ("ids", ids)):
+        if value.dim() < (2 if value is x else 1):
+            raise InvalidValueError(
+                f"{what} have shape {tuple(value.shape)}: expected an axis of images, and of pixels"
+            )
+    if ids.is_floating_point() or ids.dim() != 1:
+        raise InvalidValueError(
+            f"ids have dtype {ids.dtype} and shape {tuple(ids.shape)}: expected int64 of shape (n,)"
+        )
     if len(x) != len(y) or len(x) != len(ids):
         raise InvalidValueError(f"{len(x)} images, {len(y)} labels and {len(ids)} ids: expected as many of each")
     if not x.is_floating_point():

@@ -15,6 +15,7 @@ from ensemble_bench.attacks.engine import Attack
 from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.attacks.pgd import PGD, bim, ifgsm, margin_pgd
 from ensemble_bench.errors import AttackError, UnknownNameError
+from ensemble_bench.models.answers import logits_in
 from ensemble_bench.records.threat import NORMS
 from ensemble_bench.registry import split_steps
 from ensemble_bench.threat import ThreatModel
@@ -131,7 +132,7 @@ class MarginView(nn.Module):
         """Logits; raises AttackError for a batch that is not the one with the labels."""
         if len(x) != len(self.y):
             raise AttackError(f"it shows the model {len(x)} of {len(self.y)} images: their labels are not known")
-        logits: Tensor = self.model(x)
+        logits = logits_in(self.model(x), x)
         right = self.y[:, None]
         wrong = losses.wrong_logits(logits, self.y).argmax(dim=1, keepdim=True)
         margin = losses.margin(logits, self.y)[:, None]

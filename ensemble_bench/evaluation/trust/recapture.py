@@ -14,6 +14,7 @@ from ensemble_bench.attacks import Attack
 from ensemble_bench.evaluation.job import Job, attempt
 from ensemble_bench.evaluation.journal import Entry, Journal
 from ensemble_bench.evaluation.scoring import Scores
+from ensemble_bench.models.answers import logits_in
 from ensemble_bench.records import CARRIED
 from ensemble_bench.records.hidden_images import hidden_images
 from ensemble_bench.records.recapture import Alone, Recapture
@@ -31,8 +32,7 @@ class Whole(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Logits of the model."""
-        logits: Tensor = self.model(x)
-        return logits
+        return logits_in(self.model(x), x)
 
 
 def recapture(job: Job, scores: Scores, journal: Journal, *, members: Collection[str]) -> Recapture | None:

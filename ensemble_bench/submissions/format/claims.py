@@ -145,8 +145,10 @@ def check_name(name: str) -> str:
 
 
 def can_claim(record: Record, limits: Limits) -> bool:
-    """Whether others can repeat a record: of a whole model, on test images, by attacks that run from their name."""
+    """Whether others can repeat it: of a whole model, on images that they have, too, by attacks run from their name."""
     if record.view is not None or record.split != TEST or record.attack(CARRIED) is not None:
+        return False
+    if record.dataset not in registry.names("data set"):
         return False
     try:
         _check_suite(record.suite, limits)
