@@ -61,6 +61,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENSEMBLE_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("ENSEMBLE_BENCH_DATA", raising=False)
+        patch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it, and what is printed would wrap
         yield
 
 

@@ -165,4 +165,4 @@ def test_a_verified_models_card_holds_no_markup_of_its_makers(desk: Desk, tmp_pa
     assert "# [Free](https://evil.example) *models*, `x` | y" in card
     assert "<a " not in card.partition("</section>")[0]
     assert "<code>x" not in card
-    assert card.count("<h3") == 1
+    assert "<h3" not in card  # the first level: the model's name, which heads the page already
