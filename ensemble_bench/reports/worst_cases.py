@@ -1,7 +1,7 @@
 """Rows of a comparison: models that differ by their seed alone, attacked alike, and what each withstood."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -83,10 +83,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All that was attacked alike: one data set, preset, threat, suite, and the same changes against the preset.
+    """All that was attacked alike: one data set, threat and suite; of verdicts also one preset, changed alike.
 
     `carried` is the smaller eps whose fallen images count as fallen, None without one; `changes` what the user changed
-    in all of its runs, as JSON, but for `match`, of which a recipe has a row each.
+    in all of its runs, as JSON, but for `match`, of which a recipe has a row each. Where presets or changes differ,
+    rows name theirs.
     """
 
     group: Group
@@ -113,11 +114,13 @@ def families(records: Iterable[Record], *, suites: Iterable[str], recipes: Itera
     when the samples beside a record are missing or contradict it.
     """
     suites, recipes = frozenset(suites), frozenset(recipes)
-    return attacked_alike(r for r in headline_models(records) if r.suite in suites and r.recipe in recipes)
+    chosen = [r for r in headline_models(records) if r.suite in suites and r.recipe in recipes]
+    alike = grouped(chosen, lambda record: (group_of(record).preset, _changes(record), *_attacked(record)))
+    return [_family(records) for records in alike.values()]
 
 
 def attacked_alike(records: Iterable[Record]) -> list[Family]:
-    """As `families`, of all `records`; a model of no recipe is a row of its own, under its name."""
+    """As `families`, of all `records`, however trained; a model of no recipe is a row of its own, under its name."""
     return [_family(alike) for alike in grouped(records, _attacked).values()]
 
 
@@ -163,16 +166,18 @@ def robust_accuracy(side: Sequence[Robust]) -> Value:
 def _family(alike: Sequence[Record]) -> Family:
     first = alike[0]
     budget = min(len(_widest(evaluations)) for evaluations in grouped(alike, _model).values())
+    presets, changes = {group_of(record).preset for record in alike}, {_changes(record) for record in alike}
+    names = [name for name, differ in ((_preset, presets), (_changed, changes)) if len(differ) > 1]
     rows = {
-        recipe: _labelled(recipe, [_row(recipe, same, budget) for same in grouped(ours, _made).values()])
+        recipe: _labelled(recipe, [_row(recipe, same, budget) for same in grouped(ours, _made).values()], names)
         for recipe, ours in grouped(alike, lambda record: record.recipe or record.run).items()
     }
     return Family(
-        group=group_of(first),
+        group=replace(group_of(first), preset=presets.pop() if len(presets) == 1 else ""),
         suite=first.suite,
         split=first.split,
         carried=carried_eps(first),
-        changes=_changes(first),
+        changes=changes.pop() if len(changes) == 1 else _json({}),
         rows=dict(sorted(rows.items(), key=lambda row: place(row[0]))),
     )
 
@@ -180,8 +185,8 @@ def _family(alike: Sequence[Record]) -> Family:
 def _attacked(record: Record) -> tuple[Any, ...]:
     blackbox = record.blackbox.hash if record.blackbox else ""
     carried = carried_eps(record) or 0.0
-    images = (record.split, record.data_hash, blackbox, carried, _changes(record))
-    return (group_of(record), record.suite, *images, *conditions_of(record))
+    images = (record.split, record.data_hash, blackbox, carried)
+    return (replace(group_of(record), preset=""), record.suite, *images, *conditions_of(record))
 
 
 def _made(record: Record) -> tuple[str, int, int, str]:
@@ -228,15 +233,24 @@ def _row(recipe: str, same: Sequence[Record], budget: int) -> Row:
     return Row(recipe=recipe, label=recipe, models=tuple(kept), left_out=tuple(left_out))
 
 
-def _labelled(recipe: str, rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Name the rows of a recipe: by the recipe if there is one, else also by what tells them apart."""
-    if len(rows) == 1:
-        return tuple(rows)
-    names = (_match, lambda row: f"{row.parameters} parameters", lambda row: row.models[0].record.run)
-    texts = next((t for t in ([name(row) for row in rows] for name in names) if len(set(t)) == len(rows)), None)
-    if texts is None:
-        texts = [row.models[0].record.model for row in rows]
-    return tuple(replace(row, label=f"{recipe} ({text})") for row, text in zip(rows, texts, strict=True))
+def _labelled(recipe: str, rows: Sequence[Row], names: Sequence[Callable[[Row], str]]) -> tuple[Row, ...]:
+    """Name the rows of a recipe: by the recipe, by `names`, and where these are not enough by what tells rows apart."""
+    texts = [", ".join(filter(None, (name(row) for name in names))) for row in rows]
+    if len(set(texts)) < len(rows):
+        apart = (_match, lambda row: f"{row.parameters} parameters", lambda row: row.models[0].record.run)
+        found = next((t for t in ([name(row) for row in rows] for name in apart) if len(set(t)) == len(rows)), None)
+        more = found or [row.models[0].record.model for row in rows]
+        texts = [", ".join(filter(None, both)) for both in zip(texts, more, strict=True)]
+    labels = [f"{recipe} ({text})" if text else recipe for text in texts]
+    return tuple(replace(row, label=label) for row, label in zip(rows, labels, strict=True))
+
+
+def _preset(row: Row) -> str:
+    return f"preset {preset}" if (preset := group_of(row.models[0].record).preset) else ""
+
+
+def _changed(row: Row) -> str:
+    return ", ".join(f"{name}={value}" for name, value in json.loads(_changes(row.models[0].record)).items())
 
 
 def _match(row: Row) -> str:

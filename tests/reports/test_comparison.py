@@ -104,6 +104,15 @@ def test_models_without_a_recipe_are_rows_of_their_own(tmp_path: Path) -> None:
     assert (pair.left.label, pair.right.label, pair.images) == ("theirs", "others", 400)
 
 
+def test_a_trained_model_is_compared_with_one_from_elsewhere_and_across_presets(tmp_path: Path) -> None:
+    planted(tmp_path, "singleadv", first(300))
+    other = {"model": "theirs", "checkpoint": None, "preset": None, "weights_hash": f"sha256:{1:064x}"}
+    planted(tmp_path / "theirs", None, first(250), **other, training=None)
+    planted(tmp_path / "small", "doubleadv", first(200), preset="small")
+    rows = {row.label for pair in compared(tmp_path).pairs for row in (pair.left, pair.right)}
+    assert rows == {"singleadv (preset tiny)", "theirs", "doubleadv (preset small)"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
