@@ -167,7 +167,7 @@ def _family(alike: Sequence[Record]) -> Family:
     first = alike[0]
     budget = min(len(_widest(evaluations)) for evaluations in grouped(alike, _model).values())
     presets, changes = {group_of(record).preset for record in alike}, {_changes(record) for record in alike}
-    names = [name for name, differ in ((_preset, presets), (_changed, changes)) if len(differ) > 1]
+    names = [name for name, differ in ((_preset, presets - {""}), (_changed, changes)) if len(differ) > 1]
     rows = {
         recipe: _labelled(recipe, [_row(recipe, same, budget) for same in grouped(ours, _made).values()], names)
         for recipe, ours in grouped(alike, lambda record: record.recipe or record.run).items()

@@ -108,6 +108,7 @@ def test_a_trained_model_is_compared_with_one_from_elsewhere_and_across_presets(
     planted(tmp_path, "singleadv", first(300))
     other = {"model": "theirs", "checkpoint": None, "preset": None, "weights_hash": f"sha256:{1:064x}"}
     planted(tmp_path / "theirs", None, first(250), **other, training=None)
+    assert {pair.left.label for pair in compared(tmp_path).pairs} == {"singleadv"}
     planted(tmp_path / "small", "doubleadv", first(200), preset="small")
     rows = {row.label for pair in compared(tmp_path).pairs for row in (pair.left, pair.right)}
     assert rows == {"singleadv (preset tiny)", "theirs", "doubleadv (preset small)"}
