@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ensemble_bench.adapters.weights import hub
+from ensemble_bench.adapters.weights import check_classes, hub
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.models.answers import logits_in
@@ -52,8 +52,7 @@ def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn
         place = _downloaded(source, name)
     network = _network(source, place)
     labels = {int(number): str(label) for number, label in network.config.id2label.items()}
-    if data is not None and len(labels) != len(data.classes):
-        raise InvalidValueError(f"{source} tells {len(labels)} classes apart, the data set has {len(data.classes)}")
+    check_classes(source, len(labels), data)
     order = None if data is None else _order([labels[i] for i in sorted(labels)], data.classes)
     if order is not None:
         logging.getLogger("ensemble_bench").warning("%s: its classes are put in the order of the data set's", source)

@@ -11,7 +11,15 @@ from typing import Any
 
 from torch import nn
 
-from ensemble_bench.adapters.weights import RANDOM, check_download, hub, seeded, split_random, unreachable
+from ensemble_bench.adapters.weights import (
+    RANDOM,
+    check_classes,
+    check_download,
+    hub,
+    seeded,
+    split_random,
+    unreachable,
+)
 from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
 from ensemble_bench.models.normalise import Normalise
@@ -40,10 +48,7 @@ def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn
             network = _fitting(short, data)
         return network if data is not None and data.image_shape[0] != 3 else _normalised(network)
     network = _pretrained(short)
-    if data is not None and network.num_classes != len(data.classes):
-        raise InvalidValueError(
-            f"timm:{short} tells {network.num_classes} classes apart, the data set has {len(data.classes)}"
-        )
+    check_classes(f"timm:{short}", network.num_classes, data)
     return _normalised(network)
 
 

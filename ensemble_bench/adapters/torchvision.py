@@ -9,9 +9,9 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from ensemble_bench.adapters.weights import check_download, seeded, split_random
+from ensemble_bench.adapters.weights import check_classes, check_download, seeded, split_random
 from ensemble_bench.data import DataSource
-from ensemble_bench.errors import CheckpointError, InvalidValueError, UnknownNameError
+from ensemble_bench.errors import CheckpointError, UnknownNameError
 from ensemble_bench.models.normalise import Normalise
 from ensemble_bench.models.state_dict import reason, weights_only
 
@@ -19,8 +19,8 @@ from ensemble_bench.models.state_dict import reason, weights_only
 def meta(name: str) -> dict[str, Any]:
     """Nothing: the weights are for ImageNet, which is no default of ours. Raises UnknownNameError."""
     known = torchvision.models.list_models(module=torchvision.models)
-    if split_random("torchvision", name)[0] not in known:
-        raise UnknownNameError("torchvision model", split_random("torchvision", name)[0], known)
+    if (short := split_random("torchvision", name)[0]) not in known:
+        raise UnknownNameError("torchvision model", short, known)
     return {}
 
 
@@ -32,10 +32,10 @@ def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn
     meta(name)
     short, random = split_random("torchvision", name)
     source, weights = f"torchvision:{short}", torchvision.models.get_model_weights(short).DEFAULT
-    classes = len(weights.meta["categories"]) if data is None else len(data.classes)
+    published = len(weights.meta["categories"])
+    classes = published if data is None else len(data.classes)
     if not random:
-        if (told := len(weights.meta["categories"])) != classes:
-            raise InvalidValueError(f"{source} tells {told} classes apart, the data set has {classes}")
+        check_classes(source, published, data)
         check_download(source, weights.url)
     try:
         with seeded(), weights_only(), contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from ensemble_bench.data import DataSource
 from ensemble_bench.errors import CheckpointError, InvalidValueError
 
 RANDOM = "random"
@@ -23,6 +24,12 @@ def split_random(source: str, name: str) -> tuple[str, bool]:
     if mark and option != RANDOM:
         raise InvalidValueError(f"{source}:{name}?{option}: expected ?{RANDOM} behind the name, for random weights")
     return name, bool(mark)
+
+
+def check_classes(source: str, told: int, data: DataSource | None) -> None:
+    """Raise InvalidValueError unless a model of so many classes is for `data` (None: any)."""
+    if data is not None and told != len(data.classes):
+        raise InvalidValueError(f"{source} tells {told} classes apart, the data set has {len(data.classes)}")
 
 
 @contextlib.contextmanager
