@@ -36,12 +36,12 @@ autodoc_preserve_defaults = True
 highlight_language = "default"
 
 # In the repository a link to a file beside docs/ leads there; Sphinx would look for a page.
-_BESIDE = re.compile(r"\]\((?:\.\./|plugin-example/)[^)\s]*\)")
+_BESIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./|plugin-example/)[^)\s]*\)")
 
 
 def _without_links_beside(app: Any, name: str, source: list[str]) -> None:
     """What lies outside of the site is named there, and not linked: its place depends on where the site is served."""
-    source[0] = re.sub(r"\[([^\]]*)" + _BESIDE.pattern, r"\1", source[0])
+    source[0] = _BESIDE.sub(r"\1", source[0])
 
 
 def setup(app: Any) -> None:
