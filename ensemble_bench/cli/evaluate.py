@@ -210,6 +210,8 @@ def _show_estimate(request: "Request") -> None:
 
 def _on_ray(request: "Request", ray: str, *, gpus: float, workers: int | None) -> None:
     """Score every block of every model as a Ray task; raises EnsembleBenchError with the first reason of a failure."""
+    from contextlib import closing
+
     from ensemble_bench.cli.live import LiveTable
     from ensemble_bench.errors import EnsembleBenchError
     from ensemble_bench.experiment.board import FAILED, Board
@@ -219,7 +221,7 @@ def _on_ray(request: "Request", ray: str, *, gpus: float, workers: int | None) -
 
     board = Board(jobs_of(request), expected={})
     pool = RayPool(ray, workers=workers, threads=request.threads or 1, gpus=gpus)
-    with LiveTable(pool.workers) as table:
+    with closing(pool), LiveTable(pool.workers) as table:
         run(board, pool, show=table)
     for job, status in board:
         if status.state == FAILED:

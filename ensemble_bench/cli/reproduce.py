@@ -1,5 +1,6 @@
 """`ensemble-bench reproduce`: the paper's whole experiment, from training to tables, figures and verdicts."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,7 @@ def reproduce(
     for name in chosen:
         registry.check("recipe", name)
     from ensemble_bench import data
+    from ensemble_bench.cli.live import LiveTable
     from ensemble_bench.evaluation.job import BLOCK
     from ensemble_bench.experiment.board import DONE, Board
     from ensemble_bench.experiment.cost import changes_of
@@ -88,13 +90,12 @@ def reproduce(
         raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
     with held(experiment.out, "reproduce", or_else=", or choose another --out", name=LOCK) as lock:
         there = kept(jobs)
-        expected = _show_costs(experiment, jobs, there, workers or _cores())
-        board = Board(jobs, expected=expected, kept=there)
-        pool = _pool(experiment, workers=workers, ray=ray, gpus=gpus, lock=lock)
-        from ensemble_bench.cli.live import LiveTable
-
-        with LiveTable(pool.workers) as table:
-            run(board, pool, show=table)
+        with closing(_pool(experiment, workers=workers, ray=ray, gpus=gpus, lock=lock)) as pool:
+            pool.prepare(len(jobs) - len(there))
+            expected = _show_costs(experiment, jobs, there, workers or _cores())
+            board = Board(jobs, expected=expected, kept=there)
+            with LiveTable(pool.workers) as table:
+                run(board, pool, show=table)
         left = len(jobs) - board.count(DONE)
         try:
             if not train_only:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import mean
+from statistics import fmean
 
 from ensemble_bench.experiment.plan import Job
 
@@ -54,12 +54,18 @@ class Board:
         self.kept = frozenset(kept)
         self.of = {job.name: Status() for job in jobs}
         self.news: list[str] = []
+        # What finished jobs of one call and column took, each against what it was thought to take.
+        self._paces: dict[tuple[str, str], list[float]] = {}
 
     def __iter__(self) -> Iterator[tuple[Job, Status]]:
         return ((self.jobs[name], status) for name, status in self.of.items())
 
-    def ready(self) -> list[Job]:
-        """Jobs that can start, in order; those that need one that failed are skipped for good."""
+    def ready(self, workers: int = 1) -> list[Job]:
+        """Jobs that can start, in the order to start them on `workers`; those that need a failed one are skipped.
+
+        That is the plan's order, but the last to end decides when all is done: jobs that with all that follows from
+        them take longer than an even share of the work come first, the longest of these chains before the others.
+        """
         found = []
         for job, status in self:
             if status.state != WAITING:
@@ -70,7 +76,8 @@ class Board:
                 self.news.append(f"skipped: {job.name}: {status.reason}")
             elif all(self.of[need].state == DONE for need in job.needs):
                 found.append(job)
-        return found
+        chains, share = self._chains(), self.left(workers)
+        return sorted(found, key=lambda job: -chains[job.name] if chains[job.name] > share else 0.0)
 
     def start(self, job: Job) -> None:
         """`job` is under way."""
@@ -94,11 +101,16 @@ class Board:
         elif event.kind == "done":
             status.state = DONE
             if event.job not in self.kept:
-                self.news.append(f"done: {event.job} in {status.ended - status.started:.1f} s")
+                self._finished(self.jobs[event.job], status.ended - status.started)
         else:
             status.state = FAILED
             status.reason = event.reason if event.kind == "failed" else f"{event.reason}, {status.tries} times"
             self.news.append(f"failed: {event.job}: {status.reason}")
+
+    def _finished(self, job: Job, seconds: float) -> None:
+        self.news.append(f"done: {job.name} in {seconds:.1f} s")
+        if expected := self.expected.get(job.name):
+            self._paces.setdefault((job.call, job.column), []).append(seconds / expected)
 
     def count(self, *states: str) -> int:
         """Number of jobs in these states."""
@@ -108,6 +120,15 @@ class Board:
     def is_over(self) -> bool:
         """Whether no job waits or runs."""
         return not self.count(WAITING, RUNNING)
+
+    def _chains(self) -> dict[str, float]:
+        """Seconds until the end of every job and of the longest row of jobs that wait for it."""
+        after = dict.fromkeys(self.jobs, 0.0)
+        for job in reversed(self.jobs.values()):  # what is needed stands before what needs it
+            after[job.name] += self.left_of(job)
+            for need in job.needs:
+                after[need] = max(after[need], after[job.name])
+        return after
 
     def left_of(self, job: Job) -> float:
         """Seconds that a job will still take, by its own pace, else by that of jobs like it, else as expected."""
@@ -130,12 +151,5 @@ class Board:
         expected = self.expected.get(job.name, 0.0)
         if job.name in self.kept:
             return 0.0
-        ratios = [
-            (status.ended - status.started) / self.expected[other.name]
-            for other, status in self
-            if (other.call, other.column) == (job.call, job.column)
-            and status.state == DONE
-            and other.name not in self.kept
-            and self.expected.get(other.name)
-        ]
-        return expected * mean(ratios) if ratios else expected
+        paces = self._paces.get((job.call, job.column))
+        return expected * fmean(paces) if paces else expected

@@ -49,6 +49,7 @@ class RayPool:
         self._limit, self._need = workers, {"CPU": float(threads)} | ({"GPU": gpus} if gpus else {})
         self._notes = ray.remote(num_cpus=0)(_Notes).remote()
         self._task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)(_perform)
+        self._load = ray.remote(num_cpus=threads, num_gpus=gpus)(tasks.load)
         self._jobs: dict[Any, str] = {}
 
     @property
@@ -57,6 +58,10 @@ class RayPool:
         there = self._ray.cluster_resources()
         room = int(min(there.get(name, 0.0) / need for name, need in self._need.items()))
         return max(room if self._limit is None else min(room, self._limit), 1)
+
+    def prepare(self, jobs: int) -> None:
+        """Start the workers that so many jobs can use: a task each that loads the package, which the worker keeps."""
+        self._loading = [self._load.remote() for _ in range(min(self.workers, jobs))]
 
     def start(self, job: Job) -> None:
         """Submit `job` as a task."""
@@ -79,7 +84,7 @@ class RayPool:
             found.append(Event(job=name, kind="failed" if reason else "done", reason=reason or ""))
         return found
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Interrupt the tasks, wait until each has kept what it has, and leave the cluster."""
         for reference in self._jobs:
             self._ray.cancel(reference, recursive=False)

@@ -37,10 +37,20 @@ class LocalPool:
     def __init__(self, workers: int, *, threads: int = 1, log: Path, held: Sequence[int] = ()) -> None:
         self.workers = workers
         self._held = tuple(held)
-        self._log = open(log, "ab")  # noqa: SIM115 - closed by stop
+        self._log = open(log, "ab")  # noqa: SIM115 - closed by close
         self._environment = environment(threads)
         self._pool: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """The worker processes that there are now."""
+        return [worker.process for worker in self._pool]
+
+    def prepare(self, jobs: int) -> None:
+        """Start the workers that so many jobs can use; they load the package while this process does other things."""
+        for _ in range(min(self.workers, jobs) - len(self._pool)):
+            self._new()
 
     def start(self, job: Job) -> None:
         """Hand `job` to an idle worker, started now if there is none."""
@@ -72,10 +82,15 @@ class LocalPool:
                     worker.job = None
         return found
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Interrupt the workers, wait until each has kept what it has, and kill those that do not end."""
         for worker in self._pool:
-            worker.process.send_signal(signal.SIGINT)
+            assert worker.process.stdin is not None
+            if worker.job is None:
+                # The end of its input ends it wherever it is, also before it can be interrupted.
+                worker.process.stdin.close()
+            else:
+                worker.process.send_signal(signal.SIGINT)
         end = time.monotonic() + GRACE
         for worker in self._pool:
             try:

@@ -14,6 +14,12 @@ def perform(call: str, arguments: Mapping[str, Any], progress: Progress) -> None
     CALLS[call](dict(arguments), progress)
 
 
+def load() -> None:
+    """Import what jobs need, which takes a process seconds, before the first job comes."""
+    import ensemble_bench.evaluation.runner
+    import ensemble_bench.training.trainer  # noqa: F401
+
+
 def headline(run: Path) -> Path:
     """The checkpoint that tables and verdicts use, the first of CHECKPOINTS; raises CheckpointError for none."""
     for name in CHECKPOINTS:

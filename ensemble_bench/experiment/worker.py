@@ -64,6 +64,7 @@ def main() -> int:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
+        tasks.load()
         while True:
             job = jobs.get()
             try:

@@ -1,13 +1,17 @@
 """The board and the loop: what fails holds up only what needs it, and a lost job is taken up again."""
 
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from ensemble_bench.experiment import board as boards
 from ensemble_bench.experiment.board import DONE, FAILED, RUNNING, SKIPPED, WAITING, Board, Event
+from ensemble_bench.experiment.local import LocalPool
 from ensemble_bench.experiment.plan import Job
 from ensemble_bench.experiment.run import run
+from ensemble_bench.experiment.worker import INTERRUPTED
 
 
 def a_job(name: str, *needs: str, call: str = "evaluate") -> Job:
@@ -22,7 +26,6 @@ class Scripted:
         self.under_way: list[Job] = []
         self.started: list[str] = []
         self.most = 0
-        self.stopped = False
 
     def start(self, job: Job) -> None:
         self.started.append(job.name)
@@ -37,14 +40,16 @@ class Scripted:
             return [Event(job=job.name, kind="lost", reason="its worker died (SIGKILL)")]
         return [Event(job=job.name, kind=end, reason="" if end == "done" else "no such thing")]
 
-    def stop(self) -> None:
-        self.stopped = True
+    def prepare(self, jobs: int) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
 
 
 def carry_out(pool: Scripted, *jobs: Job) -> Board:
     board = Board(jobs, expected={})
     run(board, pool, show=lambda board: None)
-    assert pool.stopped
     return board
 
 
@@ -64,6 +69,19 @@ def test_jobs_start_in_order_after_what_they_need_and_not_too_many_at_once() -> 
     assert pool.most == 2
 
 
+def test_what_would_outlast_all_else_starts_first() -> None:
+    expected = {"a": 1.0, "b": 2.0, "c": 2.0, "long": 3.0, "after": 4.0, "last": 6.0}
+    jobs = (*map(a_job, ("a", "b", "c", "long")), a_job("after", "long"), a_job("last"))
+    board = Board(jobs, expected=expected)  # 18 seconds in all; long and what follows take 7, last takes 6
+    assert [job.name for job in board.ready(1)] == ["a", "b", "c", "long", "last"]
+    assert [job.name for job in board.ready(3)] == ["long", "a", "b", "c", "last"]
+    assert [job.name for job in board.ready(4)] == ["long", "last", "a", "b", "c"]
+    for name in ("long", "a"):
+        board.start(board.jobs[name])
+        board.hear(Event(job=name, kind="done"))
+    assert [job.name for job in board.ready(3)] == ["last", "b", "c", "after"]
+
+
 @pytest.mark.parametrize(("losses", "state"), [(2, DONE), (3, FAILED)])
 def test_a_job_whose_worker_dies_is_done_again_but_not_for_ever(losses: int, state: str) -> None:
     pool = Scripted(1, a=losses)
@@ -74,12 +92,15 @@ def test_a_job_whose_worker_dies_is_done_again_but_not_for_ever(losses: int, sta
     assert board.of["a"].reason == ("" if state == DONE else "its worker died (SIGKILL), 3 times")
 
 
-def test_an_interruption_stops_the_workers() -> None:
-    pool = Scripted(1)
-    pool.events = lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt)  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run(Board([a_job("a")], expected={}), pool, show=lambda board: None)
-    assert pool.stopped
+def test_prepared_workers_are_no_more_than_there_is_work_for_and_end_with_the_pool(tmp_path: Path) -> None:
+    with closing(LocalPool(2, log=tmp_path / "workers.log")) as pool:
+        pool.prepare(1)
+        (first,) = pool.processes
+        pool.prepare(5)
+        assert pool.processes[0] is first
+        assert len(pool.processes) == 2
+        found = pool.processes
+    assert [process.returncode for process in found] == [INTERRUPTED, INTERRUPTED]
 
 
 def test_the_time_left_follows_the_pace_of_a_training_and_of_finished_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
