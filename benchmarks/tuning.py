@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
 SEEDS = (1000, 1001)
 RATES = (0.2, 0.4, 0.8, 1.6)
-KEYS = ("recipe", "learning_rate", "weight_decay", "width", "steps", "seed")
+KEYS = ("recipe", "learning_rate", "weight_decay", "width", "crop", "steps", "seed")
 ACCURACIES = ("clean", "fgsm", "ifgsm7", "pgd20")
 COLUMNS = (*KEYS, "n", "precision", *ACCURACIES)
 TIMES_K = "k times the loss"
@@ -105,14 +105,14 @@ def collect(runs: Path) -> None:
 def _row(meta: Mapping[str, Any]) -> Row:
     settings = meta["settings"]
     about = {"recipe": meta["recipe"], "steps": meta["step"], "seed": meta["seed"], "n": settings["evaluate_n"]}
-    about |= {name: settings[name] for name in ("learning_rate", "weight_decay")}
+    about |= {name: settings[name] for name in ("learning_rate", "weight_decay", "crop")}
     about |= {"width": settings["network"]["width"], "precision": meta["precision"]}
     return about | {name: meta["validation"][name] for name in ACCURACIES}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Rows of a table, numbers as numbers."""
-    kinds: dict[str, Any] = {"recipe": str, "steps": int, "seed": int, "n": int, "precision": str}
+    kinds: dict[str, Any] = {"recipe": str, "crop": int, "steps": int, "seed": int, "n": int, "precision": str}
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: kinds.get(name, float)(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
@@ -166,8 +166,10 @@ def page() -> str:
         rates = sorted({rate for _, rate, decay in cells if decay == base.weight_decay})
         seeds = sorted({int(row["seed"]) for row in rows})
         steps, ns = sorted({int(row["steps"]) for row in rows}), sorted({int(row["n"]) for row in rows})
-        widths = sorted({row["width"] for row in rows})
+        widths, crops = sorted({row["width"] for row in rows}), sorted({row["crop"] for row in rows})
         about = [" or ".join(map(str, steps)) + " steps", f"networks of width {' or '.join(f'{w:g}' for w in widths)}"]
+        if any(crops):
+            about.append(f"crops of {' or '.join(map(str, crops))}")
         about.append(f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}")
         about.append(f"n = {' or '.join(map(str, ns))} validation images")
         trained = {kind: {row["recipe"] for row in rows if row["precision"] == kind} for kind in ("float32", "bf16")}

@@ -25,6 +25,7 @@ def _row(
         "learning_rate": rate,
         "weight_decay": decay,
         "width": 1.0,
+        "crop": 4,
         "steps": 10.0,
         "seed": seed,
         "n": 100.0,
@@ -78,7 +79,7 @@ def test_finished_runs_are_added_to_what_the_tables_hold(tmp_path: Path, monkeyp
     for seed, pgd20 in ((1000, 0.3), (1001, 0.4)):
         run = tmp_path / f"runs-{seed}" / "digits-tiny" / "one"
         run.mkdir(parents=True)
-        settings = {"evaluate_n": 9, "learning_rate": 0.2, "weight_decay": 5e-4, "network": {"width": 1.0}}
+        settings = {"evaluate_n": 9, "learning_rate": 0.2, "weight_decay": 5e-4, "crop": 2, "network": {"width": 1.0}}
         validation = {"clean": 0.9, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
         meta = {"recipe": "singleadv", "step": 5, "seed": seed, "settings": settings, "validation": validation}
         meta["precision"] = "bf16"
