@@ -1,0 +1,75 @@
+"""Data sets in parquet files: every layout of the hubs, and what can be wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_images import write_parquet
+
+from ensemble_bench.data import open_source
+from ensemble_bench.errors import DataError
+
+
+@pytest.mark.parametrize("struct", [True, False])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+        ("data/train-00000-of-00001-abc.parquet", "data/validation-00000-of-00001-abc.parquet"),
+        ("default/train/0000.parquet", "default/test/0000.parquet"),
+    ],
+)
+def test_parquet_in_every_layout(train: str, test: str, struct: bool, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "p" / train, struct=struct)
+    images = write_parquet(tmp_path / "p" / test, struct=struct)
+    source = open_source(f"parquet:{tmp_path / 'p'}")
+    assert np.array_equal(source.split("test").images.permute(0, 2, 3, 1).numpy(), images)
+    assert source.split("test").labels.tolist() == [i % 3 for i in range(30)]
+    assert len(source.split("train")) == 27
+    assert source.name == "p"
+
+
+def test_a_file_of_parquet_is_split(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "all.parquet", kind=[("cat", "dog")[i % 2] for i in range(30)])
+    source = open_source(f"parquet:{tmp_path / 'all.parquet'}")
+    assert source.classes == ("cat", "dog")
+    assert [len(source.split(part)) for part in ("train", "validation", "test")] == [22, 2, 6]
+
+
+def test_the_hubs_metadata_name_the_label_and_its_classes(tmp_path: Path) -> None:
+    told = {"photo": {"_type": "Image"}, "kind": {"_type": "ClassLabel", "names": ["a", "b", "c"]}}
+    columns = {"id": list(range(30)), "kind": [i % 3 for i in range(30)]}
+    write_parquet(tmp_path / "all.parquet", told=told, **columns)
+    source = open_source(f"parquet:{tmp_path / 'all.parquet'}")
+    assert source.classes == ("a", "b", "c")
+    assert sorted(set(source.split("train").labels.tolist())) == [0, 1, 2]
+
+
+def test_bad_parquet_gives_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    cases: list[tuple[dict[str, object], str]] = [
+        (
+            {"id": list(range(30)), "kind": [0, 1] * 15},
+            "expected one column of labels .* found id, kind: call it label",
+        ),
+        ({"weight": [0.5] * 30}, "found none of photo, weight"),
+        ({"kind": [0, None] * 15}, "row 1 of .* has no label in kind"),
+        ({"kind": [0, -1] * 15}, "label -1"),
+        ({"kind": [0] * 30}, "holds 1 classes: expected at least 2"),
+    ]
+    for columns, message in cases:
+        write_parquet(path, **columns)
+        with pytest.raises(DataError, match=message):
+            open_source(f"parquet:{path}")
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match="as parquet"):
+        open_source(f"parquet:{path}")
+    with pytest.raises(DataError, match="does not exist"):
+        open_source(f"parquet:{tmp_path / 'no'}")
+    path.unlink()
+    with pytest.raises(DataError, match=r"holds no \.parquet files"):
+        open_source(f"parquet:{tmp_path}")
+    write_parquet(tmp_path / "train-00000-of-00002.parquet")
+    write_parquet(tmp_path / "test-00000-of-00001.parquet")
+    with pytest.raises(DataError, match="incomplete: it lacks train-00001-of-00002"):
+        open_source(f"parquet:{tmp_path}")
