@@ -50,7 +50,8 @@ _TINY = Sizes(
     large_seeds=1,
 )
 _CPU = Sizes(
-    # A night of training on two cores, and days of evaluation. The primary suites, quick and strongest, have the sizes that the claims were named with.
+    # A night of training on two cores, and days of evaluation: the primary suites, quick and strongest, have the sizes
+    # that the claims were named with.
     suites={
         "paper": Scored(images=1000),
         "quick": Scored(images=10_000),
