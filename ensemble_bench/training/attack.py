@@ -31,6 +31,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def steps_of(name: str) -> int:
+    """Gradient steps of a training attack: 1 of "nfgsm", N of "ifgsmN". Raises UnknownNameError."""
+    return 1 if check_name(name) == "nfgsm" else registry.split_steps(name)[1] or 1
+
+
 def perturb(
     name: str,
     model: nn.Module,
@@ -54,7 +59,7 @@ def perturb(
     an attack of several steps calls the folded twin of the model, made anew. Raises InvalidValueError for an unknown
     start, and for nfgsm under l2.
     """
-    check_name(name)
+    steps = steps_of(name)
     if start not in STARTS:
         raise InvalidValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
     if name == "nfgsm" and threat.norm != "linf":
@@ -66,7 +71,6 @@ def perturb(
             value = loss(attacked(x_adv).to(x.dtype), y).sum()
         return torch.autograd.grad(value, x_adv)[0]
 
-    steps = 1 if name == "nfgsm" else registry.split_steps(name)[1] or 1
     with frozen(model):
         # For a single step, folding costs about what it saves.
         attacked = folded(model) if fold and steps > 1 else model
