@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ensemble_bench import ThreatModel
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.folded import folded
-from ensemble_bench.training.attack import check_name, perturb, perturb_members
+from ensemble_bench.training.attack import check_name, perturb, perturb_members, steps_of
 
 THREAT = ThreatModel(eps=0.1)
 
@@ -129,6 +129,10 @@ def test_folding_gives_nearly_the_same_images(members: bool, monkeypatch: pytest
 @pytest.mark.parametrize("name", ["nfgsm", "ifgsm7", "ifgsm3"])
 def test_names(name: str) -> None:
     assert check_name(name) == name
+
+
+def test_a_training_attack_says_its_steps() -> None:
+    assert [steps_of(name) for name in ("nfgsm", "ifgsm7", "ifgsm1")] == [1, 7, 1]
 
 
 @pytest.mark.parametrize("name", ["pgd20", "ifgsm", "nfgsm5", "ifgsm0", "igfsm7", ""])
