@@ -186,18 +186,40 @@ def tensors_changed(data: bytes, chance: Random) -> bytes:
     """safetensors: the header as JSON, or the numbers behind it."""
     length = int.from_bytes(data[:8], "little")
     header, body = data[8 : 8 + length], data[8 + length :]
-    how = chance.randrange(8)
-    if how < 5:
+    how = chance.randrange(12)
+    if how < 4:
         header = json_changed(header, chance)
-    elif how == 5:
+    elif how < 9:
+        header = text_of(_header_changed(json.loads(header), chance))
+    elif how == 9:
         at = 4 * chance.randrange(len(body) // 4)
         body = body[:at] + chance.choice((b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff" * 4, b"\0\0\x80\xbf")) + body[at + 4 :]
-    elif how == 6:
+    elif how == 10:
         body = chance.choice((body[:-1], body[: len(body) // 2], body + bytes(8), b""))
     else:
         length = chance.choice((0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1))
         return length.to_bytes(8, "little") + header + body
     return len(header).to_bytes(8, "little") + header + body
+
+
+def _header_changed(values: dict[str, Any], chance: Random) -> dict[str, Any]:
+    """The header with other metadata, or with tensors of the same bytes under other names, types and shapes."""
+    names = [name for name in values if name != "__metadata__"]
+    about, other = (values[chance.choice(names)] for _ in range(2))
+    how = chance.randrange(7)
+    if how < 3 and "__metadata__" in values:
+        values["__metadata__"] = tree_changed(values["__metadata__"], chance)
+    elif how == 3:
+        alike = {"F32": ("I32", "U32"), "F16": ("BF16", "I16", "U16"), "I64": ("F64", "U64", "C64")}
+        about["dtype"] = chance.choice(alike.get(about["dtype"], ("F8_E4M3", "I8", "BOOL", "F32")))
+    elif how == 4:
+        about["shape"] = chance.choice((about["shape"][::-1], [1, *about["shape"]], [*about["shape"], 1], [0], []))
+    elif how == 5:
+        about["data_offsets"], other["data_offsets"] = other["data_offsets"], about["data_offsets"]
+    else:
+        name = chance.choice(names)
+        values[chance.choice((f"model.{name}", f"module.{name}", name[1:], "x", ""))] = values.pop(name)
+    return values
 
 
 def parquet_changed(data: bytes, chance: Random) -> bytes:
