@@ -1,7 +1,6 @@
 """Scoring: run a suite over images block by block, and gather a row an image."""
 
 import itertools
-import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -289,7 +288,7 @@ def _attack_block(
     The journal has it under `name`. Fresh images are looked at again once they fall: what are they taken for?
     """
     count = int(about.targets.sum())
-    if (known := journal.get(name, index, partial(_is_attack, job=job, n=block.stop - block.start))) is not None:
+    if (known := journal.get(name, index, partial(_is_attack, job=job, about=about))) is not None:
         told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
@@ -335,8 +334,9 @@ def _attack_block(
     return entry
 
 
-def _is_attack(entry: Entry, *, job: Job, n: int) -> bool:
-    """Whether an entry tells what an attack did to `n` images."""
+def _is_attack(entry: Entry, *, job: Job, about: _Rows) -> bool:
+    """Whether an entry tells what an attack did to the images of a block."""
+    n = len(about.targets)
     lists: dict[str, tuple[type, int]] = {"broken": (bool, n), "steps": (int, n), "margin": (float, n)}
     if "predicted" in entry:  # versions before did not ask
         lists["predicted"] = int, n
@@ -344,8 +344,9 @@ def _is_attack(entry: Entry, *, job: Job, n: int) -> bool:
         lists |= dict.fromkeys(SHARES, (float, n))
     if not has(entry, counts=("passes", "zero_gradients"), numbers=("seconds",), lists=lists):
         return False
-    # What has another class was broken.
-    return all(map(operator.le, (label >= 0 for label in entry.get("predicted", ())), entry["broken"]))
+    broken = np.array(entry["broken"], dtype=bool)
+    named = np.array(entry["predicted"]) >= 0 if "predicted" in entry else broken & about.fresh
+    return not (broken & ~about.targets).any() and np.array_equal(named, broken & about.fresh)
 
 
 def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
