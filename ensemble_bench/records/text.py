@@ -32,8 +32,12 @@ def carried_eps(record: Record) -> float | None:
 
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """Sort key that reads digits as numbers, so that pgd20 comes before pgd500."""
-    parts = [part for part in re.split(r"([0-9]+)", name) if part]
-    return [(part[0] in DIGITS, int(part) if part[0] in DIGITS else 0, part) for part in parts]
+    keys = []
+    for part in filter(None, re.split(r"([0-9]+)", name)):
+        number = part.lstrip("0") if part[0] in DIGITS else ""
+        # Of numbers without zeros before them the longer is larger, however long both are.
+        keys.append((part[0] in DIGITS, len(number), f"{number} {part}" if part[0] in DIGITS else part))
+    return keys
 
 
 def fraction(value: float | None) -> str:
