@@ -17,14 +17,17 @@ HEAD, TAIL = 1400, 500
 
 def _one_line(message: str) -> str:
     """A message as one line that any terminal can show: what it quotes may be long, or hold anything."""
-    if len(message) > HEAD + TAIL:
-        message = f"{message[:HEAD]} … {message[-TAIL:]}"
+    message = _cut(message)
     if len(message.splitlines()) > 1:
         message = " ".join(message.split())
     if message.isprintable():
         return message
     # Control characters, and halves of pairs, which no file or terminal takes.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= HEAD + TAIL else f"{message[:HEAD]} … {message[-TAIL:]}"
 
 
 class EnsembleBenchError(Exception):

@@ -85,7 +85,7 @@ from ensemble_bench.submissions.format.limits import Limits  # noqa: E402
 from ensemble_bench.submissions.format.untrusted import parse_json  # noqa: E402
 from ensemble_bench.submissions.price import batch_in, check_price  # noqa: E402
 from ensemble_bench.threat import ThreatModel  # noqa: E402
-from ensemble_bench.training import rundir, state, step_log  # noqa: E402
+from ensemble_bench.training import provenance, rundir, state, step_log  # noqa: E402
 from ensemble_bench.training.optimizer import sgd  # noqa: E402
 from ensemble_bench.training.presets import PRESETS  # noqa: E402
 
@@ -125,6 +125,12 @@ class Target:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(part)
+
+
+@functools.cache
+def digits() -> data.ImageSet:
+    """Test images."""
+    return data.open_source("digits").split("test")
 
 
 def each(*readers: Callable[[], object]) -> None:
@@ -372,7 +378,7 @@ def trained_a_little() -> Any:
     """A tiny network, and its optimizer after a step."""
     model = build(SMALL).train()
     optimizer = sgd(model, PRESETS["tiny"].on("digits"))
-    x, y = data.open_source("digits").split("train").batch(slice(4))
+    x, y = digits().batch(slice(4))
     torch.nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
     return model, optimizer
@@ -433,7 +439,7 @@ def read_weights(folder: Path) -> None:
 
 def blackbox_seeds() -> list[Parts]:
     path = Path(scratch().name) / "set.safetensors"
-    x, y = data.open_source("digits").split("test").batch(slice(3))
+    x, y = digits().batch(slice(3))
     about = {"keep_rate": 0.5, "considered": 6, "surrogates": [{"backbone": "small_cnn", "accuracy": 0.9}]}
     about |= {"data_hash": "sha256:" + "0" * 64, "threat": {"norm": "linf", "eps": 0.1}, "seed": 0}
     save_blackbox(path, ids=torch.arange(3), x_adv=x, labels=y, info=about)
@@ -450,7 +456,7 @@ def read_blackbox(folder: Path) -> None:
     path = folder / "set.safetensors"
     found = load_blackbox(path)
     assert str(found.threat)
-    x, y = data.open_source("digits").split("test").batch(slice(5))
+    x, y = digits().batch(slice(5))
     get("blackbox", path=path).run(perceptron(0), x, y, found.threat, ids=torch.arange(5))
 
 
@@ -491,9 +497,13 @@ def run_sealed(parts: Parts) -> Parts:
     return self_sealed(about), b"\n".join(lines), steps
 
 
+versions = functools.cache(provenance.versions)
+
+
 def read_run(folder: Path) -> None:
     """Go on with a run, and read its curves."""
-    with mock.patch.object(rundir, "commit", lambda: None):  # git takes longer than all else
+    # Asking git and the installed packages takes longer than all else.
+    with mock.patch.multiple(rundir, commit=lambda: None, versions=versions):
         each(
             lambda: rundir.crossed_commits(folder),
             lambda: rundir.crossed_versions(folder),
@@ -510,7 +520,7 @@ def read_run(folder: Path) -> None:
 @functools.cache
 def job() -> Job:
     """Two attacks, the second on half of what stands, on six digits."""
-    model, images = perceptron(0).eval(), data.open_source("digits").split("test").first(6)
+    model, images = perceptron(0).eval(), digits().first(6)
     threat = ThreatModel(eps=0.1)
     return Job(
         label="mine",

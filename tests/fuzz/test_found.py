@@ -129,6 +129,11 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
         lambda: edited("checkpoint", 0, lambda v: v["architecture"].update({"a\u2028b\x1b[2J": 1})),
         r"unknown keys a b\\x1b\[2J",
     ),
+    "a long text of what no terminal takes": (
+        "record",
+        lambda: edited("record", 0, lambda v: v.update({"\x1b" * 9000: 1})),
+        r"unknown field '\\x1b",
+    ),
     "a long hash": ("board", lambda: edited("board", 1, lambda v: v.update(schema="x" * 9000)), "schema"),
     # JSON
     "a number of 400 digits": ("record", lambda: edited("record", 0, lambda v: v.update(seconds=10**400)), "seconds"),
