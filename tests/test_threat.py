@@ -137,7 +137,7 @@ def test_a_step_has_the_signs_of_its_gradient_and_not_its_size(norm: str, seed: 
 @given(steps=st.integers(1, 3000), eps=st.floats(1e-3, 1))
 @settings(max_examples=100)
 def test_a_pixel_can_travel_across_the_ball_in_any_number_of_steps(steps: int, eps: float) -> None:
-    """Adam's steps are as long as their rates at most, which fall in a line to none; the others have steps of one size."""
+    """Adam's steps are as long as their rates at most, which fall in a line to none; others have steps of one size."""
     rate = pgd_adam(steps).learning_rate * eps
     assert sum(rate * (1 - step / steps) for step in range(steps)) >= 2 * eps - 1e-9
     for make in (ifgsm, margin_pgd):

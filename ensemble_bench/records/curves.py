@@ -48,10 +48,7 @@ def read(path: Path) -> list[Row]:
             )
         try:
             rows.append(
-                {
-                    name: _number(name, text)
-                    for name, text in zip(names, row[:-1] if checked else row, strict=True)
-                }
+                {name: _number(name, text) for name, text in zip(names, row[:-1] if checked else row, strict=True)}
             )
         except ValueError:
             raise RecordError(

@@ -9,7 +9,6 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from ensemble_bench.errors import shortened
 
-
 LARGEST = 2**63
 """Whole numbers are below it: those of a file are counts and seeds, which other programs hold in 64 bits."""
 

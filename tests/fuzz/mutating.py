@@ -193,7 +193,9 @@ def tensors_changed(data: bytes, chance: Random) -> bytes:
         header = text_of(_header_changed(json.loads(header), chance))
     elif how == 9:
         at = 4 * chance.randrange(len(body) // 4)
-        body = body[:at] + chance.choice((b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff" * 4, b"\0\0\x80\xbf")) + body[at + 4 :]
+        body = (
+            body[:at] + chance.choice((b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\xff" * 4, b"\0\0\x80\xbf")) + body[at + 4 :]
+        )
     elif how == 10:
         body = chance.choice((body[:-1], body[: len(body) // 2], body + bytes(8), b""))
     else:

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 import zipfile
@@ -92,7 +91,12 @@ from ensemble_bench.training.presets import PRESETS  # noqa: E402
 SMALL = replace(ARCHITECTURE, width=1 / 16)
 GATED = replace(SMALL, members=2, gated=True)
 META = {
-    **{"recipe": "singleadv", "preset": "tiny", "dataset": "digits", "seed": 0, "seeds": [0], "checkpoint": "best"},
+    "recipe": "singleadv",
+    "preset": "tiny",
+    "dataset": "digits",
+    "seed": 0,
+    "seeds": [0],
+    "checkpoint": "best",
     "threat": {"norm": "linf", "eps": 8 / 255},
 }
 EVALUATION = "an evaluation"
@@ -284,7 +288,9 @@ def records() -> list[tuple[Record, bytes]]:
     )
     drawn = replace(plain, randomised=Randomised(draws=64, gradient_draws=8), training=None)
     shares = samples.assign(expected_accuracy=plain.robust.accuracy, expected_clean_accuracy=plain.clean.accuracy)
-    carried = replace(plain, attacks=(replace(plain.attacks[0], name="smaller-eps", settings={"eps": 0.01}), plain.attacks[1]))
+    carried = replace(
+        plain, attacks=(replace(plain.attacks[0], name="smaller-eps", settings={"eps": 0.01}), plain.attacks[1])
+    )
     renamed = samples.rename(columns={c: c.replace("ifgsm5", "smaller-eps") for c in samples})
     renamed["broken_by"] = renamed["broken_by"].replace("ifgsm5", "smaller-eps")
     told = samples.assign(adversarial_prediction=[None, None, 3, 4, 5, None])
@@ -466,7 +472,7 @@ def read_blackbox(folder: Path) -> None:
 def run_seeds() -> list[Parts]:
     """The run.json, curves.csv and steps.jsonl of a run that goes on, with checksums and as they were before these."""
     out = Path(scratch().name) / "run"
-    with mock.patch.object(rundir, "commit", lambda: None):
+    with mock.patch.object(rundir, "commit", return_value=None):
         rundir.claim(out, plan(), device="cpu", resume=False, validation_n=144)
     about = json.loads((out / "run.json").read_text())
     names = "step,epoch,clean,fgsm,ifgsm5,ifgsm7,pgd5,pgd20,loss,lr,seconds"
@@ -481,8 +487,15 @@ def run_seeds() -> list[Parts]:
 
 def plan() -> dict[str, Any]:
     return {
-        **{"recipe": "singleadv", "preset": "tiny", "dataset": "digits", "data_name": "digits", "seeds": [0]},
-        **{"steps": 30, "threat": {"norm": "linf", "eps": 0.1}, "settings": {"evaluate_n": 144}, "changes": {}},
+        "recipe": "singleadv",
+        "preset": "tiny",
+        "dataset": "digits",
+        "data_name": "digits",
+        "seeds": [0],
+        "steps": 30,
+        "threat": {"norm": "linf", "eps": 0.1},
+        "settings": {"evaluate_n": 144},
+        "changes": {},
         "architecture": SMALL.as_dict(),
     }
 
@@ -607,29 +620,47 @@ def board_seeds() -> list[Parts]:
     folder = Path(scratch().name) / "board"
     rules = write_rules(Rules(n=100), folder).read_bytes()
     verdict = Verdict(
-        **{"record": "a" * 64, "suite": "paper", "n": 8, "images": 360, "seed": 0, "precision": "float32"},
-        **{"status": "verified", "by": "us", "date": "2026-01-01", "differing": 0, "compared": 8, "allowed": 1},
+        record="a" * 64,
+        suite="paper",
+        n=8,
+        images=360,
+        seed=0,
+        precision="float32",
+        status="verified",
+        by="us",
+        date="2026-01-01",
+        differing=0,
+        compared=8,
+        allowed=1,
     )
     flags = (NamedWarning(name="fits-test", message="better than chance"),)
     verified = Verified(weights_hash="sha256:0", verdicts=(verdict,), flags=flags, versions={"torch": "2"})
     earlier = {"status": "verified", "date": "2026", "weights_hash": "sha256:0"}
     pixels = as_png(np.zeros((2, 2, 3), dtype=np.uint8))
     picture = Picture(
-        **{"id": 1, "label": "1", "prediction": "2", "broken_by": "pgd5"},
-        **{"clean": pixels, "adversarial": pixels, "difference": pixels},
+        id=1,
+        label="1",
+        prediction="2",
+        broken_by="pgd5",
+        clean=pixels,
+        adversarial=pixels,
+        difference=pixels,
     )
     gallery = Gallery(
-        **{"weights_hash": "a", "data_hash": "b", "threat": Threat(norm="linf", eps=0.1), "suite": "paper"},
-        **{"amplified": 10.0, "shrunk": 1, "pictures": (picture,)},
+        weights_hash="a",
+        data_hash="b",
+        threat=Threat(norm="linf", eps=0.1),
+        suite="paper",
+        amplified=10.0,
+        shrunk=1,
+        pictures=(picture,),
     )
     write_gallery(gallery, folder / "gallery.json")
     shown = marked((folder / "gallery.json").read_bytes(), self_hash="self")
     entry = bundles()[0]["model_info.json"]
     entry = json.dumps(json.loads(entry) | {"autoattack_acc": "50.00"}).encode()
     corruptions = b",fog,fog,snow\n,1,2,1\nStandard,0.5,0.4,0.3\n"
-    return [
-        (rules, json.dumps(told).encode(), entry, shown, corruptions) for told in (verified.as_dict(), earlier)
-    ]
+    return [(rules, json.dumps(told).encode(), entry, shown, corruptions) for told in (verified.as_dict(), earlier)]
 
 
 def read_board(folder: Path) -> None:
@@ -680,7 +711,13 @@ def npz_seeds() -> list[Parts]:
     labels = np.array([0, 1] * 6)
     for arrays in (
         {"x": pixels, "y": labels},
-        {"x_train": pixels / 255, "y_train": labels, "x_test": pixels, "y_test": labels, "classes": np.array(["a", "b"])},
+        {
+            "x_train": pixels / 255,
+            "y_train": labels,
+            "x_test": pixels,
+            "y_test": labels,
+            "classes": np.array(["a", "b"]),
+        },
     ):
         out = io.BytesIO()
         np.savez(out, **arrays)
@@ -787,7 +824,10 @@ def _targets() -> Iterator[Target]:
     yield Target(
         name="board",
         files={
-            **{"board.json": "json", "verified.json": "json", "entry.json": "json", "gallery.json": "json"},
+            "board.json": "json",
+            "verified.json": "json",
+            "entry.json": "json",
+            "gallery.json": "json",
             "corruptions.csv": "csv",
         },
         seeds=board_seeds,

@@ -1,4 +1,4 @@
-"""Records of any verdicts: what is read is what was written, in one form, under its own hash, with counts of its images."""
+"""Records of any verdicts: read as written, in one form, under their own hash, with the counts of their images."""
 
 import json
 from collections.abc import Mapping, Sequence

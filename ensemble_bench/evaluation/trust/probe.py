@@ -98,7 +98,9 @@ def _is_of(entry: Entry, *, tests: Sequence[_Test]) -> bool:
     standing = entry.get("standing")
     if not isinstance(standing, list) or len(standing) != len(tests) or not has(entry, counts=("passes",)):
         return False
-    return all(has({"of": one}, lists={"of": (bool, len(test.rows))}) for one, test in zip(standing, tests, strict=True))
+    return all(
+        has({"of": one}, lists={"of": (bool, len(test.rows))}) for one, test in zip(standing, tests, strict=True)
+    )
 
 
 def _blind(job: Job) -> Iterator[str]:
