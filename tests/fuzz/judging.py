@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from mutating import Parts, join
-from targets import Target
+from target import Target
 
 from ensemble_bench.errors import EnsembleBenchError
 

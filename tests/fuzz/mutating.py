@@ -2,7 +2,7 @@
 
 An input is several parts, the files of a target; each has a kind that says what may be changed in it. Where a reader
 would reject every mutant by a hash, the seeds hold a marker such as "@self" in its place, which the target replaces by
-the true one (see targets.py); a mutant of the marker itself has a wrong hash.
+the true one (see target.py); a mutant of the marker itself has a wrong hash.
 """
 
 import io

@@ -22,8 +22,8 @@ from random import Random
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 NAMES = (
-    *("bundle", "zip", "claims", "record", "samples", "journal", "checkpoint", "resume", "weights", "blackbox"),
-    *("run", "board", "parquet", "npz"),
+    *("bundle", "zip", "claims", "board", "record", "samples", "journal", "checkpoint", "resume", "weights"),
+    *("blackbox", "run", "parquet", "npz"),
 )
 LARGEST = 2**19
 """Bytes of an input."""

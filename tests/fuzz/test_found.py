@@ -12,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
-from judging import LONGEST, Fault, judge
+from judging import LONGEST, Fault, judge, keep
 from mutating import Parts, join, split
-from targets import TARGETS, header_of, pictures, with_header
+from of_runs import pictures
+from target import Target, header_of, with_header
+from targets import TARGETS
 
-from ensemble_bench.errors import EnsembleBenchError
+from ensemble_bench.errors import DataError, EnsembleBenchError, RecordError
+from ensemble_bench.records.decoding import decode
 
 Change = Callable[[Any], object]
 DEEP: Any = json.loads("[" * 400 + "]" * 400)
@@ -250,24 +253,43 @@ def test_inputs_are_parts_whatever_their_bytes_are() -> None:
     assert split(b"\xff\xff\xff\xff1", 2) == (b"1", b"")
 
 
-def test_a_fault_is_told_by_its_kind_and_the_last_line_of_the_package(tmp_path: Path) -> None:
-    """A reader that hands on what its file holds: each kind of fault is one."""
-    from ensemble_bench.records.decoding import decode
+def outcome_of(read: Callable[[Path], object], folder: Path) -> Fault | bool:
+    """What becomes of an input under a reader that may raise RecordError."""
+    return judge(Target(name="made", files={"x": "json"}, seeds=list, read=read, errors=(RecordError,)), (b"",), folder)
 
-    found = [
-        judge(TARGETS["claims"].__class__(
-            name="made", files={"x": "json"}, seeds=list, read=read, errors=(ZeroDivisionError,)  # type: ignore[arg-type]
-        ), (b"{}",), tmp_path)
-        for read in (
-            lambda _: decode(5, 5, "x"),  # type: ignore[arg-type]
-            lambda _: 1 / 0,
-            lambda _: (_ for _ in ()).throw(ZeroDivisionError("x" * 3000)),
-            lambda _: (_ for _ in ()).throw(ZeroDivisionError("a\nb")),
-            lambda _: bytes(2**40),
-        )
-    ]  # fmt: skip
-    assert [fault.kind if isinstance(fault, Fault) else fault for fault in found] == [
-        *("KeyError", False, "an error too long", "an error of several lines", "MemoryError")
-    ]
-    assert isinstance(found[0], Fault)
-    assert found[0].place.startswith("ensemble_bench/records/decoding.py:")
+
+def raising(error: Exception) -> Callable[[Path], object]:
+    def read(_: Path) -> object:
+        raise error
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("read", "kind"),
+    [
+        (raising(KeyError("x")), "KeyError"),
+        (raising(RecursionError()), "RecursionError"),
+        (raising(DataError("no data")), "DataError (not documented)"),
+        (lambda _: bytes(2**40), "MemoryError"),
+    ],
+)
+def test_what_a_reader_does_not_document_is_a_fault(read: Callable[[Path], object], kind: str, tmp_path: Path) -> None:
+    fault = outcome_of(read, tmp_path)
+    assert isinstance(fault, Fault)
+    assert fault.kind == kind
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fault_is_known_by_the_last_line_of_the_package(tmp_path: Path) -> None:
+    found = outcome_of(lambda _: decode(complex, 5, "x"), tmp_path)
+    assert isinstance(found, Fault)
+    assert found.place.startswith("ensemble_bench/records/decoding.py:")
+    assert keep(found, (b"ab",), tmp_path)
+    assert not keep(found, (b"a",), tmp_path)  # known, but smaller
+    assert [split(path.read_bytes(), 1) for path in tmp_path.glob("*/input")] == [(b"a",)]
+
+
+def test_what_it_documents_is_none(tmp_path: Path) -> None:
+    assert outcome_of(raising(RecordError("broken")), tmp_path) is False
+    assert outcome_of(lambda _: 1, tmp_path) is True

@@ -7,7 +7,8 @@ import pytest
 from judging import Fault, judge
 from mutating import join, mutated, split
 from run import NAMES
-from targets import TARGETS, Target
+from target import Target
+from targets import TARGETS
 
 
 def test_every_target_can_be_named() -> None:
