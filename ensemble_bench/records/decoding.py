@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import types
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,8 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from ensemble_bench.errors import shortened
 
+MAX_DEPTH = 64
+"""Levels of a file's values; ours have at most ten."""
 LARGEST = 2**63
 """Whole numbers are below it: those of a file are counts and seeds, which other programs hold in 64 bits."""
 
@@ -84,20 +87,34 @@ def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-def finite(text: str) -> float:
-    """A number, as `parse_float` of json.loads; raises ValueError for one too large, which would be infinite."""
+def strict(text: str | bytes) -> Any:
+    """The values of a JSON text.
+
+    Raises ValueError for what is no JSON, numbers that are none or infinite, more than MAX_DEPTH levels, and halves of
+    surrogate pairs, which no file and no terminal takes; RecursionError for very many levels.
+    """
+    values = json.loads(text, parse_constant=refuse_constant, parse_float=_finite)
+    _check_depth(values)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
+    return values
+
+
+def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else refuse_constant(shortened(text))
 
 
-def check_depth(values: Any, most: int) -> None:
-    """Raise ValueError for JSON values of more than `most` levels: what recurses through them comes to its end."""
+def _check_depth(values: Any) -> None:
+    """Raise ValueError for too many levels: what recurses through the values comes to its end."""
     level = [values]
-    for _ in range(most):
+    for _ in range(MAX_DEPTH):
         level = [item for value in level if isinstance(value, dict | list) for item in _items(value)]
         if not level:
             return
-    raise ValueError(f"nested deeper than {most} levels")
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

@@ -5,14 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble_bench.records.decoding import check_depth, finite, plain, refuse_constant
+from ensemble_bench.records.decoding import plain, strict
 
 SELF_HASH = "self_hash"
 """Key of the hash; a file without one is from before, and taken as it is."""
-
-
-MAX_DEPTH = 64
-"""Levels of a file's values; ours have at most ten."""
 
 
 class DamagedError(ValueError):
@@ -37,8 +33,7 @@ def opened(text: str | bytes) -> Any:
     hashed.
     """
     try:
-        values = json.loads(text, parse_constant=refuse_constant, parse_float=finite)
-        check_depth(values, MAX_DEPTH)
+        values = strict(text)
         if not isinstance(values, dict) or SELF_HASH not in values:
             return values
         said = values.pop(SELF_HASH)

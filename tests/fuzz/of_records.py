@@ -29,7 +29,8 @@ from ensemble_bench.evaluation.journal import Journal, fallen_in
 from ensemble_bench.evaluation.scoring import score
 from ensemble_bench.evaluation.trust import probe, recapture
 from ensemble_bench.files import sha256_bytes
-from ensemble_bench.leaderboard.board import leaderboard_csv
+from ensemble_bench.leaderboard.board import leaderboard_csv, write_leaderboard
+from ensemble_bench.leaderboard.site import build
 from ensemble_bench.models.folded import twin_of
 from ensemble_bench.records import (
     NamedWarning,
@@ -44,6 +45,9 @@ from ensemble_bench.records.classes import class_scores, confusion
 from ensemble_bench.records.recapture import Alone, Recapture
 from ensemble_bench.records.record import Randomised, SavedImages, Search, StageResult
 from ensemble_bench.records.training import described
+from ensemble_bench.registry import suite_of
+from ensemble_bench.reports.parts import FIGURES, WHOLE
+from ensemble_bench.reports.report import write_report
 from ensemble_bench.submissions.format.claims import outcomes_of
 from ensemble_bench.threat import ThreatModel
 
@@ -107,6 +111,37 @@ def read_the_record(folder: Path) -> None:
     record = read_record(folder)
     assert Record.from_dict(opened(to_json(record))) == record
     leaderboard_csv([described(record)])
+
+
+def page_seeds() -> list[Parts]:
+    """Records of two runs, of the suites that tables have places for."""
+    found: list[Parts] = []
+    for suite, view in (("paper", None), ("quick", None), ("appendix", "member1")):
+        attacks = {name: [True, True, False, True] for name in suite_of(suite).attacks[:3]}
+        parts = []
+        for seed in (0, 1):
+            record, _ = make_record([True] * 3 + [False], attacks, suite=suite, seeds=(seed,), recipe="ensemble2adv")
+            first = replace(record.attacks[0], curve=(1.0, 0.5), settings={"steps": 5, "stages": [{"steps": 2}]})
+            changed = {"attacks": (first, *record.attacks[1:]), "training": {"steps": 5, "eps": 0.1, "changes": {}}}
+            model = record.model if view is None or seed else f"{record.model}#{view}"
+            made = replace(record, **changed, model=model, view=None if seed else view)
+            parts.append(to_json(made).encode())
+        found.append(tuple(parts))
+    return found
+
+
+environment = functools.cache(build._environment)  # compiling the templates takes longest
+
+
+def read_pages(folder: Path) -> None:
+    """Put the records of runs on pages and into tables."""
+    tables = WHOLE - {*FIGURES["2"], *FIGURES["3"], *FIGURES["eps"]}
+    with mock.patch.object(build, "_environment", environment):
+        each(
+            lambda: build.build_site(folder / "runs", folder / "site"),
+            lambda: write_leaderboard(folder / "runs", folder / "leaderboard.csv"),
+            lambda: write_report(folder / "runs", folder / "report", parts=tables),
+        )
 
 
 def sample_seeds() -> list[Parts]:
@@ -239,6 +274,14 @@ TARGETS = (
         seal=lambda parts: (self_sealed(parts[0]),),
     ),
     Target(
+        name="pages",
+        files={f"runs/{run}/evaluations/one/record.json": "json" for run in ("a", "b")},
+        seeds=page_seeds,
+        read=read_pages,
+        errors=(RecordError,),
+        quick=30,
+    ),
+    Target(
         name="samples",
         files={"record.json": "json", "samples.parquet": "parquet"},
         seeds=sample_seeds,
@@ -253,5 +296,6 @@ TARGETS = (
         read=lambda folder: scored(folder / "journal.jsonl"),
         errors=(),
         seal=journal_sealed,
+        quick=60,
     ),
 )

@@ -22,7 +22,7 @@ from random import Random
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 NAMES = (
-    *("bundle", "zip", "claims", "board", "record", "samples", "journal", "checkpoint", "resume", "weights"),
+    *("bundle", "zip", "claims", "board", "record", "pages", "samples", "journal", "checkpoint", "resume", "weights"),
     *("blackbox", "run", "parquet", "npz"),
 )
 LARGEST = 2**19

@@ -125,7 +125,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
     "half a pair": (
         "checkpoint",
         lambda: edited("checkpoint", 0, lambda v: v["architecture"].update({"\ud800": 1})),
-        r"unknown keys \\ud800",
+        "half of a surrogate pair",
     ),
     "line ends of other kinds": (
         "checkpoint",
@@ -146,6 +146,12 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
         lambda: (seed("record", 4)[0].replace(b'"seconds": 1.25', b'"seconds": 1e999', 1),),
         "1e999 is not a number",
     ),
+    "a text that no file takes": (
+        "record",
+        lambda: edited("record", 0, lambda v: v.update(model="\ud800")),
+        "half of a surrogate pair",
+    ),
+    "a deep entry": ("board", lambda: edited("board", 2, lambda v: v.update(link=DEEP)), "nested deeper than 64"),
     "deep settings": (
         "record",
         lambda: edited("record", 0, lambda v: v["attacks"][0]["settings"].update(x=DEEP), 4),
