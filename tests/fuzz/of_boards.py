@@ -13,10 +13,7 @@ from mutating import Parts
 from synthetic_runs import make_record, write
 from target import GATED, META, SMALL, Target, each, marked, scratch, self_sealed
 
-from ensemble_bench.errors import (
-    BundleError,
-    RecordError,
-)
+from ensemble_bench.errors import BundleError, RecordError
 from ensemble_bench.leaderboard.gallery import Gallery, Picture, as_png, read_gallery, write_gallery
 from ensemble_bench.leaderboard.model_info import read as read_model_info
 from ensemble_bench.leaderboard.model_info import read_corruptions
@@ -25,10 +22,7 @@ from ensemble_bench.leaderboard.rules import Rules, read_rules, write_rules
 from ensemble_bench.leaderboard.verified import Verdict, Verified, read_verified
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.build import build
-from ensemble_bench.records import (
-    NamedWarning,
-    Threat,
-)
+from ensemble_bench.records import NamedWarning, Threat
 from ensemble_bench.submissions.bundling import bundle
 from ensemble_bench.submissions.format.archive import FILES, pack
 from ensemble_bench.submissions.format.bundle import unpack

@@ -21,9 +21,7 @@ from target import Target, digits, each, marked, put, scratch, self_sealed
 
 from ensemble_bench.attacks import get
 from ensemble_bench.attacks.engine import Budget
-from ensemble_bench.errors import (
-    RecordError,
-)
+from ensemble_bench.errors import RecordError
 from ensemble_bench.evaluation.job import Job
 from ensemble_bench.evaluation.journal import Journal, fallen_in
 from ensemble_bench.evaluation.scoring import score
@@ -32,15 +30,7 @@ from ensemble_bench.files import sha256_bytes
 from ensemble_bench.leaderboard.board import leaderboard_csv, write_leaderboard
 from ensemble_bench.leaderboard.site import build
 from ensemble_bench.models.folded import twin_of
-from ensemble_bench.records import (
-    NamedWarning,
-    Record,
-    opened,
-    read_record,
-    read_samples,
-    samples_to_parquet,
-    to_json,
-)
+from ensemble_bench.records import NamedWarning, Record, opened, read_record, read_samples, samples_to_parquet, to_json
 from ensemble_bench.records.classes import class_scores, confusion
 from ensemble_bench.records.recapture import Alone, Recapture
 from ensemble_bench.records.record import Randomised, SavedImages, Search, StageResult

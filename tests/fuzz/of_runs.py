@@ -18,12 +18,7 @@ from PIL import Image
 from target import SMALL, Target, each, scratch, self_sealed
 
 from ensemble_bench import data
-from ensemble_bench.errors import (
-    CheckpointError,
-    DataError,
-    InvalidValueError,
-    RecordError,
-)
+from ensemble_bench.errors import CheckpointError, DataError, InvalidValueError, RecordError
 from ensemble_bench.reports.training_curves import read_curves
 from ensemble_bench.training import provenance, rundir, step_log
 

@@ -13,15 +13,11 @@ from target import GATED, META, SMALL, Target, digits, header_of, marked, put, s
 
 from ensemble_bench.attacks import get
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, save_blackbox
-from ensemble_bench.errors import (
-    AttackError,
-    CheckpointError,
-    DataError,
-    InvalidValueError,
-)
+from ensemble_bench.errors import AttackError, CheckpointError, DataError, InvalidValueError
 from ensemble_bench.files import sha256_bytes
 from ensemble_bench.models import checkpoint, state_dict
 from ensemble_bench.models.build import build, skeleton
+from ensemble_bench.records import Surrogate
 from ensemble_bench.training import state
 from ensemble_bench.training.optimizer import sgd
 from ensemble_bench.training.presets import PRESETS
@@ -132,6 +128,8 @@ def read_blackbox(folder: Path) -> None:
     """Attack with a black-box set."""
     path = folder / "set.safetensors"
     found = load_blackbox(path)
+    for network in found.info["surrogates"]:
+        Surrogate(backbone=network["backbone"], accuracy=network["accuracy"])
     assert str(found.threat)
     x, y = digits().batch(slice(5))
     get("blackbox", path=path).run(perceptron(0), x, y, found.threat, ids=torch.arange(5))

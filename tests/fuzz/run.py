@@ -37,6 +37,8 @@ def main() -> int:
     parser.add_argument("--replay", type=Path, nargs="+", help="read these inputs again, and nothing else")
     parser.add_argument("--inside", choices=NAMES, help=argparse.SUPPRESS)
     options, rest = parser.parse_known_args()
+    if rest and not options.inside:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.replay:
         return replay(options.replay)
     if importlib.util.find_spec("atheris") is None:

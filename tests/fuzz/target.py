@@ -15,19 +15,11 @@ from mutating import Parts
 from small_models import ARCHITECTURE
 
 from ensemble_bench import data
-from ensemble_bench.errors import (
-    EnsembleBenchError,
-)
-from ensemble_bench.records import (
-    identify,
-)
+from ensemble_bench.errors import EnsembleBenchError
+from ensemble_bench.records import identify
 
 SMALL = replace(ARCHITECTURE, width=1 / 16)
-
-
 GATED = replace(SMALL, members=2, gated=True)
-
-
 META = {
     "recipe": "singleadv",
     "preset": "tiny",

@@ -188,6 +188,22 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
     "a best without its step": ("resume", lambda: resume(lambda v: v.update(best={})), "progress.best"),
     "a step below zero": ("resume", lambda: resume(lambda v: v.update(step=-1)), "got step -1"),
     "a momentum of another shape": ("resume", momentum, r"momentum\..* is torch.float32 \(1,\)"),
+    # Black-box sets
+    "a radius of 400 digits": (
+        "blackbox",
+        lambda: edited("blackbox", 0, lambda v: v["threat"].update(norm="l2", eps=10**400)),
+        "threat.eps: expected a number",
+    ),
+    "a radius beyond every image": (
+        "blackbox",
+        lambda: edited("blackbox", 0, lambda v: v["threat"].update(norm="l2", eps=2**70)),
+        "eps is .* positive number",
+    ),
+    "networks of no kind": (
+        "blackbox",
+        lambda: edited("blackbox", 0, lambda v: v["surrogates"][0].pop("accuracy")),
+        "surrogates.accuracy",
+    ),
     # Data sets of users
     "two columns of images": (
         "parquet",
