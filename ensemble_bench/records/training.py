@@ -17,14 +17,20 @@ RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
-    """The values of a run.json that anything reads, each of which a version may not have written."""
+class _Told:
+    """What is read of a run.json or of a checkpoint's `meta`; either lacks some, and so do versions before."""
 
     recipe: str | None = None
     preset: str | None = None
+    dataset: str | None = None
     data_name: str | None = None
+    data_hash: str | None = None
+    seed: int | None = None
     seeds: tuple[int, ...] | None = None
     steps: int | None = None
+    step: int | None = None
+    checkpoint: str | None = None
+    overfitted: int | None = None
     threat: Threat | None = None
     match: str | None = None
     objective: str | None = None
@@ -37,6 +43,12 @@ class _Run:
     later_versions: tuple[Mapping[str, str] | None, ...] | None = None
     commit: str | None = None
     crossed_commits: bool | None = None
+    crossed_versions: bool | None = None
+
+
+def check_kinds(values: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError, naming the field of `where`, for a value of a run's description of another kind than ours."""
+    decode(_Told, {field.name: values[field.name] for field in fields(_Told) if field.name in values}, where)
 
 
 def run_of(text: bytes) -> dict[str, Any]:
@@ -44,7 +56,7 @@ def run_of(text: bytes) -> dict[str, Any]:
     values = opened(text)
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, got {values!r}")
-    decode(_Run, {field.name: values[field.name] for field in fields(_Run) if field.name in values}, "run")
+    check_kinds(values, "run")
     return values
 
 

@@ -182,6 +182,17 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
         lambda: (seed("run", 1)[0], seed("run", 1)[1].replace(b"\n2,", b"\n" + b"9" * 400 + b",", 1), b""),
         "row 3 does not hold",
     ),
+    # Checkpoints
+    "a threat of no kind": (
+        "checkpoint",
+        lambda: edited("checkpoint", 0, lambda v: v["meta"].update(threat=5)),
+        "meta",
+    ),
+    "seeds of no kind": (
+        "checkpoint",
+        lambda: edited("checkpoint", 0, lambda v: v["meta"].update(seeds=5)),
+        "meta.seeds",
+    ),
     # Resume points
     "a deep progress": ("resume", lambda: resume(lambda v: v.update(best={"step": DEEP})), "nested deeper"),
     "a best of no kind": ("resume", lambda: resume(lambda v: v.update(best=5)), "progress.best"),
