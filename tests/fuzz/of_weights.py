@@ -1,6 +1,7 @@
 """Targets: checkpoints, resume points, weights of other projects, black-box sets."""
 
 import functools
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import safetensors.torch
 import torch
 from mutating import Parts
 from small_models import perceptron
-from target import GATED, META, SMALL, Target, digits, header_of, marked, put, scratch, self_sealed, with_header
+from target import GATED, META, SMALL, Target, digits, each, header_of, marked, put, scratch, self_sealed, with_header
 
 from ensemble_bench.attacks import get
 from ensemble_bench.attacks.blackbox.blackbox_set import load_blackbox, save_blackbox
@@ -102,12 +103,21 @@ def read_resume(folder: Path) -> None:
 
 
 def weights_seeds() -> list[Parts]:
-    return [(safetensors.torch.save(perceptron(0).state_dict()),)]
+    """The weights of another project in both formats; torch's alone, and in a checkpoint."""
+    weights = perceptron(0).state_dict()
+    found: list[Parts] = []
+    for content in (weights, {"state_dict": weights, "epoch": 3}):
+        out = io.BytesIO()
+        torch.save(content, out)
+        found.append((safetensors.torch.save(weights), out.getvalue()))
+    return found
 
 
 def read_weights(folder: Path) -> None:
-    path = folder / "theirs.safetensors"
-    state_dict.fill(perceptron(1), state_dict.read(path), path)
+    def read(path: Path) -> None:
+        state_dict.fill(perceptron(1), state_dict.read(path), path)
+
+    each(lambda: read(folder / "theirs.safetensors"), lambda: read(folder / "theirs.pt"))
 
 
 def blackbox_seeds() -> list[Parts]:
@@ -154,7 +164,7 @@ TARGETS = (
     ),
     Target(
         name="weights",
-        files={"theirs.safetensors": "safetensors"},
+        files={"theirs.safetensors": "safetensors", "theirs.pt": "zip"},
         seeds=weights_seeds,
         read=read_weights,
         errors=(CheckpointError,),

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+import torch
 from judging import LONGEST, Fault, judge, keep
 from mutating import Parts, join, split
 from of_runs import pictures
@@ -88,6 +89,12 @@ def momentum() -> Parts:
     name = min(name for name, value in tensors.items() if name.startswith("momentum.") and value.dim() > 1)
     tensors[name] = tensors[name].flatten()[:1].clone()
     return (safetensors.torch.save(tensors, metadata),)
+
+
+def weights_as(dtype: torch.dtype) -> Parts:
+    """Weights of another project in another type."""
+    tensors = safetensors.torch.load(seed("weights")[0])
+    return safetensors.torch.save({name: value.to(dtype) for name, value in tensors.items()}), seed("weights")[1]
 
 
 def images(labels: Any, **metadata: str) -> Parts:
@@ -193,6 +200,12 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
         lambda: edited("checkpoint", 0, lambda v: v["meta"].update(seeds=5)),
         "meta.seeds",
     ),
+    # Weights of other projects
+    "complex weights": (
+        "weights",
+        lambda: weights_as(torch.complex64),
+        "is torch.complex64, expected torch.float32",
+    ),
     # Resume points
     "a deep progress": ("resume", lambda: resume(lambda v: v.update(best={"step": DEEP})), "nested deeper"),
     "a best of no kind": ("resume", lambda: resume(lambda v: v.update(best=5)), "progress.best"),
@@ -251,7 +264,7 @@ def test_it_is_refused_in_one_line(target: str, make: Callable[[], Parts], reaso
 
 DONE_AGAIN: dict[str, Callable[[], Parts]] = {
     "versions of no kind": lambda: line(0, lambda v: v.update(versions=5)),
-    "a million threads": lambda: line(0, lambda v: v.update(threads=-1)),
+    "threads below zero": lambda: line(0, lambda v: v.update(threads=-1)),
     "no predictions": lambda: line(1, lambda v: v.pop("prediction")),
     "more predictions than images": lambda: line(1, lambda v: v["prediction"].append(1)),
     "predictions of 2^70": lambda: line(1, lambda v: v.update(prediction=[2**70] * 6)),
@@ -278,6 +291,11 @@ def test_a_deep_line_of_a_log_of_steps_is_left_out(tmp_path: Path) -> None:
     TARGETS["run"].write((run, curves, b"[" * 5000 + b"]" * 5000 + b"\n" + steps), tmp_path)
     TARGETS["run"].read(tmp_path)
     assert (tmp_path / "steps.jsonl").read_bytes() == b"".join(steps.splitlines(keepends=True)[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float64])
+def test_weights_of_any_real_type_are_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    assert judge(TARGETS["weights"], weights_as(dtype), tmp_path) is True
 
 
 def test_inputs_are_parts_whatever_their_bytes_are() -> None:
