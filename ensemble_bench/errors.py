@@ -11,12 +11,30 @@ def shortened(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
+# The most characters of an error: what begins it, and what ends it, which says what to do.
+HEAD, TAIL = 1400, 500
+
+
+def _one_line(message: str) -> str:
+    """A message as one line that any terminal can show: what it quotes may be long, or hold anything."""
+    message = _cut(message)
+    if len(message.splitlines()) > 1:
+        message = " ".join(message.split())
+    if message.isprintable():
+        return message
+    # Control characters, and halves of pairs, which no file or terminal takes.
+    return _cut("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= HEAD + TAIL else f"{message[:HEAD]} … {message[-TAIL:]}"
+
+
 class EnsembleBenchError(Exception):
     """Base of every error that a user can mend; the command line prints it as one line and exits with 2."""
 
     def __init__(self, message: str = "") -> None:
-        # What it quotes, an array or another library's words, may have several lines.
-        super().__init__(" ".join(message.split()) if "\n" in message else message)
+        super().__init__(_one_line(message))
 
 
 class InvalidValueError(EnsembleBenchError, ValueError):
@@ -36,7 +54,7 @@ class UnknownNameError(InvalidValueError):
         near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         offer = f"choose from {', '.join(known)}" if known else "there is none"
-        super().__init__(f"unknown {kind} {name!r}: {hint}{offer}")
+        super().__init__(f"unknown {kind} {shortened(repr(name))}: {hint}{offer}")
         self.name = str(name)
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.records.threat import NORMS, Threat
 
+LARGEST = 1e6
+"""Of an eps: no two images are farther apart."""
+
 
 def _norms(v: Tensor) -> Tensor:
     """Euclidean norm of every image, shaped to broadcast against the images."""
@@ -31,8 +34,10 @@ class ThreatModel(Threat):
     def __post_init__(self) -> None:
         if not isinstance(self.norm, str) or self.norm not in NORMS:
             raise InvalidValueError(f"norm is {self.norm!r}: choose from {', '.join(NORMS)}")
-        if not isinstance(self.eps, Real) or isinstance(self.eps, bool) or not 0 < self.eps < float("inf"):
-            raise InvalidValueError(f"eps is {self.eps!r}: it must be a positive number, such as 8/255")
+        if not isinstance(self.eps, Real) or isinstance(self.eps, bool) or not 0 < self.eps <= LARGEST:
+            raise InvalidValueError(
+                f"eps is {self.eps!r}: it must be a positive number up to {LARGEST:,.0f}, such as 8/255"
+            )
         if self.norm == "linf" and self.eps > 1:
             raise InvalidValueError(
                 f"eps is {self.eps!r}: images are in [0, 1], so linf eps is at most 1 (8 means 8/255?)"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import rounding
 import torch
+from hypothesis import settings
 
 from ensemble_bench.data import DataSource, open_source
 
@@ -45,6 +46,10 @@ NO_NETWORK = {
 # The models under test are tiny: more threads only wait for each other (on a busy machine, minutes for seconds).
 # OMP_NUM_THREADS asks for more: a test must pass under any number.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+# Property tests draw the same examples in every run, whatever else the machine does meanwhile.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

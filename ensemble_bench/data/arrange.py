@@ -27,6 +27,8 @@ PARTS = {
     "valid": VALIDATION,
     "validation": VALIDATION,
 }
+# More than any data set has: every class gets a name, and a network an output.
+MOST_CLASSES = 100_000
 MOST_VALIDATION = 5_000
 # Images looked at together for sums and hashes: no copy of them all is made.
 CHUNK = 4096
@@ -201,13 +203,13 @@ def labels_of(values: object, where: str) -> Labels:
     array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.dtype.kind == "f" and array.ndim == 1 and np.array_equal(array, np.floor(array)):
-        array = array.astype(np.int64)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    whole = array.dtype.kind == "f" and array.ndim == 1 and np.array_equal(array, np.floor(array))
+    if array.ndim != 1 or not (whole or array.dtype.kind in "iu"):
         shape = tuple(array.shape)
         raise DataError(f"labels in {where} are {array.dtype} of shape {shape}: expected a whole number for each image")
-    if len(array) and array.min() < 0:
-        raise DataError(f"label {array.min()} in {where} is out of range: expected 0 or more")
+    for label in (array.min(), array.max()) if len(array) else ():
+        if not 0 <= label < MOST_CLASSES:
+            raise DataError(f"label {label} in {where} is out of range: expected 0 to {MOST_CLASSES - 1}")
     return array.astype(np.int64)
 
 

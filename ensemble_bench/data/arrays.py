@@ -59,7 +59,7 @@ def from_arrays(
 
 def scale_of(arrays: Sequence[Array]) -> int:
     """The number that makes whole numbers of all floats, 16 for images of 17 shades; 255 for others and for bytes."""
-    some = [array[:LOOKED_AT] for array in arrays]
+    some = [array[:LOOKED_AT] for array in arrays if array.ndim]
     if not all(array.dtype.kind == "f" and array.size for array in some):
         return 255
     return next(

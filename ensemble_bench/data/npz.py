@@ -1,7 +1,6 @@
 """Arrays in a NumPy archive, `npz:PATH`: x_train, y_train, x_test, y_test and the names that others give them."""
 
 import re
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,17 @@ def open_npz(place: Place) -> DataSource:
                 raise DataError(f"{path} is a single array: expected an .npz file of {EXPECTED}")
             found, names = _named(archive, place), None
             if (key := next((key for key in CLASSES if key in archive.files), None)) is not None:
-                names = [str(name) for name in archive[key].tolist()]
+                if (told := np.asarray(archive[key])).ndim != 1:
+                    raise DataError(f"{path}: {key} has shape {told.shape}: expected a list of names")
+                names = [str(name) for name in told.tolist()]
             images = {part: archive[x] for part, (x, _) in found.items()}
             labels = {part: archive[y] for part, (_, y) in found.items()}
+    except DataError:
+        raise
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or first_line(error)}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    # Damaged archives make NumPy and zipfile raise errors of many kinds, among them struct.error and LZMAError.
+    except Exception as error:
         raise DataError(f"{path} is no .npz file of plain arrays: {first_line(error)}") from error
     return from_arrays(images, labels, where=str(path), dataset=place.kept, name=name_of(place), names=names)
 

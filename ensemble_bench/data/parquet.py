@@ -69,7 +69,7 @@ def read_parquet(root: Path, *, resize: int | None, crop: int | None) -> tuple[A
         folder = root if root.is_dir() else root.parent
         chosen = splits_of(labels, str(root))
         return decoded(folder, files, images, labels, chosen, resize=resize, crop=crop), classes
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last for names of columns
         raise DataError(f"cannot read {root} as parquet: {first_line(error)}") from error
 
 
@@ -110,10 +110,11 @@ def _columns(path: Path) -> Columns:
     import pyarrow.parquet as pq
 
     schema = pq.read_schema(path)
+    _check_names(schema, path)
     told = _told(schema)
     images = [field.name for field in schema if _is_image(field.type)]
-    labels = [name for name, feature in told.items() if feature.get("_type") == "ClassLabel" and name in schema.names]
-    labels = labels or [field.name for field in schema if _is_label(field.type)]
+    could = [field.name for field in schema if _is_label(field.type)]
+    labels = [name for name in could if told.get(name, {}).get("_type") == "ClassLabel"] or could
     image = _one(images, IMAGE_NAMES, "images (bytes, or a struct with bytes)", path, schema.names)
     label = _one(labels, LABEL_NAMES, "labels (whole numbers or text)", path, schema.names)
     names = told.get(label, {}).get("names")
@@ -123,6 +124,11 @@ def _columns(path: Path) -> Columns:
         classes=tuple(map(str, names)) if isinstance(names, list) else None,
         text=_is_text(schema.field(label).type),
     )
+
+
+def _check_names(schema: Any, path: Path) -> None:
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise DataError(f"{path} has two columns called {twice[0]!r}: expected one")
 
 
 def _told(schema: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -170,6 +176,7 @@ def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:
 
     found: list[tuple[Encoded, Any]] = []
     with pq.ParquetFile(path) as file:
+        _check_names(file.schema_arrow, path)
         names = file.schema_arrow.names
         if missing := [name for name in (columns.image, columns.label) if name not in names]:
             raise DataError(f"{path} has columns {', '.join(names)}: expected {missing[0]}, as the others have")

@@ -16,7 +16,7 @@ from ensemble_bench.models.calling import frozen
 from ensemble_bench.models.randomised import DRAWS, EOT_DRAWS, LEAST, calls_of, share_right
 from ensemble_bench.records import Randomised
 
-CHOSEN, REPORTED = "share_chosen", "share_reported"
+CHOSEN, REPORTED = SHARES = "share_chosen", "share_reported"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

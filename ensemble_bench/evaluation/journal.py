@@ -9,18 +9,22 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save
 
 from ensemble_bench.files import naming, sha256_bytes, sha256_file, write_atomic
 
 CHECK, IMAGES_HASH = "check", "images_hash"
 Entry = dict[str, Any]
+Form = Callable[[Entry], bool]
+"""Whether an entry holds what its reader needs."""
 Images = NDArray[np.float32]
 
 
@@ -101,10 +105,12 @@ class Journal:
                 found.append(under)
         return found
 
-    def get(self, attack: str, block: int) -> Entry | None:
-        """Finished work on a block, or None."""
+    def get(self, attack: str, block: int, form: Form | None = None) -> Entry | None:
+        """Finished work on a block, or None; an entry that is not of this `form` is of another version, and none."""
         entry = self._entries.get((attack, self._first + block))
-        if entry is None or not self.keeps_images or not any(entry.get("broken", ())):
+        if entry is None or (form is not None and not form(entry)):
+            return None
+        if not self.keeps_images or not any(entry.get("broken", ())):
             return entry
         known = "predicted" in entry and (not fallen_in(entry) or self._has_images(attack, block, entry))
         return entry if known else None
@@ -137,7 +143,10 @@ class Journal:
         file = self._file(attack, block)
         if file is None:
             return (attack, self._first + block) in self._images
-        return file.exists() and entry.get(IMAGES_HASH) in (None, sha256_file(file))
+        if not file.is_file() or entry.get(IMAGES_HASH) != sha256_file(file):
+            return False
+        with safe_open(file, framework="np") as images:
+            return bool(images.get_slice("x_adv").get_shape()[0] == len(fallen_in(entry)))
 
     def _file(self, attack: str, block: int) -> Path | None:
         """Where the images of an entry lie: no name of an attack is too odd for it, and no other evaluation has it."""
@@ -176,8 +185,52 @@ def _parsed(line: bytes) -> Entry | None:
         return None
     if not isinstance(entry, dict) or (entry.pop(CHECK, None) is not None and line != _line(entry)):
         return None
-    whole = "evaluation" in entry or (isinstance(entry.get("attack"), str) and isinstance(entry.get("block"), int))
+    if "evaluation" in entry:
+        return entry if _is_head(entry) else None
+    whole = isinstance(entry.get("attack"), str) and type(entry.get("block")) is int
     return entry if whole else None
+
+
+def _is_head(entry: Entry) -> bool:
+    """Whether what a first line tells of threads and versions is of the kinds that `Journal` takes."""
+    threads, told = entry.get("threads"), entry.get("versions")
+    known = isinstance(told, dict) and all(isinstance(version, str) for version in told.values())
+    return (threads is None or _are_counts([threads], least=1)) and (told is None or known)
+
+
+def has(
+    entry: Entry,
+    *,
+    counts: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+    lists: Mapping[str, tuple[type, int]] = MappingProxyType({}),
+) -> bool:
+    """Whether an entry holds these counts, numbers, and lists of so many values of a type: bool, int or float.
+
+    Values of int are classes and steps, -1 for none; those of float may be NaN.
+    """
+    listed = (isinstance(entry.get(name), list) and len(entry[name]) == n for name, (_, n) in lists.items())
+    return (
+        _are_counts([entry.get(name) for name in counts])
+        and _are_numbers([entry.get(name) for name in numbers])
+        and all(listed)
+        and all(_CHECKS[kind](entry[name]) for name, (kind, _) in lists.items())
+    )
+
+
+def _are_counts(values: Sequence[object], least: int = 0) -> bool:
+    return all(type(value) is int and least <= value < 2**31 for value in values)
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return all(type(value) is float or (type(value) is int and abs(value) < 2**53) for value in values)
+
+
+_CHECKS: Mapping[type, Callable[[Sequence[object]], bool]] = {
+    bool: lambda values: all(type(value) is bool for value in values),
+    int: lambda values: _are_counts(values, least=-1),
+    float: _are_numbers,
+}
 
 
 def fallen_in(entry: Entry) -> list[int]:

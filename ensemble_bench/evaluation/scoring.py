@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 from ensemble_bench import losses
 from ensemble_bench.attacks import Attack, engine
 from ensemble_bench.attacks.engine import Chain
-from ensemble_bench.evaluation.draws import Shares
+from ensemble_bench.evaluation.draws import SHARES, Shares
 from ensemble_bench.evaluation.job import Array, Bools, Job, attempt
-from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.journal import Entry, Journal, has
 from ensemble_bench.evaluation.stage import StageScore
 from ensemble_bench.evaluation.suite_progress import SuiteProgress
 from ensemble_bench.evaluation.triage import Look, look, nearest_first
@@ -247,7 +248,10 @@ def _column(entries: Sequence[Entry], name: str) -> Array:
 
 def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     """Predictions on clean images, made twice: where they differ, the record warns."""
-    if (known := journal.get("clean", index)) is not None:
+    n = block.stop - block.start
+    shares = {} if job.drawn is None else dict.fromkeys(SHARES, (float, n))
+    form = partial(has, counts=("unstable", "classes"), numbers=("seconds",), lists={"prediction": (int, n), **shares})
+    if (known := journal.get("clean", index, form)) is not None:
         return known
     start = time.perf_counter()
     x, y, _ = job.load(block)
@@ -284,7 +288,7 @@ def _attack_block(
     The journal has it under `name`. Fresh images are looked at again once they fall: what are they taken for?
     """
     count = int(about.targets.sum())
-    if (known := journal.get(name, index)) is not None:
+    if (known := journal.get(name, index, partial(_is_attack, job=job, about=about))) is not None:
         told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
@@ -328,6 +332,21 @@ def _attack_block(
     )
     told.end(count, outcome.passes, standing=standing - int(outcome.broken.sum()), shown=True)
     return entry
+
+
+def _is_attack(entry: Entry, *, job: Job, about: _Rows) -> bool:
+    """Whether an entry tells what an attack did to the images of a block."""
+    n = len(about.targets)
+    lists: dict[str, tuple[type, int]] = {"broken": (bool, n), "steps": (int, n), "margin": (float, n)}
+    if "predicted" in entry:  # versions before did not ask
+        lists["predicted"] = int, n
+    if job.drawn is not None:
+        lists |= dict.fromkeys(SHARES, (float, n))
+    if not has(entry, counts=("passes", "zero_gradients"), numbers=("seconds",), lists=lists):
+        return False
+    broken = np.array(entry["broken"], dtype=bool)
+    named = np.array(entry["predicted"]) >= 0 if "predicted" in entry else broken & about.fresh
+    return not (broken & ~about.targets).any() and np.array_equal(named, broken & about.fresh)
 
 
 def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 from ensemble_bench.errors import RecordError, shortened
 from ensemble_bench.files import write_atomic
 from ensemble_bench.records import Record
-from ensemble_bench.records.decoding import decode, refuse_constant
+from ensemble_bench.records.decoding import decode, strict
 from ensemble_bench.records.threat import parse_eps
 
 # Published entries have at most 2 kB, tables of corruptions 15 kB.
@@ -145,7 +145,7 @@ def read(path: Path) -> ModelInfo:
     """Read and check one entry; raises RecordError for a file that is missing, huge, no JSON or no entry."""
     path = Path(path)
     try:
-        values = json.loads(_text(path), parse_constant=refuse_constant)
+        values = strict(_text(path))
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not a JSON entry ({shortened(str(error))})") from None
     return ModelInfo.from_dict(values, path=path)

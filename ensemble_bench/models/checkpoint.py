@@ -21,7 +21,7 @@ from ensemble_bench.models.build import skeleton
 from ensemble_bench.models.ensemble import Ensemble
 from ensemble_bench.records import CHECKPOINTS, trained_anew
 from ensemble_bench.records.seal import DamagedError, opened, sealed
-from ensemble_bench.records.training import RUN_FILE
+from ensemble_bench.records.training import RUN_FILE, check_kinds
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
@@ -206,7 +206,8 @@ def _read_description(path: Path, description: Path) -> CheckpointInfo:
         raise CheckpointError(f"{description}: meta must be an object and weights_hash a string")
     try:
         architecture = Architecture.from_dict(values["architecture"])
-    except CheckpointError as error:
+        check_kinds(values["meta"], "meta")
+    except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{description}: {error}") from error
     return CheckpointInfo(
         path=path, architecture=architecture, meta=values["meta"], weights_hash=values["weights_hash"]

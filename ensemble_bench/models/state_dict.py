@@ -77,9 +77,19 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
         if value.shape != expected[name].shape:
             actual, wanted = tuple(value.shape), tuple(expected[name].shape)
             raise CheckpointError(f"{path}: does not fit its architecture: {name} is {actual}, expected {wanted}")
-        if not value.isfinite().all():
+        if not _is_finite(value, expected[name].dtype, f"{path}: {name}"):
             raise CheckpointError(f"{path}: {name} holds NaN or infinite weights")
     network.load_state_dict(weights)
+
+
+def _is_finite(value: Tensor, dtype: torch.dtype, what: str) -> bool:
+    """Whether weights are numbers as what they become; raises CheckpointError for a kind that does not become it."""
+    try:
+        if value.is_complex() and not dtype.is_complex:
+            raise CheckpointError(f"{what} is {value.dtype}, expected {dtype}")
+        return bool(value.to(dtype).isfinite().all())
+    except RuntimeError as error:  # sparse, quantised, or without values
+        raise CheckpointError(f"{what} cannot be read as {dtype}: {reason(error)}") from error
 
 
 @contextmanager

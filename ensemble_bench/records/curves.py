@@ -21,6 +21,7 @@ WITHOUT_ONE_STEP = tuple(name for name in CURVE_COLUMNS if name != ONE_STEP)
 CHECK = "check"
 """Column of the rows' checksums, the last; files of versions before lack it."""
 Row = Mapping[str, float]
+LARGEST = 2**63
 
 
 def read(path: Path) -> list[Row]:
@@ -47,16 +48,22 @@ def read(path: Path) -> list[Row]:
             )
         try:
             rows.append(
-                {
-                    name: int(text) if name == "step" else float(text)
-                    for name, text in zip(names, row[:-1] if checked else row, strict=True)
-                }
+                {name: _number(name, text) for name, text in zip(names, row[:-1] if checked else row, strict=True)}
             )
         except ValueError:
             raise RecordError(
                 f"{path}: row {number} does not hold {len(names)} numbers; {trained_anew(path.parent)}"
             ) from None
     return rows
+
+
+def _number(name: str, text: str) -> float:
+    if not text.isascii() or "_" in text:
+        raise ValueError("int() and float() take digits of other scripts, and underscores")
+    number = int(text) if name == "step" else float(text)
+    if abs(number) >= LARGEST:
+        raise ValueError("beyond what a step, an accuracy or a loss can be")
+    return number
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

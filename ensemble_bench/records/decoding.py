@@ -2,10 +2,18 @@
 
 import dataclasses
 import functools
+import json
 import math
 import types
-from collections.abc import Mapping
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from ensemble_bench.errors import shortened
+
+MAX_DEPTH = 64
+"""Levels of a file's values; ours have at most ten."""
+LARGEST = 2**63
+"""Whole numbers are below it: those of a file are counts and seeds, which other programs hold in 64 bits."""
 
 
 @functools.cache
@@ -26,9 +34,9 @@ def decode(hint: Any, value: Any, where: str, skip: tuple[str, ...] = ()) -> Any
         return {str(key): decode(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if hint is Any:
         return value
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
         return float(value)
-    if hint in (bool, int, str) and type(value) is hint:
+    if hint in (bool, int, str) and type(value) is hint and (hint is not int or abs(value) < LARGEST):
         return value
     kind = {
         tuple: "a list",
@@ -39,6 +47,14 @@ def decode(hint: Any, value: Any, where: str, skip: tuple[str, ...] = ()) -> Any
         str: "a text",
     }[origin or hint]
     raise ValueError(f"{where}: expected {kind}, got {value!r}")
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number, a whole one of any length too, is one of 64 bits and not infinite."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _decode_fields(cls: Any, value: Any, where: str, skip: tuple[str, ...]) -> Any:
@@ -66,6 +82,40 @@ def plain(value: Any) -> Any:
     return value
 
 
-def refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> NoReturn:
     """Refuse NaN and infinities, as `parse_constant` of json.loads: they are no JSON. Raises ValueError."""
     raise ValueError(f"{name} is not a number")
+
+
+def strict(text: str | bytes) -> Any:
+    """The values of a JSON text.
+
+    Raises ValueError for what is no JSON, numbers that are none or infinite, more than MAX_DEPTH levels, and halves of
+    surrogate pairs, which no file and no terminal takes; RecursionError for very many levels.
+    """
+    values = json.loads(text, parse_constant=refuse_constant, parse_float=_finite)
+    _check_depth(values)
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
+    return values
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else refuse_constant(shortened(text))
+
+
+def _check_depth(values: Any) -> None:
+    """Raise ValueError for too many levels: what recurses through the values comes to its end."""
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        level = [item for value in level if isinstance(value, dict | list) for item in _items(value)]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -301,7 +301,7 @@ def _check(record: Record) -> None:
     if record.recapture is not None:
         _check_recapture(record.recapture, record)
     if record.training is not None:
-        _check_training(record.training)
+        check_training(record.training)
 
 
 def _check_images(images: SavedImages, credits: int) -> None:
@@ -327,7 +327,8 @@ def _check_recapture(found: Recapture, record: Record) -> None:
             raise ValueError(f"recapture.alone: {attack.name} broke {attack.broken} of {sampled} sampled images")
 
 
-def _check_training(training: Mapping[str, Any]) -> None:
+def check_training(training: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the field, for what is no `training` of a record."""
     for key, value in training.items():
         if key not in TRAINING:
             raise ValueError(f"unknown field {key!r} in training")

@@ -19,6 +19,7 @@ SAMPLE_COLUMNS = ("id", "label", "clean_prediction", "clean", "broken_by")  # at
 ADVERSARIAL_PREDICTION = "adversarial_prediction"
 EXPECTED, EXPECTED_CLEAN = "expected_accuracy", "expected_clean_accuracy"
 """Of a model that answers at random, the share of draws that are right on each image: attacked, and clean."""
+WITHOUT_NULLS = ("id", "label", "clean_prediction", "clean", EXPECTED, EXPECTED_CLEAN)
 OPTIONAL_COLUMNS = (ADVERSARIAL_PREDICTION, EXPECTED, EXPECTED_CLEAN)  # some samples lack them
 
 
@@ -83,6 +84,7 @@ def _frame(data: bytes, file: Path) -> "pd.DataFrame":
     try:
         table = pq.read_table(pa.BufferReader(data))
         table.validate(full=True)
+        _check_types(table, file)
         nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.int32(): pd.Int32Dtype()}
         return pd.DataFrame(
             {
@@ -93,6 +95,18 @@ def _frame(data: bytes, file: Path) -> "pd.DataFrame":
     except (pa.ArrowException, OSError, ValueError) as error:  # what Arrow says of damage that it noticed
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise RecordError(f"{file}: not a Parquet file ({said}); {remedy(file.parent)}") from None
+
+
+def _check_types(table: Any, file: Path) -> None:
+    """Raise RecordError, naming the column, unless all columns are of the types that they are written with."""
+    for field, column in zip(table.schema, table.columns, strict=True):
+        wrong, wanted = "", _arrow_type(field.name)
+        if field.type != wanted:
+            wrong = f"is {field.type}, expected {wanted}"
+        elif field.name in WITHOUT_NULLS and column.null_count:
+            wrong = "lacks values"
+        if wrong:
+            raise RecordError(f"{file}: column {field.name!r} {wrong}; {remedy(file.parent)}")
 
 
 def _check_counts(samples: "pd.DataFrame", record: "Record", file: Path) -> None:
@@ -149,7 +163,8 @@ def attack_columns(samples: "pd.DataFrame") -> list[str]:
 
 
 def _check_columns(samples: "pd.DataFrame", where: str) -> None:
-    missing = [name for name in SAMPLE_COLUMNS if name not in samples.columns]
+    expected = [name for name in (EXPECTED, EXPECTED_CLEAN) if EXPECTED in samples or EXPECTED_CLEAN in samples]
+    missing = [name for name in (*SAMPLE_COLUMNS, *expected) if name not in samples.columns]
     if missing:
         raise RecordError(f"{where}: missing column {missing[0]!r}; samples have {', '.join(SAMPLE_COLUMNS)}")
 

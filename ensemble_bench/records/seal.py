@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ensemble_bench.records.decoding import plain, refuse_constant
+from ensemble_bench.records.decoding import plain, strict
 
 SELF_HASH = "self_hash"
 """Key of the hash; a file without one is from before, and taken as it is."""
@@ -33,7 +33,7 @@ def opened(text: str | bytes) -> Any:
     hashed.
     """
     try:
-        values = json.loads(text, parse_constant=refuse_constant)
+        values = strict(text)
         if not isinstance(values, dict) or SELF_HASH not in values:
             return values
         said = values.pop(SELF_HASH)

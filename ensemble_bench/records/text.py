@@ -33,7 +33,12 @@ def carried_eps(record: Record) -> float | None:
 def natural(name: str) -> list[tuple[bool, int, str]]:
     """Sort key that reads digits as numbers, so that pgd20 comes before pgd500."""
     parts = [part for part in re.split(r"([0-9]+)", name) if part]
-    return [(part[0] in DIGITS, int(part) if part[0] in DIGITS else 0, part) for part in parts]
+    return [(part[0] in DIGITS, _number(part) if part[0] in DIGITS else 0, part) for part in parts]
+
+
+def _number(digits: str) -> int:
+    # int() takes no more than 4,300 digits; such names may be anybody's.
+    return int(digits) if len(digits) <= 1000 else 10**1000
 
 
 def fraction(value: float | None) -> str:

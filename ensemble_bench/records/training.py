@@ -1,18 +1,63 @@
 """Training: what a record says of it, read from a run's description, and the names of a run's checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records.decoding import plain
-from ensemble_bench.records.record import TRAINING, Record
+from ensemble_bench.records.decoding import decode, plain
+from ensemble_bench.records.record import TRAINING, Record, check_training
 from ensemble_bench.records.seal import DamagedError, opened
+from ensemble_bench.records.threat import Threat
 
 CHECKPOINTS = ("averaged", "best", "last")
 """Checkpoints of a run, the one that tables and verdicts use first: a run that lacks it is shown by the next."""
 RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What is read of a run.json or of a checkpoint's `meta`; either lacks some, and so do versions before."""
+
+    recipe: str | None = None
+    preset: str | None = None
+    dataset: str | None = None
+    data_name: str | None = None
+    data_hash: str | None = None
+    seed: int | None = None
+    seeds: tuple[int, ...] | None = None
+    steps: int | None = None
+    step: int | None = None
+    checkpoint: str | None = None
+    overfitted: int | None = None
+    threat: Threat | None = None
+    match: str | None = None
+    objective: str | None = None
+    architecture: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None
+    changes: Mapping[str, Any] | None = None
+    threads: int | None = None
+    validation_n: int | None = None
+    versions: Mapping[str, str] | None = None
+    later_versions: tuple[Mapping[str, str] | None, ...] | None = None
+    commit: str | None = None
+    crossed_commits: bool | None = None
+    crossed_versions: bool | None = None
+
+
+def check_kinds(values: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError, naming the field of `where`, for a value of a run's description of another kind than ours."""
+    decode(_Told, {field.name: values[field.name] for field in fields(_Told) if field.name in values}, where)
+
+
+def run_of(text: bytes) -> dict[str, Any]:
+    """The values of a run.json; raises ValueError as `opened`, and for a value of another kind than ours."""
+    values = opened(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, got {values!r}")
+    check_kinds(values, "run")
+    return values
 
 
 def place_of(checkpoint: str | None) -> tuple[int, str]:
@@ -42,9 +87,12 @@ def described(record: Record) -> Record:
     if record.training is not None or record.recipe is None or (folder := folder_of(record)) is None:
         return record
     try:
-        meta = opened((folder / RUN_FILE).read_bytes())
-        same = (meta["recipe"], tuple(meta["seeds"])) == (record.recipe, record.seeds)
-        return replace(record, training=training_of(meta)) if same else record
+        meta = run_of((folder / RUN_FILE).read_bytes())
+        if (meta["recipe"], tuple(meta["seeds"])) != (record.recipe, record.seeds):
+            return record
+        if (training := training_of(meta)) is not None:
+            check_training(training)
+        return replace(record, training=training)
     except DamagedError as error:
         raise RecordError(f"{folder / RUN_FILE}: {error}; {trained_anew(folder)}") from None
     except (OSError, ValueError, KeyError, TypeError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, shortened
 from ensemble_bench.registry import plugins
 from ensemble_bench.registry.cards import (
     ATTACKS,
@@ -32,6 +32,8 @@ MODEL_SOURCES: Mapping[str, str] = {
     "torchvision": "ensemble_bench.adapters.torchvision",
     "zoo": "ensemble_bench.submissions.zoo",
 }
+MOST_STEPS = 999_999_999
+"""Of an attack; it could not be waited for."""
 BLACKBOX = "blackbox"
 WITHOUT_BLACKBOX = f"-{BLACKBOX}"
 """Ending of a suite's name, as in "strongest-blackbox", that leaves its black-box attack out."""
@@ -85,10 +87,12 @@ def split_steps(name: str) -> tuple[str, int | None]:
 
     An attack of another package takes a number or none. A number has one spelling: no zeros before it, no digits of
     other scripts. Raises UnknownNameError for a family that does not exist, or one without its number of steps, and
-    InvalidValueError as check.
+    InvalidValueError for more than MOST_STEPS steps, and as check.
     """
     added = plugins.names("attack")
     match = None if name in added else re.fullmatch(r"(.*?[A-Za-z])-?([1-9][0-9]*)", name)
+    if match and len(match[2]) > len(str(MOST_STEPS)):
+        raise InvalidValueError(f"attack is {shortened(repr(name))}: expected at most {MOST_STEPS} steps")
     family, steps = (match[1], int(match[2])) if match else (name, None)
     complete = family in ATTACKS and (steps is not None) == ATTACKS[family].takes_steps
     if not (complete or family in added):

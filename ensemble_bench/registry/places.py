@@ -60,7 +60,7 @@ def place_of(name: str) -> Place | None:
     sizes: dict[str, int] = {}
     for option in options.split("&") if options else ():
         key, _, value = option.partition("=")
-        if key not in ("resize", "crop") or not value.isdecimal() or key in sizes:
+        if key not in ("resize", "crop") or not re.fullmatch("[0-9]{1,9}", value) or key in sizes:
             raise InvalidValueError(f"data set is {name!r}: expected resize=N or crop=N behind ?, found {option!r}")
         sizes[key] = int(value)
     return _checked(Place(kind=kind, path=Path(path).expanduser().absolute(), **sizes))

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import Threat, opened, trained_anew, training_of
+from ensemble_bench.records import Threat, trained_anew, training_of
 from ensemble_bench.records import curves as files
-from ensemble_bench.records.training import RUN_FILE
+from ensemble_bench.records.training import RUN_FILE, run_of
 from ensemble_bench.registry import RECIPES
 from ensemble_bench.reports.groups import Group
 
@@ -188,20 +188,23 @@ def _counts(rows: Sequence[files.Row], n: int) -> bool:
 def _about(path: Path) -> dict[str, Any]:
     """Return what run.json says about its run, or raise RecordError naming the field that it lacks."""
     try:
-        run = opened(path.read_bytes())
+        run = run_of(path.read_bytes())
         threat = run["threat"]
         group = Group(
             data_name=str(run["data_name"]),
             preset=str(run["preset"]),
             threat=Threat(norm=str(threat["norm"]), eps=float(threat["eps"])),
         )
-        seeds = tuple(int(seed) for seed in run["seeds"])
+        n, wanted = run.get("validation_n"), (run.get("settings") or {}).get("evaluate_n")
+        for name, value in (("validation_n", n), ("settings.evaluate_n", wanted)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}: expected a number of images, got {value!r}")
         return {
             "group": group,
             "recipe": str(run["recipe"]),
-            "seeds": seeds,
-            "n": run.get("validation_n"),
-            "wanted_n": run.get("settings", {}).get("evaluate_n"),
+            "seeds": tuple(int(seed) for seed in run["seeds"]),
+            "n": n,
+            "wanted_n": wanted,
             "steps": int(run["steps"]),
             "training": training_of(run),
             "network": run.get("architecture"),

@@ -14,7 +14,8 @@ from ensemble_bench.errors import CheckpointError, InvalidValueError
 from ensemble_bench.files import clear_leftovers, write_atomic
 from ensemble_bench.locks import held
 from ensemble_bench.models import checkpoint
-from ensemble_bench.records import opened, sealed, trained_anew
+from ensemble_bench.records import sealed, trained_anew
+from ensemble_bench.records.training import run_of
 from ensemble_bench.training.changes import slug
 from ensemble_bench.training.plan import differences
 from ensemble_bench.training.presets import TrainingSettings
@@ -79,9 +80,8 @@ def read_run(out: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        document: dict[str, Any] = opened(path.read_bytes())
-        return dict(document)
-    except (OSError, ValueError, TypeError) as error:
+        return run_of(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): {trained_anew(out)}, or choose another --out"
         ) from None
@@ -95,7 +95,7 @@ def crossed_commits(out: Path) -> bool:
 def crossed_versions(out: Path) -> str | None:
     """Versions that the run in `out` was trained under before, in words; None if under those of now alone."""
     run = read_run(out) or {}
-    found = [under for under in (run.get("versions"), *run.get("later_versions", ())) if under != versions()]
+    found = [under for under in (run.get("versions"), *(run.get("later_versions") or ())) if under != versions()]
     return "; and under ".join(changed(under, versions()) for under in found) or None
 
 
@@ -145,7 +145,7 @@ def claim(
     # What the data are says their hash; they may have been moved.
     wanted.pop("dataset", None)
     # A setting that their version did not know yet had the value that is now its default.
-    known = existing | {"settings": _DEFAULTS | existing.get("settings", {})}
+    known = existing | {"settings": _DEFAULTS | (existing.get("settings") or {})}
     if different := differences(wanted, known):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         raise InvalidValueError(f"{out} holds another run ({different[0]}{more}): choose another --out")
@@ -156,7 +156,7 @@ def claim(
     if is_finished(out):
         check_whole(out)
         return
-    later = existing.get("later_versions", [])
+    later = existing.get("later_versions") or []
     told: dict[str, Any] = {"crossed_commits": True} if _crossed(existing) else {}
     if versions() not in (existing.get("versions"), *later):
         told["later_versions"] = [*later, versions()]

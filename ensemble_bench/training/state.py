@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 
 from ensemble_bench.errors import AttackError, CheckpointError
 from ensemble_bench.files import write_atomic
-from ensemble_bench.records import SELF_HASH
+from ensemble_bench.records import SELF_HASH, opened
+from ensemble_bench.records.decoding import decode
 
 
 @dataclass(kw_only=True)
@@ -71,6 +71,17 @@ class TrainingState:
         return mean
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Progress:
+    """What a resume point tells of the state, as JSON."""
+
+    step: int
+    best: Mapping[str, float] | None
+    loss_sum: float
+    loss_n: int
+    seconds: float
+
+
 def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Momentum buffers by parameter name; none before the first step."""
     buffers = {name: optimizer.state[p].get("momentum_buffer") for name, p in model.named_parameters()}
@@ -122,30 +133,38 @@ def load(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            progress: dict[str, Any] = json.loads(metadata["progress"])
+            progress = opened(metadata["progress"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         # Those of versions before have no hash.
         if metadata.get(SELF_HASH) not in (None, _hash(metadata["progress"], tensors)):
             raise ValueError("damaged: it does not hold what its hash was made of")
+        reached: _Progress = decode(_Progress, progress, "progress")
+        if min(reached.step, reached.loss_n) < 0:
+            raise ValueError(f"progress: expected counts, got step {reached.step} and loss_n {reached.loss_n}")
+        if reached.best is not None and not reached.best.keys() >= {"step", "ifgsm5"}:
+            raise ValueError("progress.best: expected a row of curves.csv")
         state = TrainingState(
-            step=progress["step"],
-            best=progress["best"],
-            loss_sum=progress["loss_sum"],
-            loss_n=progress["loss_n"],
-            seconds_before=progress["seconds"],
+            step=reached.step,
+            best=progress["best"],  # its step is a whole number
+            loss_sum=reached.loss_sum,
+            loss_n=reached.loss_n,
+            seconds_before=reached.seconds,
         )
         for part, module in (("model.", model), ("average.", average)):
             if module is not None:
                 found = {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
                 module.load_state_dict(found)
+        for name, parameter in model.named_parameters():
+            if (momentum := tensors.get(f"momentum.{name}")) is None:
+                continue
+            if momentum.shape != parameter.shape or momentum.dtype != parameter.dtype:
+                raise ValueError(f"momentum.{name} is {momentum.dtype} {tuple(momentum.shape)}")
+            buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum)
+            optimizer.state[parameter]["momentum_buffer"] = buffer
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"{path} is not a resume point of this run ({reason}): delete it, and `ensemble-bench train --resume` "
             "starts over"
         ) from None
-    for name, parameter in model.named_parameters():
-        if f"momentum.{name}" in tensors:
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"momentum.{name}"])
-            optimizer.state[parameter]["momentum_buffer"] = buffer
     return state

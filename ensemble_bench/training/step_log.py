@@ -89,9 +89,10 @@ def check(*, events: bool) -> None:
 
 def _step_of(line: str) -> int:
     try:
-        return int(json.loads(line)["step"]) if line.endswith("\n") else 0
-    except (ValueError, TypeError, KeyError):
+        step = json.loads(line)["step"] if line.endswith("\n") else 0
+    except (ValueError, TypeError, KeyError, RecursionError):
         return 0
+    return step if type(step) is int else 0
 
 
 def _writer() -> Any:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 from chance import FALSE_ALARM
 from factorials import MARGINS, RECIPES, Factorial, arrays, judged, simulate
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -18,6 +21,7 @@ from ensemble_bench.records.contrasts import (
     contrast,
     difference,
     holm,
+    paired,
     seed_variance,
 )
 from ensemble_bench.reports.claims import CLAIMS
@@ -135,6 +139,62 @@ def test_holm_rejects_as_its_step_down_rule_does() -> None:
         assert {value for value, corrected in zip(p, holm(p), strict=True) if corrected < LEVEL} == expected
         ordered = [corrected for _, corrected in sorted(zip(p, holm(p), strict=True))]
         assert all(a <= b for a, b in pairwise(ordered))
+
+
+quick = settings(max_examples=60)
+p_lists = st.lists(st.floats(0, 1), max_size=12)
+
+
+@quick
+@given(p=p_lists, data=st.data())
+def test_holm_is_never_below_what_it_corrects_and_keeps_its_order(p: list[float], data: st.DataObject) -> None:
+    found = holm(p)
+    assert all(raw <= corrected <= 1 for raw, corrected in zip(p, found, strict=True))
+    assert all(a <= b for (_, a), (_, b) in pairwise(sorted(zip(p, found, strict=True))))
+    assert not p or min(found) == pytest.approx(min(1.0, len(p) * min(p)))
+    # The order of the tests is nothing, and one more of them makes none surer.
+    order = data.draw(st.permutations(range(len(p))))
+    assert holm([p[i] for i in order]) == [found[i] for i in order]
+    more = holm([*p, data.draw(st.floats(0, 1))])
+    assert all(a <= b for a, b in zip(found, more, strict=False))
+
+
+@st.composite
+def recipes(draw: st.DrawFn, n: int, dtype: type) -> NDArray[Any]:
+    seeds = draw(st.integers(MIN_SEEDS, 5))
+    values = st.booleans() if dtype is bool else st.floats(0, 1)
+    rows = draw(st.lists(st.lists(values, min_size=n, max_size=n), min_size=seeds, max_size=seeds))
+    return np.array(rows, dtype=dtype)
+
+
+@quick
+@given(data=st.data(), n=st.integers(2, 12), dtype=st.sampled_from([bool, float]))
+def test_swapped_sides_are_the_opposite(data: st.DataObject, n: int, dtype: type) -> None:
+    sides = [data.draw(st.lists(recipes(n, dtype), min_size=1, max_size=2)) for _ in range(2)]
+    pooled = data.draw(st.none() | st.builds(SeedVariance, variance=st.floats(0, 0.1), df=st.integers(1, 30)))
+    null = data.draw(st.floats(-0.2, 0.2))
+    found = contrast(*sides, null=null, pooled=pooled)
+    swapped = contrast(*reversed(sides), null=-null, pooled=pooled)
+    assert swapped.difference == pytest.approx(-found.difference, abs=1e-12)
+    assert (swapped.se, swapped.df, swapped.p_value) == pytest.approx((found.se, found.df, found.p_value), abs=1e-12)
+    assert (swapped.ci_low, swapped.ci_high) == pytest.approx((-found.ci_high, -found.ci_low), abs=1e-12)
+    assert -1 <= found.ci_low <= found.difference + 1e-12
+    assert found.difference - 1e-12 <= found.ci_high <= 1
+    assert 0 <= found.p_value <= 1
+    assert difference(*sides) == pytest.approx(found.difference, abs=1e-12)
+    assert contrast(sides[0], sides[0]).p_value == pytest.approx(1)
+
+
+@quick
+@given(data=st.data(), n=st.integers(2, 40), dtype=st.sampled_from([bool, float]))
+def test_swapped_models_are_the_opposite(data: st.DataObject, n: int, dtype: type) -> None:
+    values = st.lists(st.booleans() if dtype is bool else st.floats(0, 1), min_size=n, max_size=n)
+    left, right = (np.array(data.draw(values), dtype=dtype) for _ in range(2))
+    found, swapped = paired(left, right), paired(right, left)
+    assert swapped.difference == pytest.approx(-found.difference, abs=1e-12)
+    assert swapped.p_value == pytest.approx(found.p_value)
+    assert (swapped.ci_low, swapped.ci_high) == pytest.approx((-found.ci_high, -found.ci_low), abs=1e-12)
+    assert found.difference == pytest.approx(left.mean() - right.mean(), abs=1e-12)
 
 
 def wrong_families(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.records.statistics import Spread, mcnemar, mean_sd, wilson
+from ensemble_bench.records.statistics import Spread, mcnemar, mean_sd, wilson, wilson_around
 
 Bools = NDArray[np.bool_]
 
@@ -36,6 +36,56 @@ def test_wilson_is_its_closed_form(data: st.DataObject) -> None:
     assert (low, high) == pytest.approx(wilson_by_hand(k, n, confidence), abs=1e-9)
     assert 0 <= low <= k / n + 1e-12
     assert k / n - 1e-12 <= high <= 1
+
+
+quick = settings(max_examples=100)
+shares = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@quick
+@given(share=shares, confidence=st.floats(0.01, 0.999))
+def test_wilson_of_the_others_is_its_mirror_image(share: tuple[int, int], confidence: float) -> None:
+    k, n = share
+    low, high = wilson(k, n, confidence)
+    assert wilson(n - k, n, confidence) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@quick
+@given(share=shares, data=st.data())
+def test_wilson_rises_with_the_count_and_narrows_with_the_number(share: tuple[int, int], data: st.DataObject) -> None:
+    k, n = share
+    low, high = wilson(k, n)
+    if k < n:
+        more = wilson(k + 1, n)
+        assert more[0] > low
+        assert more[1] > high
+    times = data.draw(st.integers(2, 50))
+    often = wilson(times * k, times * n)
+    assert often[1] - often[0] < high - low
+    surer = wilson(k, n, data.draw(st.floats(0.951, 0.9999)))
+    assert surer[0] <= low + 1e-12
+    assert surer[1] >= high - 1e-12
+
+
+@quick
+@given(accuracy=st.floats(0, 1), n=st.integers(1, 100_000))
+def test_the_interval_around_an_accuracy_holds_it(accuracy: float, n: int) -> None:
+    low, high = wilson_around(accuracy, n)
+    assert 0 <= low <= accuracy <= high <= 1
+
+
+@quick
+@given(pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_mcnemar_of_swapped_models_is_the_same(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = (np.array(side) for side in zip(*pairs, strict=True))
+    found, swapped = mcnemar(a, b), mcnemar(b, a)
+    assert (found.only_a, found.only_b, found.p_value) == (swapped.only_b, swapped.only_a, swapped.p_value)
+    assert 0 < found.p_value <= 1
+    assert found.only_a - found.only_b == int(a.sum()) - int(b.sum())
+    # Images on which both are right, or both wrong, say nothing.
+    differ = a != b
+    assert found.p_value == (mcnemar(a[differ], b[differ]).p_value if differ.any() else 1.0)
+    assert mcnemar(~a, ~b).p_value == found.p_value
 
 
 def test_wilson_of_a_published_example() -> None:

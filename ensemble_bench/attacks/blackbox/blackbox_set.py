@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,25 @@ from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ensemble_bench.errors import DataError, InvalidValueError
+from ensemble_bench.errors import DataError
 from ensemble_bench.files import sha256_bytes, write_atomic
-from ensemble_bench.records import opened, sealed
+from ensemble_bench.records import Surrogate, Threat, opened, sealed
+from ensemble_bench.records.decoding import decode
 from ensemble_bench.threat import ThreatModel
 
 REMEDY = "`ensemble-bench blackbox build`, with the options of before, makes it anew"
-KEYS = frozenset({"hash", "keep_rate", "considered", "surrogates", "data_hash", "threat"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Told:
+    """What every set's JSON tells, beside more."""
+
+    hash: str
+    keep_rate: float
+    considered: int
+    surrogates: tuple[Mapping[str, Any], ...]
+    data_hash: str
+    threat: Threat
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,14 +98,18 @@ def read_blackbox_info(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     try:
         info = opened(beside.read_bytes())
-        if not isinstance(info, dict) or not info.keys() >= KEYS:
-            raise ValueError(f"expected an object with {', '.join(sorted(KEYS))}")
-        ThreatModel(**info["threat"])
+        keys = [f.name for f in fields(_Told)]
+        if not isinstance(info, dict) or not info.keys() >= {*keys}:
+            raise ValueError(f"expected an object with {', '.join(sorted(keys))}")
+        told: _Told = decode(_Told, {key: info[key] for key in keys}, "set")
+        for network in told.surrogates:
+            decode(Surrogate, {f.name: network.get(f.name) for f in fields(Surrogate)}, "surrogates")
+        ThreatModel(**told.threat.as_dict())
     except OSError as error:
         raise DataError(
             f"{beside} cannot be read ({error.strerror}): make it with `ensemble-bench blackbox build`"
         ) from None
-    except (ValueError, TypeError, InvalidValueError) as error:
+    except ValueError as error:
         raise DataError(f"{beside} does not describe a black-box set: {error}; {REMEDY}") from None
     return dict(info)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from ensemble_bench import attacks
 from ensemble_bench.evaluation.job import Job, attempt
-from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.journal import Entry, Journal, has
 from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.evaluation.triage import reach_of_grey
 from ensemble_bench.evaluation.trust.conduct import gradient_free, is_white_box
@@ -75,7 +76,7 @@ def probe(job: Job, scores: Scores, journal: Journal) -> Probe:
     """
     blind = list(_blind(job))
     tests = list(_tests(job, scores, blind))
-    entry = journal.get("probe", 0) or journal.put("probe", 0, _run(job, tests))
+    entry = journal.get("probe", 0, partial(_is_of, tests=tests)) or journal.put("probe", 0, _run(job, tests))
     plain, autoattack, single_step, large, *others = (
         Tried(attack="+".join(test.names), standing=tuple(standing))
         for test, standing in zip(tests, entry["standing"], strict=True)
@@ -89,6 +90,16 @@ def probe(job: Job, scores: Scores, journal: Journal) -> Probe:
         eps=reach_of_grey(job).eps,
         blind=dict(zip(blind, others, strict=True)),
         passes=entry["passes"],
+    )
+
+
+def _is_of(entry: Entry, *, tests: Sequence[_Test]) -> bool:
+    """Whether an entry tells which images each of the tests left standing."""
+    standing = entry.get("standing")
+    if not isinstance(standing, list) or len(standing) != len(tests) or not has(entry, counts=("passes",)):
+        return False
+    return all(
+        has({"of": one}, lists={"of": (bool, len(test.rows))}) for one, test in zip(standing, tests, strict=True)
     )
 
 

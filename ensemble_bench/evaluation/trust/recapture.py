@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ensemble_bench.attacks import Attack
 from ensemble_bench.evaluation.job import Job, attempt
-from ensemble_bench.evaluation.journal import Entry, Journal
+from ensemble_bench.evaluation.journal import Entry, Journal, has
 from ensemble_bench.evaluation.scoring import Scores
 from ensemble_bench.models.answers import logits_in
 from ensemble_bench.records import CARRIED
@@ -49,9 +50,10 @@ def recapture(job: Job, scores: Scores, journal: Journal, *, members: Collection
     tried = [(job, attack, attack.name) for attack in job.attacks]
     tried += [(whole, attack, f"{attack.name} whole") for attack in job.attacks if attack.name in members]
     entries: dict[str, Entry] = {}
+    form = partial(has, counts=("passes",), numbers=("seconds",), lists={"fell": (bool, len(rows))})
     for done, (against, attack, name) in enumerate(tried):
         job.progress(f"{job.label} recapture", done, len(tried), attack=name)
-        entries[name] = journal.get(f"recapture {name}", 0) or journal.put(
+        entries[name] = journal.get(f"recapture {name}", 0, form) or journal.put(
             f"recapture {name}", 0, _alone(against, attack, rows)
         )
     job.progress(f"{job.label} recapture", len(tried), len(tried))
