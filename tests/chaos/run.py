@@ -1,6 +1,6 @@
 """Kills, full disks, wrong bits and company: every command ends with the files of one that nobody disturbed.
 
-    python tests/chaos/run.py --kills 50            (about half an hour on an idle core)
+    python tests/chaos/run.py --kills 50            (about an hour of a core)
     python tests/chaos/run.py --kills 6 --only train evaluate --seed 3
 
 Of every command an undisturbed run is the reference. It is then killed (SIGKILL, the whole process group) at random
@@ -16,7 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from disturbing import SCENES, disturb
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from disturbing import SCENES, disturb  # noqa: E402
 
 
 def main() -> int:
