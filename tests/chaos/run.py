@@ -16,10 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-from disturbing import SCENES, disturb  # noqa: E402
+from disturbing import SCENES, disturb
 
 
 def main() -> int:
