@@ -234,7 +234,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Tensor]:
 def _check_embedded(info: CheckpointInfo, data: bytes) -> None:
     """Raise CheckpointError unless the architecture inside the hashed file is that of the JSON."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    embedded = header.get("__metadata__", {}).get("architecture")
+    embedded = (header.get("__metadata__") or {}).get("architecture")  # null is none, too
     if embedded != _dump(info.path, info.architecture.as_dict(), indent=None):
         raise CheckpointError(f"{info.path}: was saved with another architecture than its .json tells")
 

@@ -82,6 +82,12 @@ def resume(change: Change) -> Parts:
     return (with_header(json.dumps(values).encode(), body),)
 
 
+def without_metadata() -> bytes:
+    """A checkpoint's weights that tell null of themselves."""
+    header, body = header_of(seed("checkpoint")[1])
+    return with_header(json.dumps(json.loads(header) | {"__metadata__": None}).encode(), body)
+
+
 def momentum() -> Parts:
     """A resume point whose first momentum has another shape, its hash true."""
     tensors = safetensors.torch.load(seed("resume")[0])
@@ -200,6 +206,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Parts], str]] = {
         lambda: edited("checkpoint", 0, lambda v: v["meta"].update(seeds=5)),
         "meta.seeds",
     ),
+    "no metadata in the weights": ("checkpoint", lambda: (seed("checkpoint")[0], without_metadata()), "was saved with"),
     # Weights of other projects
     "complex weights": (
         "weights",
