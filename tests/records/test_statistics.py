@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.records.statistics import Spread, mcnemar, mean_sd, wilson
+from ensemble_bench.records.statistics import Spread, mcnemar, mean_sd, wilson, wilson_around
 
 Bools = NDArray[np.bool_]
 
@@ -53,6 +53,15 @@ def test_wilson_refuses_impossible_counts(k: int, n: int) -> None:
 def test_wilson_refuses_an_impossible_confidence() -> None:
     with pytest.raises(InvalidValueError, match="confidence"):
         wilson(1, 2, 1.0)
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 5000), accuracy=st.floats(0, 1))
+def test_an_accuracy_of_no_whole_images_has_the_interval_of_the_nearest_count(n: int, accuracy: float) -> None:
+    low, high = wilson_around(accuracy, n)
+    assert low <= accuracy <= high
+    nearest = min(range(n + 1), key=lambda count: abs(count - accuracy * n))
+    assert (low, high) == pytest.approx(wilson_by_hand(nearest, n, 0.95), abs=1e-9)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 0), (3, 7), (6, 6), (1, 9)])
