@@ -1,8 +1,9 @@
 """Claims agree with a repetition image by image."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,8 @@ from synthetic_runs import make_record, write
 from ensemble_bench.errors import BundleError
 from ensemble_bench.leaderboard.rules import Rules
 from ensemble_bench.records import Blackbox, Record, read_record
+from ensemble_bench.records.decoding import plain
+from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions.format.claims import Agreement, Claim, Claims, agreement, outcomes_of, parse
 from ensemble_bench.submissions.format.limits import Limits
 
@@ -67,6 +70,76 @@ def test_what_another_black_box_set_broke_is_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("images", "most"), [(1, 1), (199, 1), (200, 2), (1000, 6), (10_000, 51)])
 def test_half_a_percent_and_one_image_may_differ(images: int, most: int) -> None:
     assert Rules().allowed(images) == most
+
+
+def score(key: str, count: int, n: int) -> dict[str, Any]:
+    low, high = wilson(count, n)
+    return {key: count, "n": n, "accuracy": count / n, "ci_low": low, "ci_high": high}
+
+
+def claiming(letters: str, **changes: Any) -> dict[str, Any]:
+    """claims.json of one claim, on images that came to what these letters say."""
+    n = len(letters)
+    record, _ = make_record([letter != "w" for letter in letters], {"pgd5": [True] * n})
+    values = {f.name: plain(getattr(record, f.name)) for f in fields(Claim) if hasattr(record, f.name)}
+    values |= {"norm": "linf", "eps": 0.1, "precision": None, "blackbox": None, "outcomes": [letters]}
+    values |= {"clean": score("correct", n - letters.count("w"), n), "robust": score("robust", letters.count("s"), n)}
+    del values["randomised"]
+    return {"schema": 2, "name": "mine", "claims": [values | changes]}
+
+
+# Eleven attacks that go on in bounded time, by names of 17 letters and of 18.
+LONG = "+".join([f"clipped-member{1000 + i}" for i in range(3)] + [f"random-member{1000 + i}" for i in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("letters", "changes"),
+    [
+        ("w", {}),
+        ("s", {}),
+        ("f", {}),
+        ("sfw" * 2, {}),
+        ("sf" * 5, {"seed": 2**31 - 1, "commit": "1" * 40 + "-dirty", "precision": "bf16"}),
+        ("sb", {"blackbox": HASHES["one"], "precision": "float32", "commit": None}),
+        ("s", {"eps": 1e-6, "seed": 0}),
+        ("s", {"eps": 1, "commit": "1234567"}),
+        ("s", {"norm": "l2", "eps": 100}),
+        ("s", {"suite": LONG}),
+    ],
+)
+def test_what_can_be_true_may_be_claimed(letters: str, changes: dict[str, Any]) -> None:
+    """Up to the ends of every range."""
+    values = claiming(letters, **changes)
+    assert parse(values, Limits(max_images=len(letters), max_claims=1)).as_dict() == values
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seed": 2**31}, "seed is 2147483648"),
+        ({"eps": 1.001}, "norm 'linf' and eps 1.001 are no threat model"),
+        ({"norm": "l2", "eps": 100.1}, "norm 'l2' and eps 100.1"),
+        ({"eps": 9.9e-7}, "eps 9.9e-07"),
+        ({"blackbox": "sha256:" + "1" * 63}, "blackbox is 'sha256:"),
+        ({"commit": "123456"}, "commit is '123456'"),
+        ({"precision": "fp16"}, "precision is 'fp16'"),
+        ({"suite": LONG + "0"}, "longer than 16"),
+        ({"suite": "torchattacks:PGD(a='b:c')"}, "a toolkit's attacks are not claimed"),
+        ({"suite": "pgd5001"}, "takes 5001 steps, at most 5000"),
+        ({"clean": score("correct", 4, 4)}, "n is 3, its scores are of 4 and 3 images"),
+        ({"clean": {**score("correct", 2, 3), "accuracy": 1.5}}, r"clean.accuracy is 1.5: expected a fraction"),
+        ({"clean": {**score("correct", 2, 3), "accuracy": 0.5}}, r"clean.accuracy is 0.5: 2 of 3 images make 0.666667"),
+        ({"robust": {**score("robust", 1, 3), "ci_low": 0.5}}, r"robust.ci_low is 0.5: 1 of 3 images make 0.061"),
+    ],
+)
+def test_what_cannot_be_true_is_named(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BundleError, match=reason):
+        parse(claiming("sfw", **changes), Limits())
+
+
+def test_no_more_images_than_are_taken() -> None:
+    with pytest.raises(BundleError, match="n is 3: expected 1 to 2 images"):
+        parse(claiming("sfw"), Limits(max_images=2))
 
 
 def test_outcomes_have_to_be_those_of_the_scores(tmp_path: Path) -> None:
