@@ -440,7 +440,7 @@ def test_a_row_of_the_csv_holds_what_was_measured(tmp_path: Path) -> None:
     (low, high), (low_right, high_right) = wilson(525, 1000), wilson(510, 1000)
     about = {"data_name": "digits", "preset": "tiny", "threat": "linf 8/255", "suite": "quick", "split": "test"}
     assert tested == {
-        **(about | {"changes": "{}", "claim": "wider-2", "outcome": "not shown", "images": "1000", "margin": "0.0000"}),
+        **(about | {"changes": "{}", "claim": "wider-2", "outcome": "shown", "images": "1000", "margin": "0.0000"}),
         "left": "ensemble2adv",
         "left_seeds": "seeds 0, 1, 2",
         "left_accuracy": "0.5250",
