@@ -91,6 +91,7 @@ def test_mcnemar_refuses_no_images() -> None:
 def test_mean_sd_over_seeds() -> None:
     spread = mean_sd([0.5, 0.6, 0.7])
     assert (spread.mean, spread.sd, spread.n) == pytest.approx((0.6, 0.1, 3))
+    assert mean_sd([0.4, 0.6]).sd == pytest.approx(0.1 * math.sqrt(2))
     assert mean_sd([0.25]) == Spread(mean=0.25, sd=None, n=1)
     with pytest.raises(InvalidValueError, match="at least one"):
         mean_sd([])
