@@ -9,8 +9,8 @@ import torch
 from small_models import Linear, Wrapped, images, linear_images, recorded, searched, trained
 from torch import Tensor, nn
 
-from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.engine import Budget, GradientAttack, Task, Worker
+from ensemble_bench import ThreatModel, attacks, randomness
+from ensemble_bench.attacks.engine import Budget, GradientAttack, Task, Worker, cosine
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models import calling
@@ -104,6 +104,14 @@ def test_restarts_never_raise_robust_accuracy(name: str) -> None:
     # A chain may break with an earlier stage what it broke with a later one, and further.
     comparable = ~three.broken | (name in GRADIENT)
     assert (three.margin >= one.margin - 1e-6)[comparable].all()
+
+
+def test_the_start_is_the_noise_of_seed_attack_restart_and_id() -> None:
+    model, (x, y), threat, ids = trained(), images(6), ThreatModel(eps=0.1), torch.arange(40, 46)
+    for name, seed in (("one", 0), ("one", 3), ("another", 3)):
+        still = PGD(name=name, steps=1, step_size=0.0, stop_early=False)
+        noise = randomness.uniform((1, 8, 8), ids, seed=seed, stream=name, restart=0)
+        torch.testing.assert_close(still(model, x, y, threat, seed=seed, ids=ids), threat.random_start(x, noise))
 
 
 def test_random_global_state_does_not_matter() -> None:
@@ -401,6 +409,23 @@ def test_an_attack_that_leaves_the_ball_is_named(eps: float, keep: str) -> None:
 # Input
 
 
+@pytest.mark.parametrize("what", ["x", "y", "ids", "threat"])
+def test_a_value_of_another_kind_is_named(what: str) -> None:
+    x, y = images(4)
+    arguments = {"x": x, "y": y, "ids": torch.arange(4), "threat": ThreatModel(), what: "much"}
+    with pytest.raises(InvalidValueError, match=f"^{what} is a str: expected (Tensor|ThreatModel)$"):
+        attacks.get("pgd5").run(trained(), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_batch_is_larger_on_a_gpu_unless_a_size_is_given() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert Budget.on(cpu, seed=3, batch_size=None) == Budget(seed=3, batch_size=128, device=cpu)
+    assert Budget.on(gpu, seed=0, batch_size=None).batch_size == 512
+    assert Budget.on(gpu, seed=0, batch_size=7, precision="bf16", compile=True) == Budget(
+        batch_size=7, precision="bf16", compile=True, device=gpu
+    )
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -492,12 +517,44 @@ def test_a_proposal_that_does_not_hold_in_float32_does_not_count() -> None:
 
 
 def test_in_bf16_an_image_within_rounding_of_the_boundary_is_decided_on() -> None:
-    near = torch.tensor([[1.0, 0.996, 0.0], [1.0, 0.9, 0.0], [0.9, 1.0, 0.0]])
-    state = {"x_adv": torch.zeros(3, 1), "y": torch.zeros(3, dtype=torch.int64)}
+    # Rounding is in proportion to an image's own range of logits, wherever that lies.
+    near = torch.tensor([[1.0, 0.996, 0.0], [1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [1.0, 0.9, -50.0], [9.0, 8.9, 8.0]])
+    state = {"x_adv": torch.zeros(5, 1), "y": torch.zeros(5, dtype=torch.int64)}
 
     def evaluate(_: nn.Module, x_adv: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return near + 0 * x_adv, x_adv[:, 0]
 
     worker = Worker(nn.Identity(), 8)
-    assert worker.propose(evaluate, state, "float32")[0].tolist() == [False, False, True]
-    assert worker.propose(evaluate, state, "bf16")[0].tolist() == [True, False, True]
+    assert worker.propose(evaluate, state, "float32")[0].tolist() == [False, False, True, False, False]
+    assert worker.propose(evaluate, state, "bf16")[0].tolist() == [True, False, True, True, False]
+
+
+# Draws
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3])
+def test_value_and_gradient_are_means_over_draws_and_one_that_is_wrong_is_enough(draws: int) -> None:
+    called: list[int] = []
+
+    def evaluate(_: nn.Module, x_adv: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The n-th call ascends n times the pixel; the last of them alone gets an image wrong, the first one."""
+        called.append(len(called) + 1)
+        wrong = float(called[-1] == draws)
+        return torch.tensor([[1.0, 2 * wrong], [1.0, 0.0]]) + 0 * x_adv, called[-1] * x_adv[:, 0]
+
+    state = {"row": torch.arange(2), "x_adv": torch.tensor([[3.0], [5.0]]), "y": torch.zeros(2, dtype=torch.int64)}
+    worker = Worker(nn.Identity(), 8)
+    looks_broken, value, grad = worker.propose(evaluate, state, "float32", draws=draws)
+    mean = (1 + draws) / 2
+    assert looks_broken.tolist() == [True, False]
+    assert (value.tolist(), grad.tolist()) == ([3 * mean, 5 * mean], [[mean], [mean]])
+    assert worker.passes == 2 * draws * 2
+    called.clear()
+    assert worker.value(evaluate, state, draws=draws).tolist() == [3 * mean, 5 * mean]
+    assert worker.passes == 2 * draws * 2 + draws * 2
+
+
+def test_a_cosine_of_steps_goes_from_one_to_zero() -> None:
+    found = cosine({"i": torch.tensor([0, 1, 2, 3, 4])}, 4)
+    root = math.sqrt(0.5)
+    torch.testing.assert_close(found, torch.tensor([1, (1 + root) / 2, 0.5, (1 - root) / 2, 0]).double())
