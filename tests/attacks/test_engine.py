@@ -199,6 +199,41 @@ def test_stopping_early_steps_are_the_first_broken_iterate() -> None:
     assert torch.equal(outcome.steps, torch.where(first < 0, 5, first))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Walk(PGD):
+    """Stands further from every image by so much after each step."""
+
+    offsets: tuple[float, ...]
+
+    def step(self, s: dict[str, Tensor], value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
+        s["x_adv"] = s["x"] + torch.tensor(self.offsets)[s["i"]].view(-1, 1)
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize(
+    ("keep", "offsets", "expected"),
+    [
+        ("last", (0.02, 0.08, 0.03), 0.03),
+        ("best", (0.02, 0.08, 0.03), 0.08),
+        ("best", (0.02, 0.03, 0.08), 0.08),
+        ("best", (-0.02, -0.03, -0.08), 0.0),
+        ("last", (-0.02, -0.03, -0.08), -0.08),  # less far than the clean image
+    ],
+)
+def test_an_unbroken_image_comes_back_at_the_last_iterate_or_the_best(
+    keep: str, offsets: tuple[float, ...], expected: float, stop_early: bool
+) -> None:
+    """The brighter the pixels, the larger the loss, and none is bright enough to break an image."""
+    model = Linear(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([5.0, 0.0]))
+    x, y = torch.tensor([[0.4, 0.5], [0.5, 0.6], [0.3, 0.2]]), torch.zeros(3, dtype=torch.int64)
+    settings = {"keep": keep, "stop_early": stop_early, "random_start": False, "step_size": 1.0}
+    attack = Walk(name="walk", steps=3, offsets=offsets, **settings)  # type: ignore[arg-type]
+    outcome = attack.run(model, x, y, ThreatModel(eps=0.1), batch_size=2)
+    torch.testing.assert_close(outcome.x_adv, x + expected)
+    torch.testing.assert_close(outcome.margin, (x + expected).sum(dim=1) - 5)
+    assert (outcome.steps == 3).all()
+
+
 # Nothing is spent in vain
 
 
@@ -436,8 +471,12 @@ def test_a_batch_is_larger_on_a_gpu_unless_a_size_is_given() -> None:
         ({"y": images(4)[1].int()}, "labels have dtype torch.int32"),
         ({"y": images(4)[1].float()}, "labels have dtype torch.float32"),
         ({"y": images(4)[1][:, None]}, r"shape \(4, 1\)"),
-        ({"y": images(4)[1] + 10}, "the model has classes 0 to 9"),
-        ({"y": images(4)[1] - 100}, "the model has classes 0 to 9"),
+        ({"y": torch.tensor([0, 3, 12, 10])}, "labels span 0 to 12: the model has classes 0 to 9"),
+        ({"y": torch.tensor([0, 3, -1, 1])}, "labels span -1 to 3: the model has classes 0 to 9"),
+        ({"x": torch.rand(4)}, r"images have shape \(4,\): expected an axis of images, and of pixels"),
+        ({"y": torch.tensor(1)}, r"labels have shape \(\)"),
+        ({"ids": torch.tensor(1)}, r"ids have shape \(\)"),
+        ({"seed": -1}, "seed is -1"),
         ({"y": images(3)[1]}, "4 images, 3 labels and 4 ids"),
         ({"ids": torch.arange(5)}, "4 images, 4 labels and 5 ids"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -510,9 +549,13 @@ def test_a_proposal_that_does_not_hold_in_float32_does_not_count() -> None:
     model, (x, y), threat = trained(), images(30), ThreatModel(eps=1e-4)
 
     def wrong_in_bf16(logits: Tensor, batch: Tensor) -> Tensor:
+        searched_in.add((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
         return -logits if torch.is_autocast_enabled("cpu") else logits
 
+    searched_in: set[tuple[bool, bool]] = set()
     outcome = attacks.get("pgd5").run(Wrapped(model, wrong_in_bf16), x, y, threat, precision="bf16")
+    assert (True, True) in searched_in
+    assert (False, True) not in searched_in  # what decides is exact
     assert torch.equal(outcome.broken, predictions(model, x) != y)
 
 
