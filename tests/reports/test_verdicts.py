@@ -468,6 +468,13 @@ def test_a_row_of_the_csv_holds_what_was_measured(tmp_path: Path) -> None:
     }
 
 
+def test_a_single_verdict_is_a_table_too(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 5, n=10)
+    three(tmp_path, "doubleadv", 5, n=10)
+    (table,) = verdict_tables(verdicts(find_records(tmp_path)))
+    assert (table.name, len(table.rows), table.about["split"]) == ("verdicts", 1, "test")
+
+
 def test_the_page_and_the_csv_say_the_same(tmp_path: Path) -> None:
     recipes = ("singleadv", "doubleadv", "ensemble2adv", "separate2adv")
     build_runs(tmp_path / "runs", recipes, seeds=(0, 1, 2), n=90, points=4, suites=("quick",), checkpoints=("best",))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_runs import make_record, write
 
-from ensemble_bench.errors import BundleError
+from ensemble_bench.errors import BundleError, RecordError
 from ensemble_bench.leaderboard.rules import Rules
 from ensemble_bench.records import Blackbox, Record, read_record
 from ensemble_bench.records.decoding import plain
@@ -65,6 +65,12 @@ def test_what_another_black_box_set_broke_is_apart(tmp_path: Path) -> None:
     # With the same set broken is broken, by whatever attack.
     same = evaluated(tmp_path / "same", "ssbff", "one")
     assert agreement(claim, same) == Agreement(differing=2, compared=5, apart=0)
+
+
+def test_a_record_without_samples_backs_no_claim() -> None:
+    record, _ = make_record([True], {"pgd5": [True]}, model="mine/best")
+    with pytest.raises(RecordError, match="mine/best: the record was not read from a file"):
+        Claim.of(record)
 
 
 @pytest.mark.parametrize(("images", "most"), [(1, 1), (199, 1), (200, 2), (1000, 6), (10_000, 51)])
