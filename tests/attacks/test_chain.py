@@ -5,7 +5,7 @@ import torch
 from small_models import images, recorded, searched, trained
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.engine import Chain, Outcome, doubled
+from ensemble_bench.attacks.engine import Chain, Outcome, doubled, targeted
 from ensemble_bench.attacks.engine.chain import merge
 from ensemble_bench.attacks.pgd import margin_pgd
 from ensemble_bench.errors import InvalidValueError
@@ -90,8 +90,15 @@ def test_patience_ends_the_chain_when_nothing_more_breaks(patience: int | None) 
 
 def test_steps_double_up_to_the_last() -> None:
     made = doubled("margin-doubled100", margin_pgd, first=10, last=100)
+    assert made.name == "margin-doubled100"
     assert [s.name for s in made.stages] == [f"margin-doubled100/{n}" for n in (10, 20, 40, 80)]
     assert [s.settings()["step_size"] for s in made.stages] == [2.5 / n for n in (10, 20, 40, 80)]
+
+
+def test_nine_classes_are_aimed_at_as_in_autoattack() -> None:
+    made = targeted(attacks.get("margin5", target=1))
+    assert [s.target for s in made.stages] == list(range(1, 10))
+    assert [s.name for s in made.stages] == [f"margin5/target{t}" for t in range(1, 10)]
 
 
 def test_a_chain_of_nothing_or_of_no_patience_is_refused() -> None:

@@ -452,6 +452,24 @@ def test_a_value_of_another_kind_is_named(what: str) -> None:
         attacks.get("pgd5").run(trained(), **arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("targets", [None, torch.arange(12).view(4, 3)])
+def test_a_part_of_a_task_has_the_rows_of_everything(targets: Tensor | None) -> None:
+    x, y = images(4)
+    budget = Budget(seed=5)
+    model, ids = trained(), torch.tensor([7, 8, 9, 10])
+    whole = Task(
+        model=model, x=x, y=y, threat=THREATS[0], ids=ids, budget=budget, on_done=None, targets=targets, twin=model
+    )
+    part = whole.of(torch.tensor([3, 1]))
+    assert torch.equal(part.x, torch.stack([x[3], x[1]]))
+    assert part.y.tolist() == [y[3], y[1]]
+    assert part.ids.tolist() == [10, 8]
+    assert (None if part.targets is None else part.targets.tolist()) == (
+        None if targets is None else [[9, 10, 11], [3, 4, 5]]
+    )
+    assert (part.model, part.twin, part.threat, part.budget) == (model, model, THREATS[0], budget)
+
+
 def test_a_batch_is_larger_on_a_gpu_unless_a_size_is_given() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert Budget.on(cpu, seed=3, batch_size=None) == Budget(seed=3, batch_size=128, device=cpu)
