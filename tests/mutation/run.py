@@ -1,6 +1,6 @@
 """Mutation testing: how many small faults, planted in the code that numbers rest on, the tests of that code notice.
 
-    python tests/mutation/run.py                          every group (about an hour on an idle core)
+    python tests/mutation/run.py                          every group (an hour or two)
     python tests/mutation/run.py --groups threat losses   some of them
     python tests/mutation/run.py --mutants FILE           those named in FILE, one a line, such as all that survived
 
@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,8 +143,8 @@ def prepare(name: str, group: Group) -> None:
         config.write(file)
 
 
-def _lines(values: Collection[str] | Sequence[str] | object) -> str:
-    return "\n" + "\n".join(values)  # type: ignore[arg-type]
+def _lines(values: Iterable[str]) -> str:
+    return "\n" + "\n".join(values)
 
 
 def mutants_of(name: str, group: Group) -> list[str]:
@@ -165,12 +165,11 @@ def drawn(mutants: Sequence[str], most: int, seed: int) -> list[str]:
 
 def tried(name: str, mutants: Sequence[str]) -> dict[str, str]:
     """What became of these mutants: "killed", "survived", "timeout", "no tests" and so on."""
-    once = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path[1:])}
     command = [sys.executable, "-m", "mutmut"]
     folder = WORK / name
     with (folder / "mutmut.log").open("w") as log:
         run = [*command, "run", "--max-children", "1", *mutants]
-        subprocess.run(run, cwd=folder, env=os.environ | once, stdout=log, stderr=log, check=True)
+        subprocess.run(run, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, check=True)
     told = subprocess.run([*command, "results", "--all", "1"], cwd=folder, capture_output=True, text=True, check=True)
     status = dict(line.strip().split(": ") for line in told.stdout.splitlines() if ": " in line)
     counts = Counter(status[mutant] for mutant in mutants)

@@ -15,7 +15,7 @@ from ensemble_bench.leaderboard.rules import Rules
 from ensemble_bench.records import Blackbox, Record, read_record
 from ensemble_bench.records.decoding import plain
 from ensemble_bench.records.statistics import wilson
-from ensemble_bench.submissions.format.claims import Agreement, Claim, Claims, agreement, outcomes_of, parse
+from ensemble_bench.submissions.format.claims import Agreement, Claim, Claims, agreement, can_claim, outcomes_of, parse
 from ensemble_bench.submissions.format.limits import Limits
 
 HASHES = {"one": "sha256:" + "1" * 64, "other": "sha256:" + "2" * 64}
@@ -65,6 +65,23 @@ def test_what_another_black_box_set_broke_is_apart(tmp_path: Path) -> None:
     # With the same set broken is broken, by whatever attack.
     same = evaluated(tmp_path / "same", "ssbff", "one")
     assert agreement(claim, same) == Agreement(differing=2, compared=5, apart=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "others_can"),
+    [
+        ({"suite": "quick"}, True),
+        ({"suite": "pgd5000+ifgsm5"}, True),
+        ({"suite": "pgd5001"}, False),
+        ({"suite": "torchattacks:PGD(steps=5)"}, False),
+        ({"suite": "quick", "split": "validation"}, False),
+        ({"suite": "quick", "view": "member1"}, False),
+        ({"suite": "quick", "dataset": "mine"}, False),
+    ],
+)
+def test_what_others_can_repeat_can_be_claimed(changes: dict[str, Any], others_can: bool) -> None:
+    record, _ = make_record([True], {"pgd5": [True]})
+    assert can_claim(replace(record, **changes), Limits()) is others_can
 
 
 def test_a_record_without_samples_backs_no_claim() -> None:
@@ -142,6 +159,25 @@ def test_what_can_be_true_may_be_claimed(letters: str, changes: dict[str, Any]) 
 def test_what_cannot_be_true_is_named(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(BundleError, match=reason):
         parse(claiming("sfw", **changes), Limits())
+
+
+def test_a_field_that_is_missing_is_named_with_its_place() -> None:
+    values = claiming("sfw")
+    del values["claims"][0]["suite"]
+    with pytest.raises(BundleError, match=r"claims\.json: missing field 'suite' in claims\.claims\[0\]"):
+        parse(values, Limits())
+
+
+def test_an_expected_accuracy_need_not_be_that_of_a_count() -> None:
+    expected = {**score("correct", 2, 3), "accuracy": 0.6}
+    randomised = {"draws": 100, "gradient_draws": 10}
+    values = claiming("sfw", clean=expected, randomised=randomised)
+    assert parse(values, Limits()).claims[0].clean.accuracy == 0.6
+    with pytest.raises(BundleError, match=r"clean.accuracy is 0.6: 2 of 3 images make 0.666667"):
+        parse(claiming("sfw", clean=expected), Limits())
+    values["claims"][0]["clean"]["ci_low"] = 0.0
+    with pytest.raises(BundleError, match=r"clean.ci_low is 0: 1.8 of 3 images make"):
+        parse(values, Limits())
 
 
 def test_no_more_images_than_are_taken() -> None:
