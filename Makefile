@@ -10,6 +10,8 @@
 # make test-machines
 #              the tests that call a network under other instruction sets, thread counts, Pythons and the oldest
 #              packages (environments of their own, about 6 GB each); SETTINGS="avx2 oldest" for some of these
+# make mutants faults planted in the code that numbers rest on, and how many of them the tests notice (an hour or
+#              two); ARGS="--groups threat losses" for some of it
 #
 # VENV=dir puts the environment elsewhere, PYTHON=python3.12 picks the interpreter that makes it,
 # ARGS="…" is handed on to the demo, to the benchmarks or to pytest.
@@ -25,7 +27,7 @@ comma := ,
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs notebooks bench browser test-machines
+.PHONY: help install demo test lint docs notebooks bench browser test-machines mutants
 
 help:
 	@sed -n '/^[A-Z]/q; s/^# \{0,1\}//p' Makefile
@@ -60,6 +62,10 @@ test-machines: $(VENV)/.installed-dev
 	$(call timed,test-machines,the tests that call a network$(comma) in one setting after the other,\
 		$(RUN) tests/machines.py --venv "$(VENV)" --settings "$(SETTINGS)" -- $(ARGS))
 
+mutants: $(VENV)/.installed-mutants
+	$(call timed,mutants,faults planted in the code$(comma) and the tests that notice them,\
+		$(RUN) tests/mutation/run.py $(ARGS))
+
 # Playwright's own needs no rights but may miss libraries of the system; apt-get brings them.
 browser: $(VENV)/.installed
 	$(call timed,browser,a Chromium for the tests of the pages (about 150 MB),\
@@ -82,3 +88,6 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 $(VENV)/.installed-bench: $(VENV)/.installed
 	$(call timed,install,the toolkits of the benchmarks into $(VENV),\
 		PIP_CONSTRAINT=benchmarks/constraints.txt $(PIP) install -q -e '.[bench]' && touch "$@")
+
+$(VENV)/.installed-mutants: $(VENV)/.installed
+	$(call timed,install,mutmut into $(VENV),$(PIP) install -q -e '.[mutants]' && touch "$@")

@@ -9,20 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from ensemble_bench import registry
 from ensemble_bench.cli import run
-from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.records.threat import parse_eps
 
 COMMANDS = ("train", "evaluate", "report", "blackbox build", "list", "demo", "version")
 HEAVY = ("torch", "pandas", "matplotlib", "pyarrow", "numpy", "sklearn", "torchattacks", "robustbench", "art")
@@ -119,19 +114,6 @@ def test_list_names_everything_in_the_registry(capsys: pytest.CaptureFixture[str
         for name in table:
             label = f"{name}N" if kind == "attack" and name != "blackbox" else name
             assert re.search(rf"^  {re.escape(label)}  +\S", shown, re.MULTILINE), (kind, name)
-
-
-@given(st.integers(1, 10**6), st.integers(1, 10**6))
-def test_eps_is_read_as_a_fraction(above: int, below: int) -> None:
-    exact = Fraction(above, below)
-    assert parse_eps(f"{above}/{below}") == pytest.approx(float(exact), rel=1e-15)
-    assert parse_eps(repr(float(exact))) == float(exact)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "8/0", "0/255", "nan", "inf", "eight", "", "8/255/2", "-8/-0", "1e999"])
-def test_eps_that_is_not_positive_is_named(text: str) -> None:
-    with pytest.raises(InvalidValueError, match=re.escape(repr(text))):
-        parse_eps(text)
 
 
 def test_unknown_attack_offers_the_nearest() -> None:

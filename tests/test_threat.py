@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from fractions import Fraction
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ensemble_bench import ThreatModel
 from ensemble_bench.attacks.pgd import ifgsm, margin_pgd, pgd_adam
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.records import Threat
+from ensemble_bench.records.threat import parse_eps
 
 NORMS = ("linf", "l2")
 
@@ -166,6 +169,15 @@ def test_l2_random_start_reaches_centre_and_edge_in_all_directions() -> None:
     assert torch.histc(angles, bins=8, min=-math.pi, max=math.pi).min() > 100
 
 
+def test_noise_selects_the_start() -> None:
+    """linf: noise times eps. l2: in the direction of the noise, as far as its first pixel says."""
+    x, noise = torch.full((1, 2), 0.5, dtype=torch.float64), torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    linf, l2 = (ThreatModel(norm=norm, eps=0.1).random_start(x, noise) - x for norm in NORMS)
+    torch.testing.assert_close(linf, torch.tensor([[0.05, -0.1]], dtype=torch.float64))
+    root = math.sqrt(5)  # the noise is ½ (1, −2), of length ½ √5
+    torch.testing.assert_close(l2, 0.05 * torch.tensor([[1 / root, -2 / root]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_projection_is_the_nearest_point_of_a_fine_grid(norm: str) -> None:
     """Two pixels: the feasible points of a grid, and the nearest of them to points in and outside the ball."""
@@ -237,6 +249,24 @@ def test_check_raises_and_never_clips(norm: str) -> None:
     threat.check(x[:0], x[:0])
 
 
+@pytest.mark.parametrize(
+    ("norm", "eps", "inside", "outside"),
+    [
+        ("linf", 0.1, 5e-7, 2e-6),
+        ("linf", 0.4, 5e-7, 2e-6),
+        ("l2", 0.1, 9e-6, 1.5e-5),
+        ("l2", 4.0, 3e-5, 5e-5),  # rounding grows with the radius
+    ],
+)
+def test_check_forgives_rounding_alone(norm: str, eps: float, inside: float, outside: float) -> None:
+    """100 pixels of 0, of which each moves alike, further than eps by so much."""
+    threat, x = ThreatModel(norm=norm, eps=eps), torch.zeros(1, 100, dtype=torch.float64)
+    share = 1 if norm == "linf" else 10
+    threat.check(x + (eps + inside) / share, x)
+    with pytest.raises(AttackError, match=f"leaves the {norm} ball"):
+        threat.check(x + (eps + outside) / share, x)
+
+
 @pytest.mark.parametrize("side", [-0.01, 1.01])
 def test_check_raises_outside_the_box(side: float) -> None:
     x = torch.full((1, 4), min(max(side, 0.0), 1.0))
@@ -244,17 +274,35 @@ def test_check_raises_outside_the_box(side: float) -> None:
         ThreatModel(eps=0.5).check(torch.full((1, 4), side), x)
 
 
-@pytest.mark.parametrize("eps", [0, -0.1, math.nan, math.inf, "8/255", None])
-def test_bad_eps(eps: object) -> None:
-    with pytest.raises(InvalidValueError, match="eps is"):
-        ThreatModel(eps=eps)  # type: ignore[arg-type]
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("eps", [0, -0.1, math.nan, math.inf, "8/255", None, True])
+def test_bad_eps(norm: str, eps: object) -> None:
+    with pytest.raises(InvalidValueError, match=r"eps is .*: it must be a positive number"):
+        ThreatModel(norm=norm, eps=eps)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_eps_is_read_as_a_fraction(above: int, below: int) -> None:
+    exact = Fraction(above, below)
+    assert parse_eps(f"{above}/{below}") == pytest.approx(float(exact), rel=1e-15)
+    assert parse_eps(repr(float(exact))) == float(exact)
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "8/0", "0/255", "nan", "inf", "eight", "", "8/255/2", "-8/-0", "1e999", "1_0/255", "٨/255"]
+)
+def test_eps_that_is_not_positive_is_named(text: str) -> None:
+    with pytest.raises(InvalidValueError, match=re.escape(repr(text))):
+        parse_eps(text)
 
 
 def test_bad_norm_and_eps_in_255ths() -> None:
     with pytest.raises(InvalidValueError, match="norm is 'l1': choose from linf, l2"):
         ThreatModel(norm="l1")
-    with pytest.raises(InvalidValueError, match="8 means 8/255"):
-        ThreatModel(eps=8)
+    for eps in (1.001, 8):
+        with pytest.raises(InvalidValueError, match="8 means 8/255"):
+            ThreatModel(eps=eps)
+    assert ThreatModel(eps=1).eps == 1  # any image of the box is within 1 of any other
     assert ThreatModel(norm="l2", eps=8).as_dict() == {"norm": "l2", "eps": 8}
 
 

@@ -5,7 +5,8 @@ import torch
 from small_models import images, recorded, searched, trained
 
 from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.engine import Chain, doubled
+from ensemble_bench.attacks.engine import Chain, Outcome, doubled, targeted
+from ensemble_bench.attacks.engine.chain import merge
 from ensemble_bench.attacks.pgd import margin_pgd
 from ensemble_bench.errors import InvalidValueError
 
@@ -42,6 +43,32 @@ def test_margin_is_the_largest_of_the_stages_where_nothing_broke() -> None:
     torch.testing.assert_close(whole.margin[standing], alone.amax(dim=0)[standing], rtol=0, atol=1e-4)
 
 
+def test_an_image_keeps_what_is_further_and_costs_add_up() -> None:
+    """Of four images three meet a second stage, which breaks one, gets another further, and the last less far."""
+
+    def outcome(
+        x_adv: list[float], broken: list[bool], steps: list[int], margin: list[float], **counts: int
+    ) -> Outcome:
+        return Outcome(
+            x_adv=torch.tensor(x_adv)[:, None],
+            broken=torch.tensor(broken),
+            steps=torch.tensor(steps),
+            margin=torch.tensor(margin),
+            **counts,
+        )
+
+    starts = [0.1, 0.2, 0.3, 0.4], [1, 0, 0, 0], [1, 5, 5, 5], [9, -2, -2, -2]
+    first = outcome(*starts, zero_gradients=3, passes=40)
+    second = outcome([0.5, 0.6, 0.7], [1, 0, 0], [2, 7, 7], [1, -1, -3], zero_gradients=2, passes=60)
+    found = merge(first, second, torch.tensor([1, 2, 3]))
+    assert found.x_adv.flatten().tolist() == pytest.approx([0.1, 0.5, 0.6, 0.4])
+    assert found.broken.tolist() == [True, True, False, False]
+    assert found.steps.tolist() == [1, 7, 12, 12]
+    assert found.margin.tolist() == [9, 1, -1, -2]
+    assert (found.zero_gradients, found.passes) == (5, 100)
+    assert first.margin.tolist() == [9, -2, -2, -2]
+
+
 def test_later_stages_meet_survivors_alone() -> None:
     model, (x, y) = trained(), images(60)
     first = attacks.get("margin10").run(model, x, y, THREAT)
@@ -63,8 +90,15 @@ def test_patience_ends_the_chain_when_nothing_more_breaks(patience: int | None) 
 
 def test_steps_double_up_to_the_last() -> None:
     made = doubled("margin-doubled100", margin_pgd, first=10, last=100)
+    assert made.name == "margin-doubled100"
     assert [s.name for s in made.stages] == [f"margin-doubled100/{n}" for n in (10, 20, 40, 80)]
     assert [s.settings()["step_size"] for s in made.stages] == [2.5 / n for n in (10, 20, 40, 80)]
+
+
+def test_nine_classes_are_aimed_at_as_in_autoattack() -> None:
+    made = targeted(attacks.get("margin5", target=1))
+    assert [s.target for s in made.stages] == list(range(1, 10))
+    assert [s.name for s in made.stages] == [f"margin5/target{t}" for t in range(1, 10)]
 
 
 def test_a_chain_of_nothing_or_of_no_patience_is_refused() -> None:

@@ -9,8 +9,8 @@ import torch
 from small_models import Linear, Wrapped, images, linear_images, recorded, searched, trained
 from torch import Tensor, nn
 
-from ensemble_bench import ThreatModel, attacks
-from ensemble_bench.attacks.engine import Budget, GradientAttack, Task, Worker
+from ensemble_bench import ThreatModel, attacks, randomness
+from ensemble_bench.attacks.engine import Budget, GradientAttack, Task
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.models import calling
@@ -106,6 +106,14 @@ def test_restarts_never_raise_robust_accuracy(name: str) -> None:
     assert (three.margin >= one.margin - 1e-6)[comparable].all()
 
 
+def test_the_start_is_the_noise_of_seed_attack_restart_and_id() -> None:
+    model, (x, y), threat, ids = trained(), images(6), ThreatModel(eps=0.1), torch.arange(40, 46)
+    for name, seed in (("one", 0), ("one", 3), ("another", 3)):
+        still = PGD(name=name, steps=1, step_size=0.0, stop_early=False)
+        noise = randomness.uniform((1, 8, 8), ids, seed=seed, stream=name, restart=0)
+        torch.testing.assert_close(still(model, x, y, threat, seed=seed, ids=ids), threat.random_start(x, noise))
+
+
 def test_random_global_state_does_not_matter() -> None:
     model, (x, y), threat = trained(), images(20), ThreatModel(eps=0.1)
     torch.manual_seed(1)
@@ -189,6 +197,41 @@ def test_stopping_early_steps_are_the_first_broken_iterate() -> None:
     assert torch.equal(outcome.broken, first >= 0)
     assert set(first.tolist()) == {-1, 1, 2}
     assert torch.equal(outcome.steps, torch.where(first < 0, 5, first))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk(PGD):
+    """Stands further from every image by so much after each step."""
+
+    offsets: tuple[float, ...]
+
+    def step(self, s: dict[str, Tensor], value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
+        s["x_adv"] = s["x"] + torch.tensor(self.offsets)[s["i"]].view(-1, 1)
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize(
+    ("keep", "offsets", "expected"),
+    [
+        ("last", (0.02, 0.08, 0.03), 0.03),
+        ("best", (0.02, 0.08, 0.03), 0.08),
+        ("best", (0.02, 0.03, 0.08), 0.08),
+        ("best", (-0.02, -0.03, -0.08), 0.0),
+        ("last", (-0.02, -0.03, -0.08), -0.08),  # less far than the clean image
+    ],
+)
+def test_an_unbroken_image_comes_back_at_the_last_iterate_or_the_best(
+    keep: str, offsets: tuple[float, ...], expected: float, stop_early: bool
+) -> None:
+    """The brighter the pixels, the larger the loss, and none is bright enough to break an image."""
+    model = Linear(torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([5.0, 0.0]))
+    x, y = torch.tensor([[0.4, 0.5], [0.5, 0.6], [0.3, 0.2]]), torch.zeros(3, dtype=torch.int64)
+    settings = {"keep": keep, "stop_early": stop_early, "random_start": False, "step_size": 1.0}
+    attack = Walk(name="walk", steps=3, offsets=offsets, **settings)  # type: ignore[arg-type]
+    outcome = attack.run(model, x, y, ThreatModel(eps=0.1), batch_size=2)
+    torch.testing.assert_close(outcome.x_adv, x + expected)
+    torch.testing.assert_close(outcome.margin, (x + expected).sum(dim=1) - 5)
+    assert (outcome.steps == 3).all()
 
 
 # Nothing is spent in vain
@@ -401,6 +444,14 @@ def test_an_attack_that_leaves_the_ball_is_named(eps: float, keep: str) -> None:
 # Input
 
 
+@pytest.mark.parametrize("what", ["x", "y", "ids", "threat"])
+def test_a_value_of_another_kind_is_named(what: str) -> None:
+    x, y = images(4)
+    arguments = {"x": x, "y": y, "ids": torch.arange(4), "threat": ThreatModel(), what: "much"}
+    with pytest.raises(InvalidValueError, match=f"^{what} is a str: expected (Tensor|ThreatModel)$"):
+        attacks.get("pgd5").run(trained(), **arguments)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -411,8 +462,12 @@ def test_an_attack_that_leaves_the_ball_is_named(eps: float, keep: str) -> None:
         ({"y": images(4)[1].int()}, "labels have dtype torch.int32"),
         ({"y": images(4)[1].float()}, "labels have dtype torch.float32"),
         ({"y": images(4)[1][:, None]}, r"shape \(4, 1\)"),
-        ({"y": images(4)[1] + 10}, "the model has classes 0 to 9"),
-        ({"y": images(4)[1] - 100}, "the model has classes 0 to 9"),
+        ({"y": torch.tensor([0, 3, 12, 10])}, "labels span 0 to 12: the model has classes 0 to 9"),
+        ({"y": torch.tensor([0, 3, -1, 1])}, "labels span -1 to 3: the model has classes 0 to 9"),
+        ({"x": torch.rand(4)}, r"images have shape \(4,\): expected an axis of images, and of pixels"),
+        ({"y": torch.tensor(1)}, r"labels have shape \(\)"),
+        ({"ids": torch.tensor(1)}, r"ids have shape \(\)"),
+        ({"seed": -1}, "seed is -1"),
         ({"y": images(3)[1]}, "4 images, 3 labels and 4 ids"),
         ({"ids": torch.arange(5)}, "4 images, 4 labels and 5 ids"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -485,19 +540,11 @@ def test_a_proposal_that_does_not_hold_in_float32_does_not_count() -> None:
     model, (x, y), threat = trained(), images(30), ThreatModel(eps=1e-4)
 
     def wrong_in_bf16(logits: Tensor, batch: Tensor) -> Tensor:
+        searched_in.add((torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
         return -logits if torch.is_autocast_enabled("cpu") else logits
 
+    searched_in: set[tuple[bool, bool]] = set()
     outcome = attacks.get("pgd5").run(Wrapped(model, wrong_in_bf16), x, y, threat, precision="bf16")
+    assert (True, True) in searched_in
+    assert (False, True) not in searched_in  # what decides is exact
     assert torch.equal(outcome.broken, predictions(model, x) != y)
-
-
-def test_in_bf16_an_image_within_rounding_of_the_boundary_is_decided_on() -> None:
-    near = torch.tensor([[1.0, 0.996, 0.0], [1.0, 0.9, 0.0], [0.9, 1.0, 0.0]])
-    state = {"x_adv": torch.zeros(3, 1), "y": torch.zeros(3, dtype=torch.int64)}
-
-    def evaluate(_: nn.Module, x_adv: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return near + 0 * x_adv, x_adv[:, 0]
-
-    worker = Worker(nn.Identity(), 8)
-    assert worker.propose(evaluate, state, "float32")[0].tolist() == [False, False, True]
-    assert worker.propose(evaluate, state, "bf16")[0].tolist() == [True, False, True]

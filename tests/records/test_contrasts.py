@@ -67,6 +67,45 @@ def test_with_equal_seeds_it_is_the_paired_test_of_the_images() -> None:
     assert found.df == pytest.approx(19_999)
 
 
+def test_two_models_are_compared_by_mcnemars_test_and_students_interval() -> None:
+    left, right = right_on(400, 300)[0], right_on(400, 280)[0]
+    left[:10] = False  # right on 20 images alone, wrong on 10 alone
+    found = paired(left, right)
+    assert found.difference == pytest.approx(10 / 400)
+    assert found.p_value == pytest.approx(stats.binomtest(20, 30).pvalue)
+    # 30 images differ by 1, whose squares about the mean add up to 30 − 400 · 0.025²; and Agresti and Coull's four.
+    se = (30 - 400 * 0.025**2 + 4) ** 0.5 / 404
+    assert (found.se, found.df) == pytest.approx((se, 399))
+    reach = stats.t.isf(0.025, 399) * se
+    assert (found.ci_low, found.ci_high) == pytest.approx((0.025 - reach, 0.025 + reach))
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_shares_of_draws_are_compared_by_students_test(both: bool) -> None:
+    shares = np.random.default_rng(0).random((2, 20_000))
+    left, right = shares[0], shares[1] + 0.005 if both else shares[1] < 0.51
+    expected = stats.ttest_rel(left, right)
+    found = paired(left, right)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=0.01)
+    low, high = expected.confidence_interval()
+    assert (found.ci_low, found.ci_high) == pytest.approx((low, high), abs=1e-5)
+    assert paired(right, left).p_value == pytest.approx(found.p_value)
+
+
+def test_no_interval_leaves_what_a_difference_can_be() -> None:
+    found = paired(right_on(5, 5)[0], right_on(5, 0)[0])
+    assert (found.difference, found.ci_high) == (1.0, 1.0)
+    assert paired(right_on(5, 0)[0], right_on(5, 5)[0]).ci_low == -1.0
+
+
+def test_two_images_are_enough_and_one_is_not() -> None:
+    assert contrast([right_on(2, 2, 2, 2)], [right_on(2, 1, 1, 1)]).difference == 0.5
+    assert paired(right_on(2, 2)[0], right_on(2, 1)[0]).difference == 0.5
+    for left, right in ((right_on(1, 1)[0], right_on(1, 0)[0]), (right_on(3, 1)[0], right_on(2, 1)[0])):
+        with pytest.raises(InvalidValueError, match="the same images"):
+            paired(left, right)
+
+
 def test_sides_of_several_recipes_are_the_means_of_their_recipes() -> None:
     a, b, c, d = (coins(500, i) for i in range(4))
     found = contrast([a, b], [c, d])

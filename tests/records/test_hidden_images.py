@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ensemble_bench.records.hidden_images import hidden_images
 from ensemble_bench.records.statistics import wilson
@@ -21,6 +22,40 @@ def test_by_hand() -> None:
     assert estimate == pytest.approx(50 * (1 + (2 - 1)) / 2)
     assert low == pytest.approx(50 * wilson(1, 2)[0])
     assert high == 50.0
+
+
+def caught_by(attacks: int, once: int, twice: int, *, images: int) -> NDArray[np.bool_]:
+    """Of `images` the first are caught by one attack or two, the others by none."""
+    caught = np.zeros((attacks, images), dtype=bool)
+    caught[0, : once + twice] = True
+    caught[1, once : once + twice] = True
+    return caught
+
+
+@pytest.mark.parametrize(
+    ("attacks", "once", "twice", "unseen", "upper"),
+    [
+        # ½ · 4 · 3 / 4, its variance 1.5 + ¼ · 4 · 7² / 16 + ¼ · 16 · 3² / 64 = 5.125: 1.5 · exp(1.96 √ln(1 + 2.2778))
+        (2, 4, 1, 1.5, 12.692),
+        # ⅔ · 6 · 5 / 6, its variance 3.333 + 8.963 + 2.469
+        (3, 6, 2, 10 / 3, 20.208),
+        # ¾ · 5 · 4 / 2, its variance 7.5 + 56.953
+        (4, 5, 0, 7.5, 41.576),
+        # ⅘ · 9 · 8 / 10, its variance 5.76 + 16.646 + 5.308
+        (5, 9, 4, 5.76, 26.529),
+        # One image that one attack caught says of none that it may have been missed.
+        (3, 1, 3, 0.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("lost", [0, 1, 40])
+def test_chaos_bound_by_hand(attacks: int, once: int, twice: int, unseen: float, upper: float, lost: int) -> None:
+    """Of 200 sampled survivors some fell; of those that fell in the cascade `lost` were not caught again."""
+    survivors = caught_by(attacks, once, twice, images=200)
+    caught = np.concatenate([survivors, np.zeros((attacks, lost), dtype=bool)], axis=1)
+    found = hidden_images(caught, np.arange(200 + lost) < 200, standing=1000)
+    fell = once + twice
+    likely, worst = fell + max(unseen - lost, 0), fell + max(upper - lost, 0)
+    assert found == pytest.approx((5 * likely, 1000 * wilson(fell, 200)[0], 1000 * wilson(math.ceil(worst), 200)[1]))
 
 
 def test_where_nothing_is_found_the_sample_bounds_what_may_be() -> None:

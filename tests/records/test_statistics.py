@@ -105,6 +105,15 @@ def test_wilson_refuses_an_impossible_confidence() -> None:
         wilson(1, 2, 1.0)
 
 
+@settings(deadline=None)
+@given(n=st.integers(1, 5000), accuracy=st.floats(0, 1))
+def test_an_accuracy_of_no_whole_images_has_the_interval_of_the_nearest_count(n: int, accuracy: float) -> None:
+    low, high = wilson_around(accuracy, n)
+    assert low <= accuracy <= high
+    near = [count for count in range(n + 1) if abs(count - accuracy * n) <= 0.5]  # two where it is in the middle
+    assert any((low, high) == pytest.approx(wilson_by_hand(count, n, 0.95), abs=1e-9) for count in near)
+
+
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (5, 0), (3, 7), (6, 6), (1, 9)])
 def test_mcnemar_is_the_share_of_coin_flips_at_least_as_extreme(only_a: int, only_b: int) -> None:
     a = np.array([True] * only_a + [False] * only_b + [True] * 4 + [False] * 3)
@@ -132,6 +141,7 @@ def test_mcnemar_refuses_no_images() -> None:
 def test_mean_sd_over_seeds() -> None:
     spread = mean_sd([0.5, 0.6, 0.7])
     assert (spread.mean, spread.sd, spread.n) == pytest.approx((0.6, 0.1, 3))
+    assert mean_sd([0.4, 0.6]).sd == pytest.approx(0.1 * math.sqrt(2))
     assert mean_sd([0.25]) == Spread(mean=0.25, sd=None, n=1)
     with pytest.raises(InvalidValueError, match="at least one"):
         mean_sd([])

@@ -133,6 +133,19 @@ def test_the_sentence(tmp_path: Path) -> None:
     )
 
 
+def test_the_sentence_on_sides_of_two_recipes(tmp_path: Path) -> None:
+    for recipe, counts in (("ensemble2adv", (30, 30)), ("jointattack2adv", (20,))):
+        three(tmp_path, recipe, *counts, n=100)
+    for recipe in ("jointloss2adv", "separate2adv"):
+        three(tmp_path, recipe, 10, n=100)
+    assert str(verdict_on(tmp_path, "cause-attacked")) == (
+        "not shown: attacking the ensemble in training gives more robustness than attacking each member "
+        "(cause-attacked): +15.0 points, but it needs at least 3 seeds of ensemble2adv and jointattack2adv and "
+        "jointloss2adv and separate2adv; ensemble2adv and jointattack2adv (seeds 0, 1 and 0) against jointloss2adv and "
+        "separate2adv (seed 0 and 0+1; 1.00 × the parameters (equal) and 1.00 × the FLOPs (equal)), n = 100"
+    )
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_few_seeds_are_no_result_of_a_recipe(tmp_path: Path, seeds: int) -> None:
     three(tmp_path, "ensemble2adv", *[900] * seeds)
@@ -196,7 +209,8 @@ def test_other_settings_of_an_attack_are_another_attack(tmp_path: Path) -> None:
 def test_the_note_names_claims_and_what_they_lack(tmp_path: Path) -> None:
     three(tmp_path, "ensemble2adv", 5, 5, 5, n=10)
     three(tmp_path, "doubleadv", 5, 5, 5, n=10)
-    quick, _ = sorted(notes_on_missing_verdicts(find_records(tmp_path)), key=len, reverse=True)
+    quick, other = sorted(notes_on_missing_verdicts(find_records(tmp_path)), key=len, reverse=True)
+    assert other == "No verdict under suite strongest: no record of a claim's recipe under it."
     claims, _, missing = quick.partition(": no records of ")
     assert "capacity-2, " in claims
     assert "members-2, " in claims
@@ -204,7 +218,16 @@ def test_the_note_names_claims_and_what_they_lack(tmp_path: Path) -> None:
     recipes = missing.partition(" (")[0].split(", ")
     assert {"singleadv", "quadadv", "ensemble4adv"} < set(recipes)
     assert not {"ensemble2adv", "doubleadv"} & set(recipes)
+    assert recipes == [recipe for recipe in RECIPES if recipe in recipes]  # in the order of the tables' rows
     assert quick.endswith(" (digits, preset tiny, linf 8/255, suite quick, test split).")
+
+
+def test_families_that_lack_the_same_share_a_note(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 5, n=10)
+    assert "more" not in notes_on_missing_verdicts(find_records(tmp_path))[1]
+    three(tmp_path / "cifar10", "ensemble2adv", 5, n=10, preset="small")
+    _, note = notes_on_missing_verdicts(find_records(tmp_path))
+    assert note.endswith(" (digits, preset small, linf 8/255, suite quick, test split; and 1 more).")
 
 
 def evaluated_again(root: Path, recipe: str, spared: Bools, seed: int) -> None:
@@ -403,6 +426,53 @@ def test_judgements_need_the_images_in_common() -> None:
     assert judge([], []) == []
     (found,) = judge([(claim, [np.ones((1, 5), bool)], [np.zeros((3, 5), bool)])], [])
     assert (found.difference, found.outcome) == (1.0, "not shown")
+
+
+def test_a_row_of_the_csv_holds_what_was_measured(tmp_path: Path) -> None:
+    left = three(tmp_path, "ensemble2adv", 520, 525, 530, parameters=10_000, flops=1_000_000)
+    right = three(tmp_path, "doubleadv", 505, 510, 515, parameters=12_500, flops=1_500_000)
+    three(tmp_path, "singleadv", 300, parameters=10_000, flops=None)
+    (table,) = verdict_tables(verdicts(find_records(tmp_path)))
+    assert table.title == "Verdicts on the claims"
+    assert table.caption == "digits, preset tiny, linf 8/255, suite quick, test split"
+    untested, _, tested = csv.DictReader(to_csv([table]).splitlines())
+    test = contrast([np.array(left)], [np.array(right)], pooled=seed_variance([np.array(left), np.array(right)]))
+    (low, high), (low_right, high_right) = wilson(525, 1000), wilson(510, 1000)
+    about = {"data_name": "digits", "preset": "tiny", "threat": "linf 8/255", "suite": "quick", "split": "test"}
+    assert tested == {
+        **(about | {"changes": "{}", "claim": "wider-2", "outcome": "shown", "images": "1000", "margin": "0.0000"}),
+        "left": "ensemble2adv",
+        "left_seeds": "seeds 0, 1, 2",
+        "left_accuracy": "0.5250",
+        "left_accuracy_sd": "0.0050",
+        "left_accuracy_ci_low": f"{low:.4f}",
+        "left_accuracy_ci_high": f"{high:.4f}",
+        "right": "doubleadv",
+        "right_seeds": "seeds 0, 1, 2",
+        "right_accuracy": "0.5100",
+        "right_accuracy_sd": "0.0050",
+        "right_accuracy_ci_low": f"{low_right:.4f}",
+        "right_accuracy_ci_high": f"{high_right:.4f}",
+        "difference": "0.0150",
+        "difference_ci_low": f"{test.ci_low:.4f}",
+        "difference_ci_high": f"{test.ci_high:.4f}",
+        "p_value": f"{test.p_value:.6f}",
+        "p_holm": f"{test.p_value:.6f}",
+        "claims": "1",
+        "parameters": "1.2500",
+        "flops": "1.5000",
+    }
+    assert (untested["claim"], untested["right_seeds"], untested["difference"]) == ("capacity-2", "seed 0", "0.2100")
+    assert {untested[name] for name in ("difference_ci_low", "difference_ci_high", "p_value", "p_holm", "flops")} == {
+        ""
+    }
+
+
+def test_a_single_verdict_is_a_table_too(tmp_path: Path) -> None:
+    three(tmp_path, "ensemble2adv", 5, n=10)
+    three(tmp_path, "doubleadv", 5, n=10)
+    (table,) = verdict_tables(verdicts(find_records(tmp_path)))
+    assert (table.name, len(table.rows), table.about["split"]) == ("verdicts", 1, "test")
 
 
 def test_the_page_and_the_csv_say_the_same(tmp_path: Path) -> None:

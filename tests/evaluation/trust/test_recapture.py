@@ -20,6 +20,7 @@ from ensemble_bench.evaluation.runner import Result
 from ensemble_bench.evaluation.scoring import Scores, score
 from ensemble_bench.evaluation.trust.recapture import recapture
 from ensemble_bench.models.ensemble import Ensemble
+from ensemble_bench.models.folded import twin_of
 from ensemble_bench.records import CARRIED
 from ensemble_bench.records.recapture import Recapture
 
@@ -85,15 +86,64 @@ def test_what_a_triage_left_out_comes_to_light() -> None:
     assert first in scores.samples.loc[scores.samples["broken_by"].isna(), "id"].to_numpy()
 
 
-def test_members_attack_is_shown_beside_the_same_loss_on_the_output() -> None:
+@pytest.mark.parametrize("folded", [True, False])
+def test_members_attack_is_shown_beside_the_same_loss_on_the_output(folded: bool) -> None:
     torch.manual_seed(0)
     member = trained()
     ensemble = Ensemble([member, nn.Sequential(member)])
-    found, _ = found_by(job("ifgsm1", "mean-member20", model=ensemble), members=("mean-member20",))
+    j = job("ifgsm1", "mean-member20", model=ensemble)
+    twin = twin_of(ensemble, j.images.batch(slice(8))[0]) if folded else None
+    found, _ = found_by(replace(j, twin=twin), members=("mean-member20",))
     by_name = {alone.name: alone for alone in found.alone}
     assert by_name["ifgsm1"].whole is None
     # Two equal members answer as either does: the loss of one, of both, and of the output lead to the same images.
     assert by_name["mean-member20"].whole == by_name["mean-member20"].broken
+
+
+def sampled(seed: int) -> tuple[list[int], int]:
+    """Rows of the images that an attack meets alone which breaks every third image, and how many of these stand."""
+    met: list[int] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Heard(Breaks):
+        def search(self, task: Task) -> Outcome:
+            met.extend(task.ids.tolist())
+            return super().search(task)
+
+    j = job(budget=Budget(batch_size=64, seed=seed))
+    ids = j.images.ids.tolist()
+    j = replace(j, attacks=[Heard(name="heard", ids=tuple(ids[::3]))])
+    scores = score(j, Journal(None, "x"))
+    met.clear()
+    recapture(j, scores, Journal(None, "x"), members=())
+    stands = (scores.samples["clean"] & scores.samples["broken_by"].isna()).tolist()
+    rows = [ids.index(i) for i in met]
+    return rows, sum(stands[row] for row in rows)
+
+
+def test_one_in_ten_is_drawn_by_the_seed_without_repetition() -> None:
+    samples = [sampled(seed) for seed in range(6)]
+    correct = score(job(), Journal(None, "x")).samples["clean"].to_numpy()
+    stand, fell = int(correct.sum() - correct[::3].sum()), int(correct[::3].sum())
+    for rows, standing in samples:
+        assert rows == sorted(set(rows))
+        assert correct[rows].all()
+        assert (standing, len(rows) - standing) == (math.ceil(stand / 10), math.ceil(fell / 10))
+    assert len({tuple(rows) for rows, _ in samples}) == 6
+    assert sampled(0) == samples[0]
+
+
+def test_progress_names_every_attack() -> None:
+    heard: list[tuple[str, int, int, Any]] = []
+
+    def on_progress(label: str, done: int, total: int, **fields: float | str) -> None:
+        heard.append((label, done, total, fields.get("attack")))
+
+    found_by(job("ifgsm1", "ifgsm2", progress=on_progress), members=("ifgsm2",))
+    assert [line for line in heard if "recapture" in line[0]] == [
+        *(("model recapture", done, 3, name) for done, name in enumerate(("ifgsm1", "ifgsm2", "ifgsm2 whole"))),
+        ("model recapture", 3, 3, None),
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"cascade": False}, {"attacks": []}])
