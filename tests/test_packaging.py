@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from importlib.metadata import entry_points, metadata, requires
 from pathlib import Path
 
@@ -172,6 +173,12 @@ def test_make_names_a_python_that_is_too_old(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert f"needs Python 3.11 or newer, but {old} is Python 3.9.2" in done.stderr
     assert not (tmp_path / "venv").exists()
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by these, and so do those that share what another holds."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_ci_runs_what_the_readme_says() -> None:

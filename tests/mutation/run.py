@@ -50,7 +50,7 @@ GROUPS = {
         modules=tuple(
             f"attacks/engine/{name}" for name in ["attack", "chain", "counting", "loop", "state", "task", "worker"]
         ),
-        tests=tuple(f"attacks/test_{name}.py" for name in ("engine", "worker", "chain", "counting", "targets")),
+        tests=tuple(f"attacks/test_{name}.py" for name in ("engine", "engine_worker", "chain", "counting", "targets")),
         words=("-k", ENGINE),
     ),
     "statistics": Group(
