@@ -214,6 +214,7 @@ _CIFAR_CPU_RATES = {
     "ensemble4adv": 0.8,
     "jointattack2adv": 0.8,
     "jointloss2adv": 0.8,
+    "gated2adv": 0.4,
 }
 _DIGITS_TINY_RATES = {
     "ensemble2": 0.4,
