@@ -17,7 +17,7 @@ RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told:
+class Description:
     """What is read of a run.json or of a checkpoint's `meta`; either lacks some, and so do versions before."""
 
     recipe: str | None = None
@@ -46,9 +46,11 @@ class _Told:
     crossed_versions: bool | None = None
 
 
-def check_kinds(values: Mapping[str, Any], where: str) -> None:
-    """Raise ValueError, naming the field of `where`, for a value of a run's description of another kind than ours."""
-    decode(_Told, {field.name: values[field.name] for field in fields(_Told) if field.name in values}, where)
+def check_kinds(values: Mapping[str, Any], where: str) -> Description:
+    """What a run's description tells; raises ValueError, naming the field of `where`, for a value of another kind."""
+    told = {field.name: values[field.name] for field in fields(Description) if field.name in values}
+    description: Description = decode(Description, told, where)
+    return description
 
 
 def run_of(text: bytes) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from ensemble_bench import registry
 from ensemble_bench.errors import BundleError, InvalidValueError, RecordError, shortened
 from ensemble_bench.files import new_folder
 from ensemble_bench.leaderboard.model_info import RESULTS, ModelInfo
-from ensemble_bench.records import CHECKPOINTS, Threat
-from ensemble_bench.records.decoding import decode
+from ensemble_bench.records import CHECKPOINTS
+from ensemble_bench.records.training import check_kinds
 from ensemble_bench.submissions.format import archive, claims, tensors
 from ensemble_bench.submissions.format.archive import CARD, CLAIMS, CONFIG, MODEL_INFO, WEIGHTS
 from ensemble_bench.submissions.format.claims import Claim
@@ -46,22 +46,6 @@ class Bundle:
     def weights_hash(self) -> str:
         """The hash that config.json gives for the weights ("sha256:…"); whether it is theirs is not checked here."""
         return str(self.config["weights_hash"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Meta:
-    """The keys of a training's description that evaluation and leaderboards read; each may be missing."""
-
-    recipe: str | None = None
-    preset: str | None = None
-    dataset: str | None = None
-    data_name: str | None = None
-    data_hash: str | None = None
-    seed: int | None = None
-    seeds: tuple[int, ...] | None = None
-    step: int | None = None
-    checkpoint: str | None = None
-    threat: Threat | None = None
 
 
 def unpack(path: Path, folder: Path, *, limits: Limits | None = None) -> Bundle:
@@ -129,7 +113,7 @@ def _config(values: Any, limits: Limits) -> dict[str, Any]:
         if type(value) is not int or not 1 <= value <= most:
             raise BundleError(f"{CONFIG}: architecture.{name} is {quoted(str(value))}, expected 1 to {most}")
     try:
-        about: Meta = decode(Meta, {key: meta[key] for key in Meta.__annotations__ if key in meta}, "meta")
+        about = check_kinds(meta, "meta")
         if about.preset is not None:
             # Evaluation chooses the black-box set by it.
             registry.check("preset", about.preset)
