@@ -61,7 +61,8 @@ class RayPool:
 
     def prepare(self, jobs: int) -> None:
         """Start the workers that so many jobs can use: a task each that loads the package, which the worker keeps."""
-        self._loading = [self._load.remote() for _ in range(min(self.workers, jobs))]
+        for _ in range(min(self.workers, jobs)):
+            self._load.remote()
 
     def start(self, job: Job) -> None:
         """Submit `job` as a task."""
