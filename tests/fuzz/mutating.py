@@ -148,18 +148,24 @@ def _nearby(value: Any, chance: Random) -> Any:
     return chance.choice(VALUES)
 
 
+def rearranged(items: list[Any], chance: Random, *, ways: int) -> int | None:
+    """In one of three of so many `ways` move, double or drop an item; else return the place of one to change itself."""
+    at, other, how = chance.randrange(len(items)), chance.randrange(len(items)), chance.randrange(ways)
+    if how == 0:
+        items[at], items[other] = items[other], items[at]
+    elif how == 1:
+        items.insert(other, items[at])
+    elif how == 2:
+        del items[at]
+    else:
+        return at
+    return None
+
+
 def lines_changed(data: bytes, chance: Random) -> bytes:
     """Lines of JSON: one changed, moved, doubled or dropped."""
     lines = data.splitlines(keepends=True)
-    at, other = chance.randrange(len(lines)), chance.randrange(len(lines))
-    how = chance.randrange(6)
-    if how == 0:
-        lines[at], lines[other] = lines[other], lines[at]
-    elif how == 1:
-        lines.insert(other, lines[at])
-    elif how == 2:
-        del lines[at]
-    else:
+    if (at := rearranged(lines, chance, ways=6)) is not None:
         lines[at] = json_changed(lines[at], chance) + b"\n"
     return b"".join(lines)
 
@@ -167,15 +173,7 @@ def lines_changed(data: bytes, chance: Random) -> bytes:
 def table_changed(data: bytes, chance: Random) -> bytes:
     """A CSV: cells and rows changed, moved, doubled or dropped."""
     rows = [line.split(",") for line in data.decode().split("\n")]
-    at, other = chance.randrange(len(rows)), chance.randrange(len(rows))
-    how = chance.randrange(7)
-    if how == 0:
-        rows[at], rows[other] = rows[other], rows[at]
-    elif how == 1:
-        rows.insert(other, rows[at])
-    elif how == 2:
-        del rows[at]
-    else:
+    if (at := rearranged(rows, chance, ways=7)) is not None:
         cell = chance.randrange(len(rows[at]))
         texts = (*map(str, NUMBERS), "nan", "inf", "1_0", "１", "", '"', '"\n"', "x" * 200_000, "@check", "\r", "\0")
         rows[at][cell] = chance.choice(texts)
