@@ -1,13 +1,7 @@
-"""The runner: what a record says follows from its samples, and no kill, order or second call changes it."""
+"""The runner: what a record says follows from its samples, and no order or second call changes it."""
 
-import contextlib
 import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,55 +9,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import rounding
 import torch
-from killing import Killed, killing
+from evaluated_runs import N, same_but_seconds
 from small_models import ARCHITECTURE, Linear, blackbox_set, recorded, trained
 
 import ensemble_bench as eb
-from ensemble_bench.errors import AttackError, CheckpointError, InvalidValueError, UnknownNameError
-from ensemble_bench.evaluation import job as jobs
+from ensemble_bench.errors import AttackError, InvalidValueError, UnknownNameError
 from ensemble_bench.evaluation.runner import Result, evaluate, evaluate_checkpoints
 from ensemble_bench.models import checkpoint
-from ensemble_bench.records import Record, find_records, read_record, read_samples, worst_case
+from ensemble_bench.records import Record, read_record, read_samples, worst_case
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.registry import SUITES, Suite
 
-N = 48
 PAPER = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")
-
-
-def same_but_seconds(record: Record) -> dict[str, Any]:
-    values = record.as_dict()
-    for part in (values, *values["attacks"]):
-        del part["seconds"]
-        for stage in part.get("stages") or ():
-            del stage["seconds"]
-    return values
-
-
-def make_run(folder: Path, *, seed: int = 0, names: tuple[str, ...] = ("best", "last")) -> Path:
-    """A run folder as the trainer leaves it."""
-    meta = {
-        "recipe": "singleadv",
-        "preset": "tiny",
-        "dataset": "digits",
-        "data_name": "digits",
-        "seed": seed,
-        "seeds": [seed],
-        "step": 120,
-        "threat": {"norm": "linf", "eps": 32 / 255},
-    }
-    for i, name in enumerate(names):
-        model = trained(seed=seed, eps=0.1 if i == 0 else 0.0)
-        checkpoint.save(folder / f"{name}.safetensors", model, ARCHITECTURE, {**meta, "checkpoint": name})
-    (folder / "run.json").write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "runs" / "singleadv-s0")
 
 
 @pytest.fixture(scope="module")
@@ -74,27 +32,6 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(out: Path) -> Result:
     return evaluate(trained(members=2), n=N, blackbox=blackbox_set(), out=out)
-
-
-def test_a_record_says_how_its_model_was_trained(run: Path, result: Result) -> None:
-    about = {
-        "changes": {"objective": "adp"},
-        "steps": 120,
-        "objective": "adp",
-        "match": None,
-        "settings": {"learning_rate": 0.1},
-    }
-    info = checkpoint.read_info(run / "last.safetensors")
-    checkpoint.save(run / "last.safetensors", trained(eps=0.0), ARCHITECTURE, info.meta | about)
-    best, last = evaluate_checkpoints([run / "best.safetensors", run / "last.safetensors"], suite="ifgsm1", n=8)
-    assert last.training == about | {"eps": 32 / 255}
-    assert last.path is not None
-    assert read_record(last.path) == last
-    assert best.training is None  # a description from before says neither steps nor settings
-    assert result.record.training is None  # a model in memory
-
-
-# What a result holds
 
 
 def test_the_worst_case_is_every_column_at_once(result: Result) -> None:
@@ -152,6 +89,7 @@ def test_the_record_says_where_the_numbers_come_from(result: Result) -> None:
     assert record.blackbox.hash == json.loads(blackbox_set().with_suffix(".json").read_text())["hash"]
     assert record.seconds > 0
     assert record.warnings == result.warnings
+    assert result.record.training is None  # a model in memory
 
 
 def test_files_hold_what_the_result_holds(result: Result, out: Path) -> None:
@@ -246,202 +184,6 @@ def test_the_seed_changes_the_starts_and_the_id(result: Result) -> None:
     other = evaluate(trained(members=2), n=N, blackbox=blackbox_set(), seed=1)
     assert other.record.id != result.record.id
     assert not np.array_equal(other.samples["pgd20_margin"], result.samples["pgd20_margin"], equal_nan=True)
-
-
-# Kills
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_anywhere_and_resumed_gives_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    monkeypatch.setattr(jobs, "BLOCK", 20)
-    expected = evaluate(trained(), n=N, blackbox=blackbox_set(), out=tmp_path / "whole")
-    draw, kills = random.Random(seed), 0
-    while True:
-        after = draw.randint(3, 40)
-        try:
-            found = evaluate(trained(), n=N, blackbox=blackbox_set(), out=tmp_path / "killed", progress=killing(after))
-            break
-        except Killed:
-            kills += 1
-            assert not (tmp_path / "killed" / "record.json").exists()
-    assert kills > 2
-    names = ("whole", "killed")
-    whole, killed = ((tmp_path / name / "samples.parquet").read_bytes() for name in names)
-    assert whole == killed
-    assert same_but_seconds(found.record) == same_but_seconds(expected.record)
-    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == ["record.json", "samples.parquet"]
-
-
-def test_finished_blocks_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "BLOCK", 20)
-    model = trained()
-    with recorded(model) as calls:
-        evaluate(model, n=N, suite="sweep10", out=tmp_path / "whole")
-    whole = sum(n for n, _ in calls)
-    journal = tmp_path / "killed" / "journal.jsonl"
-    # A line that names the evaluation, and for the clean images and each of ten stages one a block.
-    whole_journal = 1 + 3 * 11
-    finished = [0]
-    with recorded(model) as calls:
-        while finished[-1] == 0 or journal.exists():
-            with contextlib.suppress(Killed):
-                evaluate(model, n=N, suite="sweep10", out=journal.parent, progress=killing(40))
-            finished.append(len(journal.read_text().splitlines()) if journal.exists() else whole_journal)
-    assert len(finished) > 2
-    assert finished == sorted(finished)
-    assert finished[-2] < whole_journal
-    # Each kill costs one block's work at most.
-    assert whole <= sum(n for n, _ in calls) < whole + (len(finished) - 2) * 20 * 2 * 21
-
-
-SCRIPT = """
-import sys, time
-from ensemble_bench.evaluation import job as jobs
-from ensemble_bench.evaluation.runner import evaluate_checkpoints
-jobs.BLOCK = 20
-def progress(label, done, total, **fields):
-    print(label, done, fields.get("stage"), fields.get("standing"), flush=True)
-    time.sleep(0.01)
-evaluate_checkpoints([sys.argv[1]], n=int(sys.argv[2]), blackbox=sys.argv[3], progress=progress)
-"""
-
-
-@pytest.mark.skipif(bool(rounding.SEED), reason="a process of its own rounds as this processor does")
-def test_a_process_killed_with_sigkill_loses_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "BLOCK", 20)
-    other = Path(shutil.copytree(run, tmp_path / "other" / run.name))
-    (expected,) = evaluate_checkpoints([other], n=N, blackbox=blackbox_set())
-    command = [sys.executable, "-c", SCRIPT, str(run), str(N), str(blackbox_set())]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    ) as p:
-        assert p.stdout is not None
-        steps = 0
-        for line in p.stdout:
-            steps += "3 of 5: pgd5" in line
-            if steps == 9:  # within its second block, after the five steps of the first, its start and its end
-                p.send_signal(signal.SIGKILL)
-                break
-    assert p.returncode == -signal.SIGKILL
-    (journal,) = run.rglob("journal.jsonl")
-    entries = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert {"ifgsm5", "ifgsm7", "clean"} <= {e.get("attack") for e in entries}
-    assert not list(run.rglob("record.json"))
-
-    (found,) = evaluate_checkpoints([run], n=N, blackbox=blackbox_set())
-    assert same_but_seconds(found) == same_but_seconds(expected)
-    folders = [next(root.rglob("record.json")).parent for root in (run, other)]
-    one, two = ((folder / "samples.parquet").read_bytes() for folder in folders)
-    assert one == two
-    assert not list(run.rglob("journal.jsonl"))
-
-
-# Checkpoints
-
-
-def test_every_best_and_last_checkpoint_is_scored(tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    make_run(runs / "a-s0")
-    make_run(runs / "b-s1", seed=1, names=("last",))
-    # A black-box set with its surrogates, and a checkpoint of no run.
-    default = runs / "blackbox" / "digits-tiny-linf32of255-s0"
-    default.parent.mkdir()
-    for suffix in (".safetensors", ".json"):
-        shutil.copy(blackbox_set().with_suffix(suffix), f"{default}{suffix}")
-        shutil.copytree(
-            blackbox_set().with_name(f"{blackbox_set().stem}-surrogates"), f"{default}-surrogates", dirs_exist_ok=True
-        )
-    checkpoint.save(runs / "loose" / "best.safetensors", trained(), ARCHITECTURE, {})
-    records = evaluate_checkpoints(runs=runs, n=20)
-    assert [r.model for r in records] == ["a-s0/best", "a-s0/last", "b-s1/last"]
-    assert find_records(runs) == sorted(records, key=lambda r: str(r.path))
-    for record in records:
-        assert record.path is not None
-        assert record.path.parent.parent == runs / record.run / "evaluations"
-        assert (record.recipe, record.preset, record.checkpoint) == ("singleadv", "tiny", record.model[5:])
-        assert record.weights_hash == checkpoint.read_info(runs / f"{record.model}.safetensors").weights_hash
-        assert record.threat.eps == 32 / 255
-    assert len({r.id for r in records}) == 3
-
-
-def test_an_existing_record_is_not_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (first,) = evaluate_checkpoints([run], n=20, suite="quick")
-    assert first.path is not None
-    written = first.path.stat().st_mtime_ns
-
-    def never(*args: object) -> None:
-        raise AssertionError("the weights were loaded")
-
-    monkeypatch.setattr(checkpoint, "load", never)
-    (again,) = evaluate_checkpoints([run], n=20, suite="quick")
-    assert again == first
-    assert first.path.stat().st_mtime_ns == written
-    with pytest.raises(AssertionError, match="weights were loaded"):
-        evaluate_checkpoints([run], n=21, suite="quick")
-
-
-def test_a_checkpoint_and_the_loaded_model_get_the_same_scores(run: Path) -> None:
-    (record,) = evaluate_checkpoints([run / "last.safetensors"], n=20, suite="quick")
-    found = evaluate(eb.load(run / "last.safetensors"), n=20, suite="quick")
-    assert record.path is not None
-    pd.testing.assert_frame_equal(read_samples(record.path.parent), found.samples, check_dtype=False)
-    assert found.record.recipe == "singleadv"
-    assert found.record.model == record.model
-
-
-def test_threat_defaults_to_that_of_the_training_and_can_be_another(run: Path) -> None:
-    (strong,) = evaluate_checkpoints([run], n=20, suite="quick")
-    (weak,) = evaluate_checkpoints([run], n=20, suite="quick", eps=1 / 255)
-    assert (strong.threat.eps, weak.threat.eps) == (32 / 255, 1 / 255)
-    assert weak.robust.accuracy >= strong.robust.accuracy
-    (l2,) = evaluate_checkpoints([run], n=20, suite="quick", norm="l2", eps=0.5)
-    assert (l2.threat.norm, l2.threat.eps) == ("l2", 0.5)
-    with pytest.raises(InvalidValueError, match="trained for linf, so give eps"):
-        evaluate_checkpoints([run], n=20, suite="quick", norm="l2")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ("truncated", "is not the file that its .json describes|truncated"),
-        ("garbage", "truncated or not a safetensors checkpoint|is not the file"),
-        ("no json", "best.json is missing"),
-        ("pickle", "pickles are never loaded"),
-        ("missing", "does not exist"),
-        ("empty", "no checkpoint here"),
-        ("no dataset", "does not say what it was trained on: pass --dataset"),
-    ],
-)
-def test_checkpoints_that_cannot_be_scored(run: Path, tmp_path: Path, damage: str, message: str) -> None:
-    path = run / "best.safetensors"
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif damage == "garbage":
-        path.write_bytes(b"garbage" * 1000)
-    elif damage == "no json":
-        path.with_suffix(".json").unlink()
-    elif damage == "pickle":
-        path = run / "model.pt"
-        torch.save({}, path)
-    elif damage == "missing":
-        path = tmp_path / "nowhere"
-    elif damage == "empty":
-        path = tmp_path
-    elif damage == "no dataset":
-        checkpoint.save(path, trained(), ARCHITECTURE, {})
-    with pytest.raises(CheckpointError, match=message):
-        evaluate_checkpoints([path], n=10, suite="quick")
-    assert not list(run.rglob("record.json"))
-
-
-def test_no_runs_at_all(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(CheckpointError, match="no checkpoints to score"):
-            evaluate_checkpoints(runs=folder)
 
 
 # Bad values

@@ -18,13 +18,10 @@ from typer.testing import CliRunner
 
 from ensemble_bench.cli.leaderboard import app
 from ensemble_bench.errors import InvalidValueError, RecordError
-from ensemble_bench.files import sha256_bytes, sha256_file
 from ensemble_bench.leaderboard.site import build_site
-from ensemble_bench.leaderboard.site.boards import boards_of
 from ensemble_bench.leaderboard.site.charts import quantity
 from ensemble_bench.leaderboard.site.entries import entry_of
-from ensemble_bench.leaderboard.site.models import Model, read_models, strength, titles_of
-from ensemble_bench.leaderboard.site.scatter import scatter
+from ensemble_bench.leaderboard.site.models import read_models, strength, titles_of
 from ensemble_bench.records import NamedWarning, Record, Threat, find_records, write_record
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.records.table import Value
@@ -281,124 +278,6 @@ def test_the_strongest_suite_ranks(tmp_path: Path) -> None:
     (model,) = read_models(tmp_path)
     assert [(r.suite, r.n) for r in model.records] == [("quick", 3), ("quick", 2), ("paper", 3)]
     assert entry_of(model).suite == "quick"
-
-
-def published(root: Path, **about: Any) -> Model:
-    """A model published with all that can be, `about` it changed."""
-    weights = b"weights"
-    record, _ = make_record([True], {"pgd5": [True]}, weights_hash=sha256_bytes(weights))
-    verdict = verdicts_on(record)
-    publish(root, "m", record, **({"card": "hello", "weights": weights, "verified": verdict} | about))
-    return read_models(root)[0]
-
-
-def test_a_best_checkpoint_that_is_the_last_one_counts_once(tmp_path: Path) -> None:
-    best, _ = make_record([True], {"pgd5": [True]})
-    last = replace(best, checkpoint="last", model=f"{best.run}/last")
-    write_record(last, tmp_path / "a")
-    write_record(best, tmp_path / "b")
-    (model,) = read_models(tmp_path)
-    assert model.records == (best,)
-
-
-def test_weights_card_and_verification(tmp_path: Path) -> None:
-    model = published(tmp_path / "boards")
-    site = build_site(tmp_path / "boards", tmp_path / "site").parent
-    page = Page(site / model.folder / "index.html")
-    assert sha256_file(site / model.folder / "best.safetensors") == model.record.weights_hash
-    assert {"best.safetensors", "best.json"} <= {a["href"] for a in page.all("a")}
-    assert "✓ verified by the operator, 2 January 2026: suite paper, n = 1, seed 0" in " ".join(page.text.split())
-    assert "hello" in page.text
-    (line,) = Page(site / "index.html").rows()
-    assert line["Verified"] == ("✓ verified", "verified")
-
-
-def test_a_verdict_on_other_weights_counts_for_nothing(tmp_path: Path) -> None:
-    record, _ = make_record([True], {"pgd5": [True]}, weights_hash="sha256:other")
-    model = published(tmp_path, verified=verdicts_on(record))
-    assert (model.verified, model.standing.verdict) == (None, None)
-
-
-def test_a_verdict_stands_on_its_own_record_alone(tmp_path: Path) -> None:
-    """Two evaluations of the same weights, of which the operator made one: only that one is marked."""
-    records = [
-        make_record([True] * n, {"pgd5": [True] * n}, suite=suite)[0] for suite, n in (("quick", 3), ("paper", 2))
-    ]
-    for record in records:
-        publish(tmp_path / "boards", "m", record, verified=verdicts_on(records[1]))
-    (model,) = read_models(tmp_path / "boards")
-    assert [standing.verdict is not None for standing in model.standings] == [False, True]
-    site = build_site(tmp_path / "boards", tmp_path / "site").parent
-    assert " ".join(Page(site / model.folder / "index.html").text.split()).count("✓ verified") == 1
-    (line,) = Page(site / "index.html").rows()
-    assert (line["Suite"][0], line["Verified"][0]) == ("quick", "–")
-
-
-def test_a_verdict_from_before_names_no_record(tmp_path: Path) -> None:
-    earlier = {"status": "verified", "reasons": [], "suites": ["paper"], "n": 1, "date": "2025-01-02"}
-    record, _ = make_record([True], {"pgd5": [True]}, weights_hash=sha256_bytes(b"weights"))
-    model = published(tmp_path / "boards", verified=earlier | {"weights_hash": record.weights_hash})
-    assert model.standing.verdict is None
-    site = build_site(tmp_path / "boards", tmp_path / "site").parent
-    page = Page(site / model.folder / "index.html").text
-    assert "A verdict of 2 January 2025 on these weights names no record" in page
-    assert "✓ verified" not in page
-
-
-def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
-    for seed, count in enumerate((2, 3, 4)):
-        robust = [image < count for image in range(10)]
-        record, samples = make_record([True] * 10, {"pgd5": robust}, seeds=(seed,), weights_hash=f"sha256:{seed:064x}")
-        write(record, samples, tmp_path / "runs" / record.run)
-    for row in csv.DictReader(build_site(tmp_path / "runs", tmp_path / "site").with_name("leaderboard.csv").open()):
-        assert (row["seeds_mean"], row["seeds_sd"], row["seeds_n"]) == ("0.3000", "0.1000", "3")
-
-
-def test_a_recipe_that_is_only_claimed_is_shown_as_claimed(tmp_path: Path) -> None:
-    record, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv")
-    local, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv", model="run/best")
-    publish(tmp_path / "boards", "m", record, verified=verdicts_on(record))
-    write_record(local, tmp_path / "runs" / "run" / "evaluations" / local.id)
-    for root, told in (("boards", "said to be ensemble2adv"), ("runs", "ensemble2adv")):
-        site = build_site(tmp_path / root, tmp_path / f"{root}-site").parent
-        (model,) = read_models(tmp_path / root)
-        entry = entry_of(model)
-        assert entry.claimed == (root == "boards")
-        for page in (site / "index.html", site / model.folder / "index.html"):
-            text = " ".join(Page(page).text.split())
-            assert told in text
-            assert ("said to be" in text) == entry.claimed
-        chart = scatter(*boards_of([entry_of(model)]))
-        assert chart is None or all("ensemble2adv" not in label.text for label in chart.labels) == entry.claimed
-
-
-@pytest.mark.parametrize("name", ["CON", "nul.txt", "aux", "Com1.tar.gz", "trailing.", "LPT9"])
-def test_names_that_systems_keep_are_no_folders(tmp_path: Path, name: str) -> None:
-    record, _ = make_record([True], {"pgd5": [True]}, model=f"{name}/best")
-    write_record(record, tmp_path / name / "evaluations" / record.id)
-    (model,) = read_models(tmp_path)
-    folder = model.folder.rpartition("/")[2]
-    assert folder.partition(".")[0].lower() not in ("con", "nul", "aux", "com1", "lpt9")
-    assert not folder.endswith(".")
-
-
-def test_a_publication_without_its_verdict_is_not_shown(tmp_path: Path) -> None:
-    record, _ = make_record([True], {"pgd5": [True]})
-    for name in ("whole", "half"):
-        board = publish(tmp_path / "boards", name, record, verified=verdicts_on(record))
-    (board / "verified" / "half.json").unlink()
-    assert [model.name for model in read_models(tmp_path / "boards")] == ["whole"]
-
-
-@pytest.mark.parametrize("verdict", [[], {"status": "verified"}, {"schema": 3}, {"schema": 2, "verdicts": "no list"}])
-def test_a_broken_verdict_is_named(tmp_path: Path, verdict: Any) -> None:
-    with pytest.raises(RecordError, match=r"m\.json: not a verification"):
-        published(tmp_path, verified=verdict)
-
-
-def test_other_weights_than_those_scored_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match=r"best\.safetensors: not the weights that"):
-        published(tmp_path, weights=b"others")
 
 
 def test_it_replaces_a_site_and_nothing_else(runs: Path, tmp_path: Path) -> None:

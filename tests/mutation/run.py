@@ -50,7 +50,10 @@ GROUPS = {
         modules=tuple(
             f"attacks/engine/{name}" for name in ["attack", "chain", "counting", "loop", "state", "task", "worker"]
         ),
-        tests=tuple(f"attacks/test_{name}.py" for name in ("engine", "engine_worker", "chain", "counting", "targets")),
+        tests=tuple(
+            f"attacks/test_{name}.py"
+            for name in ("engine", "engine_state", "engine_refusals", "engine_worker", "chain", "counting", "targets")
+        ),
         words=("-k", ENGINE),
     ),
     "statistics": Group(
@@ -68,7 +71,12 @@ GROUPS = {
     ),
     "claims": Group(
         modules=("reports/claims", "reports/verdicts", "submissions/format/claims"),
-        tests=("reports/test_verdicts.py", "submissions/format/test_claims.py", "submissions/format/test_bundle.py"),
+        tests=(
+            "reports/test_verdicts.py",
+            "reports/test_verdicts_compared.py",
+            "submissions/format/test_claims.py",
+            "submissions/format/test_bundle.py",
+        ),
         words=("-k", "not (weights or header or archive or page_and_the_csv or another_verdict)"),
     ),
 }

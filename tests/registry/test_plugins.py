@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,8 @@ from ensemble_bench.leaderboard.board import write_leaderboard
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.records.samples import SAMPLE_COLUMNS
-from ensemble_bench.registry import Recipe, plugins, suite_of
+from ensemble_bench.registry import plugins, suite_of
 from ensemble_bench.threat import ThreatModel
-from ensemble_bench.training import plan as plans
 from ensemble_bench.training.presets import PRESETS
 from ensemble_bench.training.provenance import versions
 
@@ -379,29 +377,3 @@ def test_depth_only_where_a_backbone_takes_one() -> None:
         Architecture(backbone="net", depth=100_000, **shape)
     with pytest.raises(InvalidValueError, match=r"backbone 'flat' of parts 1\.5: got an unexpected keyword.*'depth'"):
         build(Architecture(backbone="flat", depth=3, **shape))
-
-
-def test_settings_of_a_recipe_replace_the_presets(digits: data.DataSource) -> None:
-    def resolve(**settings: object) -> plans.TrainingPlan:
-        recipe = Recipe(name="mine", description="", settings=settings)
-        return plans.resolve(recipe, digits, preset="tiny", seed=0, device=torch.device("cpu"))
-
-    assert resolve().settings == PRESETS["tiny"].on("digits")
-    changed = resolve(learning_rate=0.25, steps=None, epochs=3)
-    assert (changed.settings.learning_rate, changed.steps) == (0.25, 3 * changed.steps_per_epoch)
-    assert changed.as_dict()["settings"]["learning_rate"] == 0.25
-    with pytest.raises(UnknownNameError, match="unknown setting of recipe 'mine': 'learnig_rate': did you mean learni"):
-        resolve(learnig_rate=0.25)
-
-
-def test_a_data_set_trains_with_the_settings_it_names(digits: data.DataSource) -> None:
-
-    def resolve(source: data.DataSource) -> plans.TrainingPlan:
-        recipe = Recipe(name="mine", description="")
-        return plans.resolve(recipe, source, preset="tiny", seed=0, device=torch.device("cpu"))
-
-    other = replace(digits, dataset="other", trains_like="digits")
-    assert resolve(other).settings == resolve(digits).settings
-    assert resolve(other).dataset == "other"
-    with pytest.raises(InvalidValueError, match=r"no settings for 'other': it has .*digits.* trains_like"):
-        resolve(replace(other, trains_like=None))

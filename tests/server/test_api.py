@@ -1,68 +1,23 @@
-"""The HTTP rules, over real HTTP."""
+"""Uploads, over real HTTP."""
 
 import asyncio
 import errno
 import hashlib
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+from running_services import Service, Services, refused
 from sample_bundles import claiming_32_times, edited, files_of, honest, tree, zipped
-from services import Answer, another, ask, submit, uvicorn
+from services import another, ask, submit
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.server import uploads
-from ensemble_bench.server.app import create_app
-from ensemble_bench.server.ratelimit import RateLimit
-from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format import archive
 from ensemble_bench.submissions.format.limits import Limits
-
-
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    settings: ServiceSettings
-    store: Store
-    port: int
-    token: str
-
-    def kept(self) -> list[str]:
-        """Files of uploads, and ids in the queue."""
-        folders = (self.settings.incoming, self.settings.uploads)
-        return [*(str(path) for folder in folders for path in folder.rglob("*")), *self.store.pending()]
-
-
-class Services:
-    """Starts services in threads, and stops them all in the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.running: list[tuple[object, threading.Thread]] = []
-
-    def start(self, **changes: object) -> Service:
-        settings = replace(ServiceSettings(data=self.folder / str(len(self.running))), **changes)
-        settings.make_folders()
-        build_site(settings.root, settings.site)
-        store = Store(settings.store)
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(create_app(settings, store), log_level="critical"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        self.running.append((server, thread))
-        port = listener.getsockname()[1]
-        return Service(settings=settings, store=store, port=port, token=store.create_token("alice"))
-
-    def stop(self) -> None:
-        for server, thread in self.running:
-            server.should_exit = True  # type: ignore[attr-defined]
-            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -81,22 +36,6 @@ def service(services: Services) -> Service:
 def small(services: Services) -> Service:
     """A service that takes little."""
     return services.start(limits=Limits(max_bytes=1000))
-
-
-def refused(answer: Answer, status: int, text: str = "") -> None:
-    """Check that an answer is a refusal of one line of JSON, with the headers of all answers."""
-    assert answer.status == status
-    assert set(answer.json) == {"detail"}
-    assert text in answer.json["detail"]
-    assert "\n" not in answer.json["detail"]
-    assert "Traceback" not in answer.body.decode()
-    protected(answer)
-
-
-def protected(answer: Answer) -> None:
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
-    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_a_submission_is_accepted_and_told_to_its_owner(services: Services) -> None:
@@ -308,123 +247,3 @@ def test_what_would_take_too_long_is_refused_with_its_price(services: Services, 
     refused(submit(service.port, service.token, expensive.read_bytes()), 422, "FLOPs")
     assert not service.kept()
     assert submit(service.port, service.token, honest().read_bytes()).status == 202
-
-
-def test_the_site_and_its_files(service: Service) -> None:
-    index = ask(service.port, "GET", "/")
-    assert (index.status, index.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert index.body == (service.settings.site / "index.html").read_bytes()
-    protected(index)
-    assert "script-src 'sha256-" in index.headers["content-security-policy"]
-    for form, kind in (("csv", "text/csv; charset=utf-8"), ("json", "application/json")):
-        for path in (f"/api/leaderboard.{form}", f"/leaderboard.{form}"):
-            answer = ask(service.port, "GET", path)
-            assert (answer.status, answer.headers["content-type"]) == (200, kind)
-            assert answer.body == (service.settings.site / f"leaderboard.{form}").read_bytes()
-            protected(answer)
-    assert ask(service.port, "HEAD", "/leaderboard.csv").status == 200
-
-
-def test_folders_have_an_index_or_nothing(service: Service) -> None:
-    page, empty = service.settings.site / "models" / "m", service.settings.site / "empty"
-    page.mkdir(parents=True)
-    empty.mkdir()
-    (page / "index.html").write_text("a model")
-    (page / "best.safetensors").write_bytes(b"weights")
-    moved = ask(service.port, "GET", "/models/m")
-    assert (moved.status, moved.headers["location"]) == (307, "./m/")
-    assert ask(service.port, "GET", "/models/m/").body == b"a model"
-    weights = ask(service.port, "GET", "/models/m/best.safetensors")
-    assert (weights.body, weights.headers["content-type"]) == (b"weights", "application/octet-stream")
-    refused(ask(service.port, "GET", "/models/"), 404)
-    refused(ask(service.port, "GET", "/empty/"), 404)
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/../service.sqlite",
-        "/%2e%2e/service.sqlite",
-        "/..%2fservice.sqlite",
-        "/..%5cservice.sqlite",
-        "/models/../../service.sqlite",
-        "//etc/passwd",
-        "/%2fetc/passwd",
-        "/.hidden",
-        "/a%00b",
-        "/index.html/x",
-        "/index.html/",
-        "/docs",
-        "/openapi.json",
-        "/api",
-        "/api/",
-        "/api/nothing",
-        "/api/leaderboard.html",
-        "/api/leaderboard.%2e%2e",
-        f"/{'a' * 5000}",
-        "/%ff",
-    ],
-)
-def test_nothing_else_is_served(service: Service, path: str) -> None:
-    (service.settings.site / ".hidden").write_text("hidden")
-    refused(ask(service.port, "GET", path), 404)
-
-
-def test_other_methods_are_refused(service: Service) -> None:
-    for method, path in (("DELETE", "/"), ("PUT", "/api/submissions"), ("POST", "/api/leaderboard.csv")):
-        refused(ask(service.port, method, path, token=service.token), 405)
-
-
-def test_who_asks_too_often_waits(services: Services) -> None:
-    service = services.start(requests_per_minute=3)
-    for _ in range(3):
-        assert ask(service.port, "GET", "/api/leaderboard.csv").status == 200
-    answer = ask(service.port, "GET", "/api/leaderboard.csv")
-    refused(answer, 429, "wait")
-    assert 0 < int(answer.headers["retry-after"]) <= 60
-    refused(submit(service.port, "wrong", b"x"), 429)
-    # One with a token has its own count, and pages are not counted.
-    for _ in range(3):
-        refused(ask(service.port, "GET", "/api/submissions/x", token=service.token), 404)
-    refused(submit(service.port, service.token, honest().read_bytes()), 429)
-    assert ask(service.port, "GET", "/").status == 200
-    assert not service.kept()
-
-
-def test_rates_are_by_caller_and_minute() -> None:
-    now = 0.0
-    rate = RateLimit(2, clock=lambda: now)
-    assert [rate.wait("a"), rate.wait("a"), rate.wait("b")] == [0, 0, 0]
-    now = 20.0
-    assert [rate.wait("a"), rate.wait("b")] == [40, 0]
-    now = 60.0
-    assert [rate.wait("a"), rate.wait("a"), rate.wait("a")] == [0, 0, 60]
-
-
-def test_rates_of_many_callers_take_bounded_memory_and_steps() -> None:
-    """Requests of many addresses: each is remembered and forgotten at most once."""
-
-    class Counted(dict[str, tuple[float, int]]):
-        steps = 0
-
-        def __delitem__(self, key: str) -> None:
-            Counted.steps += 1
-            super().__delitem__(key)
-
-        def items(self) -> NoReturn:  # type: ignore[override]
-            raise AssertionError("looks at all of them")
-
-        __iter__ = dict.__iter__
-
-    now, most, requests = 0.0, 1000, 20_000
-    rate = RateLimit(2, clock=lambda: now, callers=most)
-    rate._minutes = Counted()
-    for i in range(requests):
-        rate.wait(f"address {i}")
-        assert len(rate._minutes) <= most
-    assert Counted.steps == requests - most
-    assert rate.wait(f"address {requests - 1}") == 0
-    assert rate.wait(f"address {requests - 1}") == 60
-    now = 60.0
-    assert rate.wait("new") == 0
-    assert len(rate._minutes) == 1
