@@ -61,7 +61,7 @@ class ARC(Attack):
             search = _Search(
                 attack=self, worker=worker, members=members, threat=threat, precision=task.budget.precision
             )
-            broken, margin = worker.decide(x, y)
+            broken, margin = calling.verdict(worker.clean_logits(task), y)
             right = (~broken | (not self.stop_early)).nonzero()[:, 0]
             for start in range(0, len(right), task.budget.batch_size):
                 rows = right[start : start + task.budget.batch_size]

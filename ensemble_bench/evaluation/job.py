@@ -85,9 +85,20 @@ class Job:
 
 
 def attempt(
-    job: Job, attack: Attack, x: Tensor, y: Tensor, ids: Tensor, rows: Tensor, on_done: engine.OnDone
+    job: Job,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    rows: Tensor,
+    on_done: engine.OnDone,
+    *,
+    clean_logits: Tensor | None = None,
 ) -> engine.Outcome:
-    """Run the attack on some rows of a block; any error in it becomes an AttackError that names the attack."""
+    """Run the attack on some rows of a block; any error in it becomes an AttackError that names the attack.
+
+    `clean_logits` are those of the whole block, where they are known.
+    """
     at = rows.to(job.budget.device)
     if len(rows) == 0:  # not every model takes an empty batch
         return engine.Outcome(x_adv=x[at], broken=y[at].bool(), steps=y[at], margin=x.new_zeros(0))
@@ -101,6 +112,7 @@ def attempt(
             budget=job.budget,
             on_done=on_done,
             twin=None if job.twin is None else job.twin.model,
+            clean_logits=None if clean_logits is None else clean_logits[at],
         )
         return attack.search(task)
     except EnsembleBenchError as error:

@@ -51,7 +51,8 @@ def score(job: Job, journal: Journal) -> Scores:
 
     Raises AttackError, naming the attack, for one that breaks the rules or fails; finished blocks stay in the journal.
     """
-    clean = [_clean_block(job, journal, i, block) for i, block in enumerate(job.blocks)]
+    logits: dict[int, Tensor] = {}
+    clean = [_clean_block(job, journal, i, block, logits) for i, block in enumerate(job.blocks)]
     correct = _column(clean, "prediction") == job.images.labels.numpy()
     samples = pd.DataFrame(
         {
@@ -95,6 +96,7 @@ def score(job: Job, journal: Journal) -> Scores:
             steps=steps,
             margin=margin,
             before=standing.copy(),
+            logits=logits,
             predictions=predictions,
             fell_at=scores.fell_at,
             shares=own,
@@ -138,6 +140,7 @@ class _Run:
     """An attack of a job, the one of that `number`, and what it does to every image, written in place.
 
     `before` are the images that stood before it; of those that it breaks, `predictions` and `fell_at` are filled in.
+    `logits` are the model's for clean images, by block, as far as they have been asked for.
     `shares` are those of a model that answers at random, on whose images it goes on for as long as a draw is right.
     """
 
@@ -148,6 +151,7 @@ class _Run:
     steps: Array
     margin: Array
     before: Bools
+    logits: dict[int, Tensor]
     predictions: Array
     fell_at: Array
     shares: Shares | None
@@ -208,7 +212,7 @@ def _stages(
         left = int(run.robust.sum())
         for index, block in enumerate(job.blocks):
             told_of = _Rows(targets=targets[block], robust=run.robust[block], fresh=run.before[block])
-            entries.append(_attack_block(job, journal, stage, name, index, block, told_of, left, told))
+            entries.append(_attack_block(job, journal, stage, name, index, block, told_of, left, told, run.logits))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         if run.shares is not None:
@@ -246,8 +250,11 @@ def _column(entries: Sequence[Entry], name: str) -> Array:
     return np.concatenate([np.asarray(e[name]) for e in entries])
 
 
-def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
-    """Predictions on clean images, made twice: where they differ, the record warns."""
+def _clean_block(job: Job, journal: Journal, index: int, block: slice, known_logits: dict[int, Tensor]) -> Entry:
+    """Predictions on clean images, made twice: where they differ, the record warns.
+
+    The logits go into `known_logits`, unless the journal has the block.
+    """
     n = block.stop - block.start
     shares = {} if job.drawn is None else dict.fromkeys(SHARES, (float, n))
     form = partial(has, counts=("unstable", "classes"), numbers=("seconds",), lists={"prediction": (int, n), **shares})
@@ -257,7 +264,7 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     x, y, _ = job.load(block)
     with calling.frozen(job.model):
         worker = engine.Worker(job.model, job.budget.batch_size)
-        logits = worker.logits(x, y)
+        known_logits[index] = logits = worker.logits(x, y)
         first = logits.argmax(dim=1)
         if job.drawn is None:
             values: Entry = {"unstable": int((first != worker.logits(x, y).argmax(dim=1)).sum())}
@@ -272,6 +279,12 @@ def _clean_block(job: Job, journal: Journal, index: int, block: slice) -> Entry:
     return journal.put("clean", index, values)
 
 
+def _logits(job: Job, x: Tensor, y: Tensor) -> Tensor:
+    """Logits (batch, class) that decide."""
+    with calling.frozen(job.model):
+        return engine.Worker(job.model, job.budget.batch_size).logits(x, y)
+
+
 def _attack_block(
     job: Job,
     journal: Journal,
@@ -282,6 +295,7 @@ def _attack_block(
     about: _Rows,
     standing: int,
     told: SuiteProgress,
+    logits: dict[int, Tensor],
 ) -> Entry:
     """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
 
@@ -300,7 +314,11 @@ def _attack_block(
 
     if count:
         told.begin(count, standing=standing)
-    outcome = attempt(job, attack, x, y, ids, rows, on_done)
+    if count and index not in logits:
+        logits[index] = _logits(job, x, y)
+    # A model that answers at random is asked again.
+    known_logits = logits[index] if count and job.drawn is None else None
+    outcome = attempt(job, attack, x, y, ids, rows, on_done, clean_logits=known_logits)
     labels = y[rows.to(y.device)]
     shares: Mapping[str, Tensor] = {}
     if job.drawn is not None:
@@ -357,7 +375,6 @@ def _fallen(job: Job, outcome: engine.Outcome, y: Tensor, fresh: Tensor) -> tupl
     predicted = torch.full_like(y, -1)
     fell = outcome.broken & fresh.to(y.device)
     if fell.any():
-        with calling.frozen(job.model):
-            logits = engine.Worker(job.model, job.budget.batch_size).logits(outcome.x_adv[fell], y[fell])
+        logits = _logits(job, outcome.x_adv[fell], y[fell])
         predicted[fell] = losses.wrong_logits(logits, y[fell]).argmax(dim=1)
     return predicted, fell

@@ -134,6 +134,23 @@ def test_what_the_journal_holds_is_not_run_again(tmp_path: Path, monkeypatch: py
     assert again.stages == expected.stages
 
 
+def test_attacks_are_told_the_logits_of_clean_images(tmp_path: Path) -> None:
+    """They ask only for what they find: five times forward and backward, and a verdict, as no image falls here."""
+    names, harmless = ("ifgsm5", "ifgsm7"), ThreatModel(eps=1e-5)
+    scores = score(job(names=names, threat=harmless), Journal(tmp_path / "j", "x"))
+    for name, steps in zip(names, (5, 7), strict=True):
+        (stage,) = scores.stages[name]
+        assert (stage.broken, stage.passes) == (0, stage.attacked * (2 * steps + 1))
+    # Where the journal has the clean images, but not what an attack did, they are asked for again, once.
+    lines = (tmp_path / "j").read_text().splitlines(keepends=True)
+    (tmp_path / "j").write_text("".join(line for line in lines if "ifgsm" not in line))
+    model = trained()
+    with recorded(model) as calls:
+        again = score(job(names=names, threat=harmless, model=model), Journal(tmp_path / "j", "x"))
+    assert sum(n for n, gradient in calls if not gradient) == 60 + sum(s.attacked for (s,) in again.stages.values())
+    pd.testing.assert_frame_equal(again.samples, scores.samples)
+
+
 Heard = dict[str, list[tuple[int, int, dict[str, float | str]]]]
 
 

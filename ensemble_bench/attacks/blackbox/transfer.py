@@ -59,7 +59,7 @@ class Transfer(Attack):
         task.threat.check(x_adv, x)
         with calling.frozen(task.model):
             worker = engine.Worker(task.model, task.budget.batch_size)
-            wrong_clean, _ = worker.decide(x, y)
+            wrong_clean, _ = calling.verdict(worker.clean_logits(task), y)
             # What is misclassified to begin with is not attacked.
             x_adv[wrong_clean] = x[wrong_clean]
             wrong, margin = worker.decide(x_adv, y)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ensemble_bench import losses, randomness
 from ensemble_bench.attacks.engine.attack import Attack
-from ensemble_bench.attacks.engine.state import Noise, State, concatenate, select
+from ensemble_bench.attacks.engine.state import Noise, State, concatenate, select, where
 from ensemble_bench.attacks.engine.task import Outcome, Task, check
 from ensemble_bench.attacks.engine.worker import Worker
 from ensemble_bench.errors import AttackError, InvalidValueError
@@ -79,7 +79,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
     x, y = task.x, task.y
     with frozen(task.model):
         worker = Worker(task.model, task.budget.batch_size, proposer=task.proposer)
-        clean = worker.logits(x, y)
+        clean = worker.clean_logits(task)
         broken, margin = verdict(clean, y)
         best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)
         loop = _Loop(attack=attack, task=task, clean_logits=clean)
@@ -218,11 +218,13 @@ def _confirm(loop: _Loop, worker: Worker, s: State, looks_broken: Tensor, found:
 def _judge_spent(loop: _Loop, worker: Worker, s: State, found: _Progress) -> None:
     """Decide on the images that took all their steps: at the last iterate, or at the best one where that is further."""
     loop.check(s["x_adv"], s["x"])
-    wrong, margin = worker.decide(s["x_adv"], s["y"])
     if loop.attack.keep == "best":
-        back = s["best_loss"] > worker.value(loop.attack.evaluate, s, draws=loop.attack.draws)
-        if loop.attack.stop_early:  # any iterate counts, so a broken last one is final
-            back &= ~wrong
-        s["x_adv"] = torch.where(back.view(-1, *[1] * (s["x"].dim() - 1)), s["best_x"], s["x_adv"])
-        wrong[back], margin[back] = worker.decide(s["x_adv"][back], s["y"][back])
+        attack = loop.attack
+        looks_broken, value = worker.look(attack.evaluate, s, loop.task.budget.precision, draws=attack.draws)
+        back = s["best_loss"] > value
+        if attack.stop_early:  # any iterate counts, so a broken last one is final
+            final = (back & looks_broken).nonzero()[:, 0]
+            back[final] = ~worker.decide(s["x_adv"][final], s["y"][final])[0]
+        s["x_adv"] = where(back, s["best_x"], s["x_adv"])
+    wrong, margin = worker.decide(s["x_adv"], s["y"])
     found.put(s["row"], s["x_adv"], wrong, s["i"], margin)

@@ -55,7 +55,7 @@ class Task:
     """A model and the images to attack it on: the whole input of an attack. `ids` lie on the CPU.
 
     `targets` are wrong classes, from the most promising one on, for attacks that are told a class; None: the strongest
-    first, by the logits of the clean image.
+    first, by the logits of the clean image. `clean_logits` are the model's at `x`, where they are known.
 
     Raises InvalidValueError, naming the value, for images and labels that no attack can take.
     """
@@ -68,6 +68,7 @@ class Task:
     budget: Budget
     on_done: OnDone | None
     targets: Int64[Tensor, "batch rank"] | None = None
+    clean_logits: Float[Tensor, "batch class"] | None = None
     twin: nn.Module | None = None
     """What proposes instead of the model, which decides: the same function at less cost (see models/folded.py)."""
 
@@ -82,7 +83,9 @@ class Task:
     def of(self, rows: Int64[Tensor, "row"]) -> "Task":
         """The same, of some images only."""
         targets = None if self.targets is None else self.targets[rows]
-        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows.cpu()], targets=targets)
+        logits = None if self.clean_logits is None else self.clean_logits[rows]
+        x, y, ids = self.x[rows], self.y[rows], self.ids[rows.cpu()]
+        return replace(self, x=x, y=y, ids=ids, targets=targets, clean_logits=logits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ensemble_bench import losses
 from ensemble_bench.attacks.engine.state import State, select
+from ensemble_bench.attacks.engine.task import Task
 from ensemble_bench.errors import InvalidValueError, is_out_of_memory
 from ensemble_bench.models.calling import gradient, judge_of, logits_of, verdict
 from ensemble_bench.models.ensemble import Ensemble, as_ensemble
@@ -67,23 +68,29 @@ class Worker:
             raise InvalidValueError(f"labels span {span}: the model has classes 0 to {logits.shape[1] - 1}")
         return logits
 
+    def clean_logits(self, task: Task) -> Float[Tensor, "batch class"]:
+        """Logits that decide on the images of a task before any attack, asked for unless the task tells them."""
+        return self.logits(task.x, task.y) if task.clean_logits is None else task.clean_logits
+
     def decide(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Exact verdict on every image: misclassified or not, and the margin."""
         if len(x) == 0:
             return y.bool(), x.new_zeros(0)
         return verdict(self.logits(x, y), y)
 
-    def value(self, evaluate: Evaluate, s: State, *, draws: int = 1) -> Tensor:
-        """Value to ascend, by `evaluate`, at s["x_adv"] in full precision; the mean over so many `draws`."""
+    def look(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor]:
+        """As `propose`, without the gradient."""
 
-        def forward(rows: slice) -> tuple[Tensor, ...]:
+        def looked(rows: slice) -> tuple[Tensor, ...]:
             part = select(s, rows)
-            with torch.no_grad():
-                values = [evaluate(self.proposer, part["x_adv"], part)[1] for _ in range(draws)]
-            return (torch.stack(values).mean(dim=0),)
+            x_adv = part["x_adv"]
+            with torch.no_grad(), torch.autocast(x_adv.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits, value = evaluate(self.proposer, x_adv, part)
+            return _looks_broken(logits, part["y"], precision), value
 
         self.passes += draws * self.calls * len(s["row"])
-        return self.map(forward, len(s["row"]))[0]
+        looks_broken, value = self._drawn(looked, len(s["row"]), draws)
+        return looks_broken, value
 
     def propose(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Whether every image looks broken, its value and the value's gradient, in `precision`.
@@ -104,11 +111,16 @@ class Worker:
 
         x = s["x_adv"]
         self.passes += 2 * draws * self.calls * len(x)
-        looks_broken, value, grad = self.map(value_and_grad, len(x))
+        looks_broken, value, grad = self._drawn(value_and_grad, len(x), draws)
+        return looks_broken, value, grad
+
+    def _drawn(self, f: Callable[[slice], tuple[Tensor, ...]], rows: int, draws: int) -> tuple[Tensor, ...]:
+        """`f` over rows, so many times: whether an image looked broken in any of them, and the means of all else."""
+        looks_broken, *sums = self.map(f, rows)
         for _ in range(draws - 1):
-            again, more_value, more_grad = self.map(value_and_grad, len(x))
-            looks_broken, value, grad = looks_broken | again, value + more_value, grad + more_grad
-        return looks_broken, value / draws, grad / draws
+            again, *more = self.map(f, rows)
+            looks_broken, sums = looks_broken | again, [a + b for a, b in zip(sums, more, strict=True)]
+        return looks_broken, *(total / draws for total in sums)
 
 
 def _looks_broken(logits: Float[Tensor, "batch class"], y: Tensor, precision: str) -> Tensor:

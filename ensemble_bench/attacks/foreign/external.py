@@ -83,7 +83,7 @@ class External(Attack):
             return engine.Outcome(x_adv=x, broken=y.bool(), steps=y, margin=x.new_zeros(0))
         with calling.frozen(task.model):
             worker = engine.Worker(task.model, task.budget.batch_size)
-            logits = worker.logits(x, y)
+            logits = worker.clean_logits(task)
             broken, margin = verdict(logits, y)
             x_adv, rows = x.clone(), (~broken).nonzero()[:, 0]
             steps = torch.where(broken, 0, self.steps)
