@@ -32,8 +32,9 @@ def test_page_and_readme_say_which_attack_it_is_and_that_ours_takes_fewer_steps(
 def test_a_run_of_ours_that_takes_all_steps_stands_among_the_ratios(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = {"ensemble-bench bf16": [1.0], "ensemble-bench bf16, all steps": [2.0], "peer": [3.0], "peer, else": [4.0]}
-    part = {"title": "ensemble2adv on data", "ours": ["ensemble-bench bf16"], "seconds": seconds}
+    ours = "ensemble-bench bf16"
+    seconds = {ours: [1.0], f"{ours}, all steps": [2.0], "peer": [3.0], "peer, channels-last": [4.0]}
+    part = {"title": "ensemble2adv on data", "ours": [ours], "seconds": seconds}
     (tmp_path / "attack_engine.json").write_text(json.dumps({"processor": "P", "threads": 1, "parts": [part]}))
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     assert "in float32: ensemble-bench bf16, all steps 2.0, peer 3.0 (P" in bench.summary()
