@@ -1,14 +1,15 @@
-"""PGD-20 on adversarially trained checkpoints: our engine and four toolkits on the same images in one run.
+"""PGD of 20 sign steps on adversarially trained checkpoints: our engine and four toolkits on the same images.
 
     python benchmarks/attack_engine.py --data-dir DIR     (CIFAR-10; default ../shared/data/cifar10-jpeg, where it is)
     python benchmarks/attack_engine.py --checkpoint runs/singleadv-digits-tiny-s0
 
 All take 20 sign steps of eps/8 from a random start uniform in the ball, on the cross-entropy, against the same
-weights. The peers (torchattacks, ART, Foolbox, adversarial-library) meet the network in PyTorch's default layout, as
-their users hand it to them, and the first two a second time in channels-last, which our engine uses by itself. In bf16
-our engine searches in bfloat16; what counts as broken is still decided in float32. The checkpoints are the published
-singleadv and ensemble2adv of WRN-10-1, unless another is named; without CIFAR-10 a singleadv network is trained on
-digits first (half a minute). The more images withstand, the less there is to save.
+weights. Ours leaves an image once it has fallen, the others take every step on every image; as "all steps" ours does
+too, which shows what a pass alone gains. The peers (torchattacks, ART, Foolbox, adversarial-library) meet the network
+in PyTorch's default layout, as their users hand it to them, and the first two a second time in channels-last, which our
+engine uses by itself. In bf16 our engine searches in bfloat16; what counts as broken is still decided in float32. The
+checkpoints are the published singleadv and ensemble2adv of WRN-10-1, unless another is named; without CIFAR-10 a
+singleadv network is trained on digits first (half a minute). The more images withstand, the less there is to save.
 """
 
 import argparse
@@ -76,7 +77,10 @@ def compare(model: Any, data_dir: object, options: argparse.Namespace) -> dict[s
     threat = eb.ThreatModel(**trained["threat"])
     plain = deepcopy(model).to(memory_format=torch.contiguous_format)
     mine = {f"ensemble-bench {p}": partial(ours, model, x, y, threat, p) for p in precisions()}
-    contestants = mine | {
+    whole = {f"{name}, all steps": partial(run, stop_early=False) for name, run in mine.items()}
+    contestants = {
+        **mine,
+        **whole,
         "torchattacks": partial(theirs_torchattacks, plain, x, y, threat),
         "torchattacks, channels-last": partial(theirs_torchattacks, model, x, y, threat),
         "ART": partial(theirs_art, plain, x, y, threat),
@@ -99,8 +103,11 @@ def compare(model: Any, data_dir: object, options: argparse.Namespace) -> dict[s
     return {"title": title, "ours": list(mine), "seconds": seconds, "robust": robust}
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel, precision: str) -> Tensor:
-    return eb.attacks.get(f"ifgsm{STEPS}")(model, x, y, threat, batch_size=128, precision=precision)
+def ours(
+    model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel, precision: str, *, stop_early: bool = True
+) -> Tensor:
+    attack = eb.attacks.get(f"ifgsm{STEPS}", stop_early=stop_early)
+    return attack(model, x, y, threat, batch_size=128, precision=precision)
 
 
 def theirs_torchattacks(model: nn.Module, x: Tensor, y: Tensor, threat: eb.ThreatModel) -> Tensor:

@@ -24,7 +24,7 @@ SEEDS = (1000, 1001)
 RATES = (0.2, 0.4, 0.8, 1.6)
 KEYS = ("recipe", "learning_rate", "weight_decay", "width", "crop", "steps", "seed")
 ACCURACIES = ("clean", "fgsm", "ifgsm7", "pgd20")
-COLUMNS = (*KEYS, "n", "precision", *ACCURACIES)
+COLUMNS = (*KEYS, "data_name", "n", "precision", *ACCURACIES)
 TIMES_K = "k times the loss"
 Row = Mapping[str, Any]
 
@@ -106,13 +106,14 @@ def _row(meta: Mapping[str, Any]) -> Row:
     settings = meta["settings"]
     about = {"recipe": meta["recipe"], "steps": meta["step"], "seed": meta["seed"], "n": settings["evaluate_n"]}
     about |= {name: settings[name] for name in ("learning_rate", "weight_decay", "crop")}
-    about |= {"width": settings["network"]["width"], "precision": meta["precision"]}
+    about |= {"width": settings["network"]["width"], "precision": meta["precision"], "data_name": meta["data_name"]}
     return about | {name: meta["validation"][name] for name in ACCURACIES}
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Rows of a table, numbers as numbers."""
-    kinds: dict[str, Any] = {"recipe": str, "crop": int, "steps": int, "seed": int, "n": int, "precision": str}
+    texts, counts = ("recipe", "data_name", "precision"), ("crop", "steps", "seed", "n")
+    kinds: dict[str, Any] = dict.fromkeys(texts, str) | dict.fromkeys(counts, int)
     with path.open(encoding="utf-8", newline="") as file:
         return [{name: kinds.get(name, float)(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
@@ -161,6 +162,7 @@ def page() -> str:
     for path in sorted(TABLES.glob("*.csv")):
         rows = read(path)
         dataset, preset = path.stem.rsplit("-", 1)
+        name = " or ".join(sorted({row["data_name"] for row in rows}))  # a copy of CIFAR-10 goes by its own
         base = PRESETS[preset].on(dataset)
         cells, chosen = means(rows), tuned(rows, base.weight_decay)
         rates = sorted({rate for _, rate, decay in cells if decay == base.weight_decay})
@@ -175,7 +177,7 @@ def page() -> str:
         trained = {kind: {row["recipe"] for row in rows if row["precision"] == kind} for kind in ("float32", "bf16")}
         about += [f"trained in {kind}: {', '.join(sorted(found))}" for kind, found in trained.items() if found]
         parts.append(
-            f"## {dataset}, preset {preset}\n\n{'; '.join(about)}. The last column takes the loss of the mean k times "
+            f"## {name}, preset {preset}\n\n{'; '.join(about)}. The last column takes the loss of the mean k times "
             f"at the preset's rate ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
         )
         lines = [["recipe", *(f"{rate:g}" for rate in rates), TIMES_K], ["---"] * (len(rates) + 2)]

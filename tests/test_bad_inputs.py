@@ -158,7 +158,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "serve token create": ("NAME", "create --help"),
     "serve token create 'a b' --data {empty}": ("'a b'", "expected"),
     "reproduce --preset nope": ("'nope'", PRESETS),
-    "reproduce --seeds 0": ("--seeds", "'0'", "1"),
+    "reproduce --seeds 0": ("seeds is '0'", "at least 1", "0-2"),
+    "reproduce --seeds 1-3": ("seeds is '1-3'", "from 0 on"),
+    "reproduce --seeds 0,2": ("seeds is '0,2'", "from 0 on"),
     "reproduce --recipes baseline,nope": ("'nope'", RECIPES),
     "reproduce --gpus 1": ("gpus is 1.0", "--ray"),
 }

@@ -20,6 +20,26 @@ def test_readme_has_the_same_ratios() -> None:
     assert bench.summary() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_page_and_readme_say_which_attack_it_is_and_that_ours_takes_fewer_steps() -> None:
+    page = bench.page()
+    for text in (bench.summary(), page[: page.index("| | seconds |")]):
+        assert "`ifgsm20`" in text
+        assert "`pgd20` is another" in text
+        assert "leaves an image once it has fallen" in text
+        assert "take all 20 steps" in text
+
+
+def test_a_run_of_ours_that_takes_all_steps_stands_among_the_ratios(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = "ensemble-bench bf16"
+    seconds = {ours: [1.0], f"{ours}, all steps": [2.0], "peer": [3.0], "peer, channels-last": [4.0]}
+    part = {"title": "ensemble2adv on data", "ours": [ours], "seconds": seconds}
+    (tmp_path / "attack_engine.json").write_text(json.dumps({"processor": "P", "threads": 1, "parts": [part]}))
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    assert "in float32: ensemble-bench bf16, all steps 2.0, peer 3.0 (P" in bench.summary()
+
+
 def test_a_ratio_is_the_median_of_those_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"ensemble-bench float32": [1.0, 2.0, 4.0], "peer": [3.0, 8.0, 8.0]}  # ratios 3, 4, 2; of medians 4
     part = {"title": "Steps", "ours": ["ensemble-bench float32"], "seconds": seconds}

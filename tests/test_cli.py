@@ -256,7 +256,10 @@ def test_evaluate_with_images_classes_and_no_black_box_attack(
         assert f"images of {TRAINED}/{name}: " in shown
 
 
-@pytest.mark.parametrize(("command", "way"), [("train", "with --resume (train)"), ("evaluate", "again (evaluate)")])
+@pytest.mark.parametrize(
+    ("command", "way"),
+    [("train baseline", "with --resume"), ("evaluate", "again"), ("evaluate --split train", "again")],
+)
 def test_an_interrupt_says_how_to_go_on(
     command: str, way: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,9 +271,9 @@ def test_an_interrupt_says_how_to_go_on(
 
     monkeypatch.setattr(trainer, "train", interrupted)
     monkeypatch.setattr(runner, "evaluate_request", interrupted)
-    assert run(["train", "baseline"] if command == "train" else ["evaluate"]) == 130
+    assert run(command.split()) == 130
     assert capsys.readouterr().err.splitlines() == [
-        f"interrupted: what was written stays; run the same command {way.split(' (')[0]} to go on"
+        f"interrupted: what was written stays; run the same command {way} to go on"
     ]
 
 

@@ -103,6 +103,14 @@ def test_warnings_name_their_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count(f"warning: mine, yours: {WARNING.name}: {WARNING.message}\n") == 1
 
 
+def test_models_of_one_name_are_told_apart_by_where_they_lie(capsys: pytest.CaptureFixture[str]) -> None:
+    record, _ = make_record([True], {"pgd5": [True]}, model="mine")
+    places = [Path(runs, "mine/evaluations/one/record.json") for runs in ("runs", "runs/first")]
+    show_records([replace(record, path=place) for place in places])
+    shown = {" ".join(line[:3]).rstrip(",") for line in lines_of(capsys) if line[:1] == ["mine"]}
+    assert shown == {"mine in runs", "mine in runs/first"}
+
+
 def test_verdicts_stand_under_what_they_were_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for preset in ("small", "tiny"):
         recipes = ("singleadv", "ensemble2adv")

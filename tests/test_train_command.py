@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ensemble_bench.cli import bars, run
-from ensemble_bench.cli.options import parse_seeds
+from ensemble_bench.cli.options import parse_count, parse_seeds
 from ensemble_bench.errors import AttackError, InvalidValueError
 from ensemble_bench.training import trainer
 
@@ -28,6 +28,15 @@ def test_seeds_are_ranges_and_numbers(text: str, seeds: list[int]) -> None:
 def test_seeds_that_are_none_are_named(text: str) -> None:
     with pytest.raises(InvalidValueError, match=f"seeds are {text!r}"):
         parse_seeds(text)
+
+
+@pytest.mark.parametrize(("text", "count"), [("3", 3), ("0-2", 3), ("0", None), ("1-2", None), ("0,5,2", None)])
+def test_seeds_from_0_on_are_counted(text: str, count: int | None) -> None:
+    if count is not None:
+        assert parse_count(text) == count
+        return
+    with pytest.raises(InvalidValueError, match=f"seeds is {text!r}: expected how many"):
+        parse_count(text)
 
 
 def train(runs: Path, *arguments: str) -> int:

@@ -28,6 +28,7 @@ def _row(
         "crop": 4,
         "steps": 10.0,
         "seed": seed,
+        "data_name": "cifar10-jpeg",
         "n": 100.0,
         "precision": "float32",
     }
@@ -36,6 +37,10 @@ def _row(
 
 def test_the_page_is_that_of_its_tables() -> None:
     assert tuning.PAGE.read_text(encoding="utf-8") == tuning.page()
+
+
+def test_a_copy_of_a_data_set_goes_by_its_own_name() -> None:
+    assert "## cifar10-jpeg, preset cpu\n" in tuning.page()
 
 
 @pytest.mark.parametrize("path", sorted(tuning.TABLES.glob("*.csv")), ids=lambda path: path.stem)
@@ -82,7 +87,7 @@ def test_finished_runs_are_added_to_what_the_tables_hold(tmp_path: Path, monkeyp
         settings = {"evaluate_n": 9, "learning_rate": 0.2, "weight_decay": 5e-4, "crop": 2, "network": {"width": 1.0}}
         validation = {"clean": 0.9, "fgsm": 0.5, "ifgsm7": 0.5, "pgd20": pgd20}
         meta = {"recipe": "singleadv", "step": 5, "seed": seed, "settings": settings, "validation": validation}
-        meta["precision"] = "bf16"
+        meta |= {"precision": "bf16", "data_name": "digits"}
         (run / "averaged.json").write_text(json.dumps({"meta": meta}))
         tuning.collect(tmp_path / f"runs-{seed}")
     tuning.collect(tmp_path / "runs-1000")

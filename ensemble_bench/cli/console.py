@@ -1,6 +1,7 @@
 """What the command line prints: records and reports, and lists of names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ from ensemble_bench import registry
 from ensemble_bench.cli.tables import say, show_files, show_tables, table
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.progress import duration
-from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore
+from ensemble_bench.records import CARRIED, CleanScore, Record, RobustScore, folder_of
 from ensemble_bench.registry import plugins
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def _percent(fraction: float | None) -> str:
 
 def show_records(records: Sequence[Record]) -> None:
     """Print tables for each suite and threat, the most robust model first, then warnings and paths."""
+    records = _told_apart(records)
     for suite, threat in dict.fromkeys((record.suite, record.threat) for record in records):
         same = [record for record in records if (record.suite, record.threat) == (suite, threat)]
         _show_suite(f"suite {suite}, {threat}", sorted(same, key=lambda r: (-r.robust.accuracy, r.model)))
@@ -47,6 +49,19 @@ def show_records(records: Sequence[Record]) -> None:
                 indent="  ",
             )
     show_files([record.path for record in records if record.path is not None], what="records")
+
+
+def _told_apart(records: Sequence[Record]) -> list[Record]:
+    """Name models of one name by where they lie too, such as those of an experiment below the runs."""
+    places: dict[str, set[Path | None]] = {}
+    for record in records:
+        places.setdefault(record.model, set()).add(folder_of(record))
+    return [
+        replace(record, model=f"{record.model} in {folder.parent}")
+        if len(places[record.model]) > 1 and (folder := folder_of(record)) is not None
+        else record
+        for record in records
+    ]
 
 
 def _show_suite(title: str, records: Sequence[Record]) -> None:

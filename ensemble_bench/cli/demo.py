@@ -15,7 +15,7 @@ RECIPES = ("baseline", "singleadv", "doubleadv", "ensemble2adv", "separate2adv")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder of the demo's runs.")] = Path("demo"),
     seed: Seed = 0,
     max_steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of every training; by default the preset's.")

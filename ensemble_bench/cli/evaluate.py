@@ -7,19 +7,21 @@ import typer
 
 from ensemble_bench import registry
 from ensemble_bench.cli.options import (
-    DATASET,
     Arch,
     Crop,
     DataDir,
     Device,
     Gpus,
     ModelDir,
+    Norm,
     Normalise,
     Ray,
     Resize,
     Runs,
     Seed,
+    Split,
     Threads,
+    TrainedData,
     Workers,
     chosen_data,
     names,
@@ -35,8 +37,8 @@ def evaluate(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Run folders or .safetensors files, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME or "
-            "hf:FOLDER, package.module:attribute (runs your own code), a state_dict file with --arch, or several "
+            help="Run folders or .safetensors files, zoo:NAME, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME "
+            "or hf:FOLDER, package.module:attribute (runs your own code), a state_dict file with --arch, or several "
             "joined by plus signs into one ensemble; by default every checkpoint under --runs, of a run's checkpoints "
             "of equal weights only the first of averaged, best, last.",
             show_default=False,
@@ -60,14 +62,12 @@ def evaluate(
             "training."
         ),
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)
-    ] = None,
+    norm: Norm = None,
+    dataset: TrainedData = None,
     data_dir: DataDir = None,
     resize: Resize = None,
     crop: Crop = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Split = "test",
     arch: Arch = None,
     normalise: Normalise = None,
     model_dir: ModelDir = Path("models"),

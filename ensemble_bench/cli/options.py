@@ -18,6 +18,9 @@ def names(kind: str) -> str:
 
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
 DATASET = f"Data set: {names('data set')}, or {', '.join(FORMS)}."
+TrainedData = Annotated[str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)]
+Split = Annotated[str, typer.Option(help="train, validation or test.")]
+Norm = Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 DataDir = Annotated[
     Path | None,
@@ -92,6 +95,18 @@ def parse_seeds(text: str) -> list[int]:
             raise InvalidValueError(f"seeds are {text!r}: expected a range such as 0-2, or numbers such as 0,3,5")
         seeds += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(seeds))
+
+
+def parse_count(text: str) -> int:
+    """Read how many seeds, from 0 on: "3" is three, and so is "0-2"; raises InvalidValueError for anything else."""
+    if text.isdecimal():
+        count = int(text)
+    else:
+        seeds = parse_seeds(text)
+        count = len(seeds) if sorted(seeds) == list(range(len(seeds))) else 0
+    if count < 1:
+        raise InvalidValueError(f"seeds is {text!r}: expected how many, at least 1, or those from 0 on, such as 0-2")
+    return count
 
 
 def parse_sizes(text: str) -> list[float]:

@@ -7,16 +7,18 @@ import typer
 
 from ensemble_bench import registry
 from ensemble_bench.cli.options import (
-    DATASET,
     Arch,
     Crop,
     DataDir,
     Device,
     ModelDir,
+    Norm,
     Normalise,
     Resize,
     Runs,
     Seed,
+    Split,
+    TrainedData,
     chosen_data,
 )
 from ensemble_bench.records.threat import parse_eps
@@ -53,14 +55,12 @@ def diagnose(
     eps: Annotated[
         str | None, typer.Option(help="Size of the perturbation, such as 8/255; by default that of the training.")
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2; by default that of the training.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)
-    ] = None,
+    norm: Norm = None,
+    dataset: TrainedData = None,
     data_dir: DataDir = None,
     resize: Resize = None,
     crop: Crop = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Split = "test",
     arch: Arch = None,
     normalise: Normalise = None,
     model_dir: ModelDir = Path("models"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Gpus, Ray, Resize, Workers
+from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Gpus, Ray, Resize, Workers, parse_count
 from ensemble_bench.cli.options import Preset as PresetOption
 from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
 
@@ -25,7 +25,9 @@ def reproduce(
     resize: Resize = None,
     crop: Crop = None,
     preset: PresetOption = "tiny",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of every recipe, from 0.")] = 3,
+    seeds: Annotated[
+        str, typer.Option(help="How many seeds every recipe has, from 0 on; 3 and 0-2 are both seeds 0, 1 and 2.")
+    ] = "3",
     recipes: Annotated[
         str | None, typer.Option(help="Recipes with commas between; by default all of them.", show_default=False)
     ] = None,
@@ -52,6 +54,7 @@ def reproduce(
 
     What is finished is kept: the same command goes on where it was stopped. Exit status 1 if a job failed.
     """
+    count = parse_count(seeds)
     dataset = registry.check_data(dataset, resize=resize, crop=crop)
     registry.check("preset", preset)
     chosen = tuple(part.strip() for part in recipes.split(",")) if recipes is not None else ()
@@ -72,7 +75,7 @@ def reproduce(
         data_name=source.name,
         data_dir=data_dir,
         preset=preset,
-        seeds=seeds,
+        seeds=count,
         out=out or Path("runs") / f"reproduce-{source.name}-{preset}",
         test_images=len(source.split("test")),
         block=BLOCK,

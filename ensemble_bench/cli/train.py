@@ -47,7 +47,7 @@ def train(
     preset: Preset = "tiny",
     seed: Seed = 0,
     seeds: Annotated[
-        str | None, typer.Option(help="Several seeds, each recipe with all of them: such as 0-2 or 0,3,5.")
+        str | None, typer.Option(help="Several seeds, each recipe with all of them: such as 0-2 or 0,3,5; 3 is seed 3.")
     ] = None,
     out: Annotated[
         Path | None,

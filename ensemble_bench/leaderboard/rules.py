@@ -19,10 +19,10 @@ PRECISION = "float32"
 class Rules:
     """What a model is ranked by: attacks of `suite` with `seed` on the first `n` test images (None: on all of them).
 
-    The suite has to hold the probe. A claim agrees with its repetition if the verdicts on at most the share `differ` of
-    the images, and one image more, are others. Black-box sets are those of the preset `blackbox`, whatever preset a
-    submitter names. With `clean` no evaluation counts that was made from a tree with changes. `operator` is who signs
-    verdicts.
+    The suite has to hold the probe, and an attack that counts. A claim agrees with its repetition if the verdicts on at
+    most the share `differ` of the images, and one image more, are others. Black-box sets are those of the preset
+    `blackbox`, whatever preset a submitter names. With `clean` no evaluation counts that was made from a tree with
+    changes. `operator` is who signs verdicts.
     """
 
     suite: str = "strongest"
@@ -76,7 +76,13 @@ def write_rules(rules: Rules, folder: Path) -> Path:
 
 def _check(rules: Rules) -> None:
     """Raise ValueError for rules that no evaluation can follow."""
-    if not registry.suite_of(rules.suite).probe:
+    suite = registry.suite_of(rules.suite)
+    if set(suite.attacks) <= set(suite.ensembles):
+        raise ValueError(
+            f"suite is {rules.suite!r}, which has no attack that counts on every model: choose one such as strongest "
+            "or quick+probe"
+        )
+    if not suite.probe:
         raise ValueError(
             f"suite is {rules.suite!r}, which has no probe for masked gradients: choose {rules.suite}+probe"
         )

@@ -27,7 +27,7 @@ from ensemble_bench.models.normalise import Normalise
 
 NORMALISE = ("dataset", "pretrained", "none")
 FORMS = (
-    "a run folder, a .safetensors file, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME, "
+    "a run folder, a .safetensors file, zoo:NAME, robustbench:NAME, timm:NAME, torchvision:NAME, hf:NAME, "
     "package.module:attribute, a state_dict file with its arch, or several of these joined by plus signs"
 )
 ARCHITECTURES = "wrn-16-4 (depth, width), small_cnn-0.5 (width), preact_resnet18, timm:NAME, package.module:attribute"
@@ -70,15 +70,16 @@ def load(
 ) -> Ensemble:
     """Model in eval mode on the CPU: images in [0, 1] to the log of the mean member probability.
 
-    `source` is a run folder (its best, else its last checkpoint), a .safetensors file, robustbench:NAME or
-    robustbench:L2/NAME (weights in `model_dir`), timm:NAME or torchvision:NAME (with ?random behind it: random
-    weights), hf:NAME (an image classifier of the Hugging Face hub, or of a folder that its library saved),
-    package.module:attribute (a module, or a function without arguments that returns one: this runs your own code), a
-    state_dict file with its `arch`, or several of these joined by plus signs, whose probabilities are averaged.
-    `normalise` names the mean and std that images are normalised by before a network of `arch` or of your own: those of
-    the "dataset" (the default for backbones of ours), those that it was "pretrained" with (for timm's) or "none" (for
-    your own). `dataset` and `data_dir` are needed for a model that takes its number of classes, its mean or its std
-    from the data set. Raises EnsembleBenchError, in one line, for anything that is missing, damaged or does not fit.
+    `source` is a run folder (its averaged, else its best, else its last checkpoint), a .safetensors file, zoo:NAME (a
+    published model), robustbench:NAME or robustbench:L2/NAME (weights in `model_dir`), timm:NAME or torchvision:NAME
+    (with ?random behind it: random weights), hf:NAME (an image classifier of the Hugging Face hub, or of a folder that
+    its library saved), package.module:attribute (a module, or a function without arguments that returns one: this runs
+    your own code), a state_dict file with its `arch`, or several of these joined by plus signs, whose probabilities are
+    averaged. `normalise` names the mean and std that images are normalised by before a network of `arch` or of your
+    own: those of the "dataset" (the default for backbones of ours), those that it was "pretrained" with (for timm's) or
+    "none" (for your own). `dataset` and `data_dir` are needed for a model that takes its number of classes, its mean or
+    its std from the data set. Raises EnsembleBenchError, in one line, for anything that is missing, damaged or does not
+    fit.
     """
     model = describe(source, arch=arch, normalise=normalise, model_dir=model_dir)
     return model.load(None if dataset is None else data.open_source(dataset, data_dir))

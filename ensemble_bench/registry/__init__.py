@@ -28,7 +28,7 @@ from ensemble_bench.registry.names import (
 )
 from ensemble_bench.registry.places import check_data, homeless, models_folder, told
 from ensemble_bench.registry.recipes import RECIPES, Recipe
-from ensemble_bench.registry.suites import SUITES, Suite
+from ensemble_bench.registry.suites import SUITES, Suite, strength_of
 
 __all__ = [
     "ATTACKS",
@@ -58,6 +58,7 @@ __all__ = [
     "split_implementation",
     "split_steps",
     "split_suite",
+    "strength_of",
     "suite_of",
     "told",
     "without_blackbox",

@@ -193,9 +193,9 @@ def _part(name: str) -> Suite:
     if _lacks_blackbox(name):
         whole: Suite = resolve("suite", name.removesuffix(WITHOUT_BLACKBOX))
         left = tuple(attack for attack in whole.attacks if attack != BLACKBOX)
-        # Another name and no rank: its worst case is no figure of the whole suite.
+        # Another name and no strength: its worst case is no figure of the whole suite.
         about = f"{whole.description}, without black-box transfer"
-        return replace(whole, name=name, attacks=left, rank=0, description=about)
+        return replace(whole, name=name, attacks=left, strength=0, description=about)
     found: Suite = (
         resolve("suite", name) if name in names("suite") else Suite(name=name, attacks=(name,), description="")
     )

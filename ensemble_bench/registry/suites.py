@@ -18,9 +18,9 @@ class Suite:
     `randomised`, where it is given, are the attacks on a model that answers at random, instead of all others.
     With `views`, every member of a checkpoint and its logit average are scored on their own too, with these attacks. A
     `probe` adds the tests for masked gradients that need attacks of their own, and `recapture` runs each attack of a
-    cascade alone too, on a sample (see evaluation/trust). The worst case of the suite with the
-    highest `rank` ranks a model on the leaderboard's page. Raises InvalidValueError for a number below 1 in `one_in`,
-    or one for an attack that is not in the cascade.
+    cascade alone too, on a sample (see evaluation/trust). A model without a rank is shown by its record of the suite of
+    the highest `strength`; what ranks is the board's suite, which holds the probe. Raises InvalidValueError for a
+    number below 1 in `one_in`, or one for an attack that is not in the cascade.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Suite:
     views: tuple[str, ...] = ()
     probe: bool = False
     recapture: bool = False
-    rank: int = 0
+    strength: int = 0
     description: str
 
     def __post_init__(self) -> None:
@@ -48,19 +48,19 @@ SUITES: Mapping[str, Suite] = {
     for suite in (
         Suite(
             name="paper",
-            rank=1,
+            strength=1,
             attacks=("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox"),
             description="the paper's Table 1a and 1b",
         ),
         Suite(
             name="paper500",
-            rank=2,
+            strength=2,
             attacks=("ifgsm500", "pgd500"),
             description="the paper's Table 1c: 500 steps",
         ),
         Suite(
             name="appendix",
-            rank=3,
+            strength=3,
             attacks=(
                 "margin-doubled1280",
                 "random-member-doubled1280",
@@ -73,7 +73,7 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             name="quick",
-            rank=4,
+            strength=4,
             attacks=("sweep10", "pma100", "sweep20", "sweep-top50", "sweep-top100"),
             one_in={"pma100": 8, "sweep20": 12, "sweep-top50": 12, "sweep-top100": 32},
             cascade=True,
@@ -81,7 +81,7 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             name="autoattack",
-            rank=5,
+            strength=5,
             attacks=("apgd100", "apgd-t100", "fab-t100", "square5000"),
             randomised=("apgd100", "apgd-dlr100"),
             cascade=True,
@@ -90,7 +90,7 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             name="strongest",
-            rank=6,
+            strength=6,
             attacks=(
                 "blackbox",
                 "sweep10",
@@ -129,7 +129,7 @@ SUITES: Mapping[str, Suite] = {
         ),
         Suite(
             name="exhaustive",
-            rank=7,
+            strength=7,
             attacks=(
                 "blackbox",
                 "pgd20",
@@ -172,3 +172,8 @@ SUITES: Mapping[str, Suite] = {
         ),
     )
 }
+
+
+def strength_of(suite: str) -> int:
+    """How strong a suite is among ours; a sum of suites and attacks is as strong as its strongest part."""
+    return max((SUITES[part].strength for part in suite.split("+") if part in SUITES), default=0)

@@ -183,6 +183,8 @@ def test_a_board_has_its_own_rules_or_those_of_its_root(tmp_path: Path) -> None:
         ("[]", "expected an object with some of suite, n, seed"),
         ('{"images": 3}', "unknown field 'images'"),
         ('{"suite": "quick"}', "no probe for masked gradients: choose quick+probe"),
+        ('{"suite": "probe"}', "'probe', which has no attack that counts"),
+        ('{"suite": "recapture+probe"}', "no attack that counts"),
         ('{"suite": "strongst"}', "did you mean strongest"),
         ('{"n": 0}', "n is 0: expected at least 1 image"),
         ('{"seed": -1}', "seed is -1"),

@@ -16,7 +16,7 @@ from ensemble_bench.leaderboard.site.boards import boards_of
 from ensemble_bench.leaderboard.site.entries import entry_of
 from ensemble_bench.leaderboard.site.models import Model, read_models
 from ensemble_bench.leaderboard.site.scatter import scatter
-from ensemble_bench.records import write_record
+from ensemble_bench.records import NamedWarning, write_record
 
 
 def published(root: Path, **about: Any) -> Model:
@@ -47,6 +47,23 @@ def test_weights_card_and_verification(tmp_path: Path) -> None:
     assert "hello" in page.text
     (line,) = Page(site / "index.html").rows()
     assert line["Verified"] == ("✓ verified", "verified")
+
+
+def test_verified_needs_no_claim(tmp_path: Path) -> None:
+    model = published(tmp_path / "boards")
+    site = build_site(tmp_path / "boards", tmp_path / "site").parent
+    assert "Nothing was claimed of it." in Page(site / model.folder / "index.html").text
+    assert "Where the submitter had claimed it," in Page(site / "index.html").text
+
+
+def test_a_flag_is_a_warning_too(tmp_path: Path) -> None:
+    record, _ = make_record([True], {"pgd5": [True]}, weights_hash=sha256_bytes(b"weights"))
+    flag = NamedWarning(name="fits-test-images", message="360 of 360, but 90 of 180")
+    for name, flags, none in (("flagged", [flag], 0), ("plain", [], 1)):
+        model = published(tmp_path / name, verified=verdicts_on(record, flags=flags))
+        site = build_site(tmp_path / name, tmp_path / f"{name}-site").parent
+        text = Page(site / model.folder / "index.html").text
+        assert (text.count("None: no evaluation found"), text.count(flag.message) > 0) == (none, bool(flags))
 
 
 def test_a_verdict_on_other_weights_counts_for_nothing(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_parts_that_differ_leave_data_set_or_threat_open() -> None:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("nowhere", {}, "nowhere: does not exist, expected a run folder, .*robustbench:NAME"),
+        ("nowhere", {}, "nowhere: does not exist, expected a run folder, .*zoo:NAME, robustbench:NAME"),
         ("nowhere.pt", {}, "nowhere.pt: does not exist"),
         ("no_such_module:make", {}, "No module named 'no_such_module' .expected a run folder"),
         ("own_models:missing", {}, "own_models:missing: AttributeError: .*'missing'$"),

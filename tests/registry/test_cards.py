@@ -125,10 +125,12 @@ def test_recipes_stand_in_the_papers_order_with_controls_beside_what_they_contro
     assert sorted(set(expected), key=place) == expected
 
 
-def test_suites_that_rank_models_have_a_rank_of_their_own() -> None:
-    ranks = [suite.rank for suite in registry.SUITES.values() if suite.rank]
-    assert len(set(ranks)) == len(ranks)
-    assert max(registry.SUITES.values(), key=lambda suite: suite.rank).name == "exhaustive"
+def test_no_two_suites_are_equally_strong() -> None:
+    strengths = [suite.strength for suite in registry.SUITES.values() if suite.strength]
+    assert len(set(strengths)) == len(strengths)
+    order = ("exhaustive", "strongest", "autoattack+pgd20", "autoattack", "quick", "paper500", "paper", "pgd20")
+    assert sorted(order, key=registry.strength_of, reverse=True) == list(order)
+    assert registry.strength_of("pgd20+exhaustive") == registry.strength_of("exhaustive")
 
 
 @pytest.mark.parametrize("module", ["cards", "recipes", "suites", "names", "plugins"])

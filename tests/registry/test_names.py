@@ -104,7 +104,7 @@ def test_a_suite_without_its_black_box_attack(suite: str, expected: str) -> None
     assert left.attacks == tuple(name for name in whole.attacks if name != "blackbox")
     assert (left.cascade, left.probe, left.weighted) == (whole.cascade, whole.probe, whole.weighted)
     if expected not in SUITES:
-        assert left.rank == 0  # its worst case does not rank a model
+        assert left.strength == 0  # its worst case is no figure of the whole suite
 
 
 def test_nothing_can_be_left_out_of_what_has_no_black_box_attack() -> None:

@@ -314,15 +314,13 @@ def test_an_honest_model_is_hardly_ever_flagged(p: float) -> None:
 
 
 def test_power_of_the_flag() -> None:
-    """On 10,000 and 5,000 images 3 points above 85 % are flagged in nearly 9 of 10 cases, 4 in hardly fewer than all.
-
-    On 360 and 144 digits it takes 20 points.
-    """
+    """As docs/submitting.md says."""
     split = 10_000, 5_000
-    assert 0.8 < flagged(0.88, 0.85, *split) < 0.95
-    assert flagged(0.89, 0.85, *split) > 0.998
+    assert 0.90 < flagged(0.88, 0.85, *split) < 0.93
+    assert flagged(0.89, 0.85, *split) == pytest.approx(0.999, abs=5e-4)
     assert flagged(0.86, 0.85, *split) < 0.1
-    assert flagged(1.0, 0.80, 360, 144) > 0.99
+    for known, found in ((0.85, 0.9999), (0.90, 0.980), (0.95, 0.432)):
+        assert flagged(1.0, known, 360, 144) == pytest.approx(found, abs=0.005)
 
 
 def test_the_p_value_is_fishers() -> None:

@@ -19,7 +19,7 @@ from ensemble_bench.records import SAMPLES_FILE, Record, find_records, place_of,
 from ensemble_bench.records.conditions import precision_of, version_of
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Value
-from ensemble_bench.registry import SUITES
+from ensemble_bench.registry import strength_of
 from ensemble_bench.registry.file_names import is_reserved
 from ensemble_bench.registry.terms import TEST
 
@@ -99,12 +99,6 @@ def _key(record: Record) -> str:
     return f"{record.path} {record.id}"
 
 
-def strength(suite: str) -> int:
-    """How many ranks a suite stands below the strongest; a sum of suites and attacks stands at its strongest part."""
-    highest = max(known.rank for known in SUITES.values())
-    return highest - max((SUITES[part].rank for part in suite.split("+") if part in SUITES), default=0)
-
-
 def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mapping[str, Standing]) -> Model:
     whole: dict[str, Record] = {}
     for record in sorted((record for record in group if record.view is None), key=_place):
@@ -124,7 +118,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mappin
         standings=tuple(stands[_key(r)] for r in ordered),
         union=_union(record, same),
         gallery=gallery_of(same),
-        views=tuple(sorted(parts, key=lambda r: (strength(r.suite), -r.n, r.view == "logit", r.view, r.id))),
+        views=tuple(sorted(parts, key=lambda r: (-strength_of(r.suite), -r.n, r.view == "logit", r.view, r.id))),
         sweep=_sweep(record, everything),
         folder="/".join(("models", _safe(record.data_name), record.threat.slug, _safe(name))),
         **_published(record, name),
@@ -134,7 +128,7 @@ def _model(group: Iterable[Record], everything: Iterable[Record], stands: Mappin
 def _place(record: Record) -> tuple[Any, ...]:
     """The record that ranks a model comes first: headline checkpoint, test images, the strongest suite, most images."""
     other = place_of(record.checkpoint), record.split != TEST
-    return *other, strength(record.suite), -record.n, record.robust.accuracy, record.id
+    return *other, -strength_of(record.suite), -record.n, record.robust.accuracy, record.id
 
 
 def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:
@@ -143,7 +137,7 @@ def _sweep(record: Record, everything: Iterable[Record]) -> tuple[Record, ...]:
     for other in everything:
         about = other.view, other.weights_hash, other.data_hash, other.threat.norm
         if about == (None, record.weights_hash, record.data_hash, record.threat.norm):
-            at_eps = series.setdefault((strength(other.suite), other.suite, other.split, -other.n), {})
+            at_eps = series.setdefault((-strength_of(other.suite), other.suite, other.split, -other.n), {})
             lowest = at_eps.setdefault(other.threat.eps, other)
             at_eps[other.threat.eps] = min(lowest, other, key=lambda r: (r.robust.accuracy, r.id))
     _, longest = max(sorted(series.items()), key=lambda item: len(item[1]))

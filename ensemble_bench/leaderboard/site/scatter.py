@@ -27,7 +27,7 @@ from ensemble_bench.leaderboard.site.charts import (
     short,
 )
 from ensemble_bench.leaderboard.site.looks import look_of
-from ensemble_bench.leaderboard.site.models import strength
+from ensemble_bench.registry import strength_of
 
 RADIUS = 5.0  # of a mark
 BESIDE = 9.0  # between the middle of a mark and its label
@@ -68,7 +68,7 @@ def _suite(lines: Sequence[Line]) -> tuple[str, int | None, str]:
     """The evaluation that is drawn: that of most ranked models, then of most lines, then the strongest."""
     ranked = Counter(_evaluated(line) for line in lines for _ in line.ranks)
     every = Counter(map(_evaluated, lines))
-    return min(every, key=lambda e: (-ranked[e], -every[e], strength(e[0]), -(e[1] or 0), e[2], e[0]))
+    return min(every, key=lambda e: (-ranked[e], -every[e], -strength_of(e[0]), -(e[1] or 0), e[2], e[0]))
 
 
 def _evaluated(line: Line) -> tuple[str, int | None, str]:

@@ -27,7 +27,7 @@ def strongest(records: Iterable[Record]) -> list[Record]:
 
 
 def _strength(record: Record) -> tuple[int, int]:
-    return max((SUITES[part].rank for part in record.suite.split("+") if part in SUITES), default=0), record.n
+    return max((SUITES[part].strength for part in record.suite.split("+") if part in SUITES), default=0), record.n
 
 
 def class_tables(records: Iterable[Record]) -> list[Table]:
