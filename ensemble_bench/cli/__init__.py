@@ -142,7 +142,7 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         return _fail(f"{usage().removesuffix('.')}{_given(error, arguments)} (see {_help_call(error)})")
     if status == INTERRUPTED:
-        way = "with --resume" if arguments[0] == "train" else "again"
+        way = "with --resume" if "train" in arguments[:1] else "again"
         _say(f"interrupted: what was written stays; run the same command {way} to go on")
     return int(status or 0)
 
