@@ -8,6 +8,7 @@ every image carries its own iteration counter, state and noise.
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,10 +45,9 @@ class GradientAttack(Attack):
     stop_early: bool = True
     keep: str = "last"
     target: int | None = None
-    draws: int = 1
 
     def __post_init__(self) -> None:
-        for what in ("steps", "restarts", "target", "draws"):
+        for what in ("steps", "restarts", "target"):
             if (value := getattr(self, what)) is not None and value < 1:
                 raise InvalidValueError(f"{self.name}: {what} is {value}: expected at least 1")
         if self.keep not in ("last", "best"):
@@ -64,6 +64,10 @@ class GradientAttack(Attack):
     def loss_of(self, logits: Float[Tensor, "batch class"], s: State) -> Float[Tensor, "batch"]:
         """The attack's loss, towards the target where it has one."""
         return self.loss(logits, s["y"]) if self.target is None else self.loss(logits, s["y"], s["target"])
+
+    def settings(self) -> dict[str, Any]:
+        """Every field, and that one call of the model is behind a step, which records have always held."""
+        return {**super().settings(), "draws": 1}
 
     @abstractmethod
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
@@ -180,7 +184,7 @@ def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Prog
             waiting = waiting[room:]
         if not all_finite(s["x_adv"]):
             raise AttackError(f"{attack.name}: x_adv holds NaN or infinite pixels")
-        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision, draws=attack.draws)
+        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision)
         at_start = s["i"] == 0
         if at_start.any():
             found.zero[s["row"][at_start]] = (grad[at_start].flatten(1) == 0).all(dim=1)
@@ -224,7 +228,7 @@ def _judge_spent(loop: _Loop, worker: Worker, s: State, found: _Progress) -> Non
     loop.check(s["x_adv"], s["x"])
     if loop.attack.keep == "best":
         attack = loop.attack
-        looks_broken, value = worker.look(attack.evaluate, s, loop.task.budget.precision, draws=attack.draws)
+        looks_broken, value = worker.look(attack.evaluate, s, loop.task.budget.precision)
         back = s["best_loss"] > value
         if attack.stop_early:  # any iterate counts, so a broken last one is final
             final = (back & looks_broken).nonzero()[:, 0]
