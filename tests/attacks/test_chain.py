@@ -126,7 +126,7 @@ def test_a_field_that_the_stages_set_cannot_be_set(name: str, settings: dict[str
         ("malt5", {"target"}),
         ("sweep5", {"loss", "target"}),
         ("margin-doubled20", {"steps"}),
-        ("member-transfer5", {"member"}),
+        ("member-transfer5", {"name"}),
     ],
 )
 def test_settings_that_are_offered_are_taken(name: str, own: set[str]) -> None:
