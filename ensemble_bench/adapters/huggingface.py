@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +28,8 @@ PREPROCESSOR = "preprocessor_config.json"
 FILES = (["*.json", "model*.safetensors"], ["pytorch_model*.bin"])
 BELOW_CROPPED = 384
 """ConvNeXt's preprocessing cuts a share of the border off images that are made smaller than this."""
+SAME = 0.03
+"""Largest difference of smooth images by their preprocessing and by ours, which does not round to bytes."""
 MODES = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the ways to resize. Its others are taken as the nearest that has a gradient, bicubic."""
 
@@ -63,24 +65,26 @@ def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn
 class Preprocessing:
     """What is done to images in [0, 1]: brought to `size` where they have another, then normalised.
 
-    The shorter side becomes `edge` and `size` is cut from the middle; without an edge they are resized to `size` alone.
+    The shorter side becomes `edge`, or both sides what it says, and `size` is cut from the middle; without an edge they
+    are resized to `size` alone. With `flipped`, the channels then change their order, from RGB to BGR.
     """
 
     size: tuple[int, int] | None = None
-    edge: int | None = None
+    edge: int | tuple[int, int] | None = None
     mode: str = "bilinear"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    flipped: bool = field(default=False, repr=False)  # the text of models, by which records know them, had none
 
     def sized(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch channel row column"]:
         """Images of the size that the network takes; differentiable."""
         if self.size is None or tuple(x.shape[2:]) == self.size:
             return x
-        rows, columns = self.size
-        if self.edge is not None:
-            share = self.edge / min(x.shape[2:])
+        rows, columns = self.edge if isinstance(self.edge, tuple) else self.size
+        if isinstance(self.edge, int):
+            shorter = min(x.shape[2:])
             rows, columns = (
-                max(round(side * share), least) for side, least in zip(x.shape[2:], self.size, strict=True)
+                max(side * self.edge // shorter, least) for side, least in zip(x.shape[2:], self.size, strict=True)
             )
         smooth = {} if self.mode == "nearest-exact" else {"antialias": True, "align_corners": False}
         x = F.interpolate(x, (rows, columns), mode=self.mode, **smooth)
@@ -100,9 +104,14 @@ class Classifier(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch class"]:
         """Logits."""
-        x = self.normalise(self.preprocessing.sized(x))
+        x = self.prepared(x)
         logits = logits_in(self.network(x), x)
         return logits if self.order is None else logits[:, self.order]
+
+    def prepared(self, x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch channel row column"]:
+        """What the network itself is given."""
+        x = self.normalise(self.preprocessing.sized(x))
+        return x.flip(1) if self.preprocessing.flipped else x
 
     def extra_repr(self) -> str:
         """What the modules inside do not show, as an evaluation hashes the text of a model."""
@@ -174,6 +183,8 @@ def _preprocessing(source: str, place: Path) -> Preprocessing:
     settings: dict[str, Any] = {}
     if get("do_resize") and get("size") is not None:
         settings = _sizes(source, dict(get("size")), get)
+        if type(told).__name__.startswith("Levit") and settings["edge"]:
+            settings["edge"] = int(256 / 224 * settings["edge"])
     # Theirs take bytes: x in [0, 1] is 255 x there.
     scale = 255.0 * (get("rescale_factor") or 1 / 255) if get("do_rescale") else 255.0
     shift = -1.0 if get("do_rescale") and get("rescale_offset") else 0.0
@@ -181,9 +192,35 @@ def _preprocessing(source: str, place: Path) -> Preprocessing:
     if mean is None or std is None:
         raise CheckpointError(f"{source}: {type(told).__name__} names no mean and std to normalise by")
     means, stds = (tuple(v) if isinstance(v, list | tuple) else (v,) for v in (mean, std))
-    return Preprocessing(
-        mean=tuple((value - shift) / scale for value in means), std=tuple(value / scale for value in stds), **settings
+    if get("include_top"):  # EfficientNet divides twice for classifiers
+        stds = tuple(value**2 for value in stds)
+    found = Preprocessing(
+        mean=tuple((value - shift) / scale for value in means),
+        std=tuple(value / scale for value in stds),
+        flipped=bool(get("do_flip_channel_order")),
+        **settings,
     )
+    _check(source, told, found)
+    return found
+
+
+def _check(source: str, processor: Any, ours: Preprocessing) -> None:
+    """Raise CheckpointError unless a processor of transformers makes of smooth images what `ours` makes of them."""
+    name = type(processor).__name__
+    for rows, columns in ((300, 300), (256, 320)):
+        waves = 5 * torch.linspace(0, 1, rows)[:, None] + 3 * torch.linspace(0, 1, columns)
+        image = torch.stack([127.5 + 120 * (waves + channel).sin() for channel in range(3)]).round().byte()
+        x = Classifier(nn.Identity(), ours).prepared(image[None] / 255)
+        try:
+            theirs = processor(images=image, return_tensors="pt", input_data_format="channels_first")["pixel_values"]
+        except Exception as error:  # whatever its settings lead to
+            raise CheckpointError(f"{source}: {PREPROCESSOR}: {name}: {reason(error)}") from error
+        gap = (x - theirs).abs().max().item() if x.shape == theirs.shape else torch.inf
+        if not gap <= SAME:
+            raise CheckpointError(
+                f"{source}: {name} prepares images in a way that is not known here: of one of {rows}x{columns} pixels "
+                f"it makes {tuple(theirs.shape)}, we {tuple(x.shape)}, up to {gap:.2g} apart"
+            )
 
 
 def _sizes(source: str, size: Mapping[str, int | None], get: Any) -> dict[str, Any]:
@@ -193,11 +230,13 @@ def _sizes(source: str, size: Mapping[str, int | None], get: Any) -> dict[str, A
     cut = (crop["height"], crop["width"]) if crop.get("height") and crop.get("width") else None
     if size.get("height") and size.get("width"):
         whole = (int(size["height"] or 0), int(size["width"] or 0))
-        return {"size": cut or whole, "edge": None if cut in (None, whole) else min(whole), **mode}
+        return {"size": cut or whole, "edge": None if cut in (None, whole) else whole, **mode}
     edge = size.get("shortest_edge")
     if not edge:
         raise CheckpointError(f"{source}: its preprocessor resizes to {dict(size)}: expected height and width")
-    share = get("crop_pct") if cut is None and edge < BELOW_CROPPED else None
+    share = get("crop_pct")
+    if share and cut is None and edge >= BELOW_CROPPED:
+        return {"size": (edge, edge), "edge": None, **mode}
     return {"size": cut or (edge, edge), "edge": int(edge / share) if share else edge, **mode}
 
 

@@ -202,4 +202,4 @@ DOUBLED: Mapping[str, Callable[..., Chain]] = {
 def member_transfer(steps: int, **settings: Any) -> MemberTransfer:
     """Auto-PGD with `steps` steps on the cross-entropy of one member after the other."""
     stage = replace(OneMember(name=f"member-transfer{steps}", steps=steps), **settings)
-    return MemberTransfer(name=stage.name, stages=(stage,))
+    return MemberTransfer(name=stage.name, stages=(replace(stage, member=0),))  # of each in turn

@@ -106,8 +106,3 @@ def margin_plateau(steps: int, *, first: int = 100, patience: int = 2, **setting
     """As margin_doubled from 100 steps on, until two doublings break nothing: the last attack of a cascade."""
     make = functools.partial(margin_pgd, **settings)
     return doubled(f"margin-plateau{steps}", make, first=first, last=steps, patience=patience)
-
-
-def eot(steps: int, *, draws: int = 10, **settings: Any) -> PGD:
-    """PGD on the margin whose every step is the mean over `draws` calls of a randomised model (Athalye et al. 2018)."""
-    return replace(margin_pgd(steps, name=f"eot{steps}", draws=draws), **settings)

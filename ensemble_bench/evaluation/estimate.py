@@ -74,9 +74,8 @@ def passes_an_image(attack: Attack, model: nn.Module, *, classes: int, cost: Cal
     if isinstance(attack, GradientAttack):
         # One forward for the clean verdict. Of each restart: forward and backward at every step, the last verdict, and
         # where the best iterate is kept, the value of the last and the verdict on the best.
-        climbed = attack.draws * cost.climbed
-        judged = 2 * cost.judged + climbed if attack.keep == "best" else cost.judged
-        return cost.judged + attack.restarts * (2 * climbed * attack.steps + judged)
+        judged = 2 * cost.judged + cost.climbed if attack.keep == "best" else cost.judged
+        return cost.judged + attack.restarts * (2 * cost.climbed * attack.steps + judged)
     if isinstance(attack, Transfer):
         return 2 * cost.judged
     if isinstance(attack, ARC):

@@ -136,7 +136,7 @@ def _attack_result(attack: Attack | Carried, scores: Scores, *, cascade: bool, o
         **(_score(robust, n, covered) if n else dict.fromkeys(("accuracy", "ci_low", "ci_high"))),
         credit=credit,
         seconds=sum(stage.seconds for stage in stages),
-        # Steps until most draws are wrong say nothing of the others.
+        # Steps until another class has more draws say nothing of the right ones that are left.
         curve=None if cascade or shares is not None else _curve(attack, scores.samples),
         passes=sum(stage.passes for stage in stages),
         stages=_stage_results(stages) if len(stages) > 1 or one_in > 1 else None,
@@ -151,12 +151,15 @@ def _stage_results(stages: Sequence[StageScore]) -> tuple[StageResult, ...]:
 
 
 def _curve(attack: Attack | Carried, samples: pd.DataFrame) -> tuple[float, ...] | None:
-    """Accuracy after 0, 1, … iterations: an image is lost at its first misclassified iterate."""
+    """Accuracy after 0, 1, … iterations, restarts one after the other: an image is lost at its first misclassified one.
+
+    None for an attack that does not say which that is.
+    """
     steps = getattr(attack, "steps", None)
-    if steps is None:
+    if steps is None or not getattr(attack, "stop_early", True):
         return None
     lost = samples.loc[~samples[attack.name].astype(bool), f"{attack.name}_steps"]
-    count = np.bincount(lost, minlength=steps + 1).cumsum()
+    count = np.bincount(lost, minlength=steps * getattr(attack, "restarts", 1) + 1).cumsum()
     return tuple((1 - count / len(samples)).tolist())
 
 

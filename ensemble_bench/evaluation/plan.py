@@ -53,7 +53,7 @@ class EvaluationPlan:
     def attacks(self) -> tuple[Attack, ...]:
         """Attacks of the suite, the black-box one with its set.
 
-        Those on a randomised model take every step: where most draws are wrong is not yet where the fewest are right.
+        Those on a randomised model take every step: where the vote is wrong is not yet where the fewest are right.
         """
         made = tuple(map(self._attack, self.names()))
         return tuple(map(_taking_every_step, made)) if self.subject.is_randomised else made

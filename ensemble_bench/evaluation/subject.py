@@ -53,7 +53,7 @@ class Subject:
         if self.view == LOGIT:
             return model.aggregate_as(LOGIT)
         member = model.members[int(self.view.removeprefix("member")) - 1]
-        return member if isinstance(member, Ensemble) else Ensemble([member]).eval()
+        return member if isinstance(member, Ensemble) else Ensemble([member])
 
     def enter(self, images: ImageSet, device: torch.device) -> "Subject":
         """Itself, after a look at the model on a few of the images; raises AttackError, naming it, as `entry.enter`."""

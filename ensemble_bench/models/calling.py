@@ -112,9 +112,9 @@ def verdict(logits: Float[Tensor, "batch class"], y: Tensor) -> tuple[Tensor, Te
 
 
 def judge_of(model: Ensemble) -> Ensemble:
-    """The model that decides whether an image is broken: of an ensemble that draws a member, the members' majority.
+    """The model that decides whether an image is broken: of an ensemble that draws a member, the members' vote.
 
-    A single draw would call an image broken as soon as luck helps; by majority it is broken when the expected
-    accuracy on it falls below one half.
+    A single draw would call an image broken as soon as luck helps; by vote it is broken when some other class is more
+    likely than the right one, so that expected accuracy on it is one half or less, and may be so on one that stands.
     """
     return model.aggregate_as("vote") if model.aggregation == "draw" else model

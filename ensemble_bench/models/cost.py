@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import skeleton
-from ensemble_bench.models.calling import modes_kept, to_eval
+from ensemble_bench.models.calling import frozen, to_eval
 
 # The paper calls width 15 "roughly" twice the parameters of width 10 (it is 2.25 times), so times 4 is width 20.
 BYTES = 4
@@ -37,8 +39,9 @@ def _packed(module: nn.Module) -> Iterator[Tensor]:
 def flops(model: nn.Module | Architecture, image_shape: tuple[int, int, int] | None = None) -> int:
     """Floating-point operations of one image's forward pass, a multiply-add counted as 2.
 
-    Counts convolutions and linear layers, as published numbers do; batch norm, activations and pooling are below a
-    percent. `image_shape` is (channel, row, column); only an Architecture brings its own. The model is left as it was.
+    Counts convolutions and products of matrices, those of attention too, as published numbers do; batch norm,
+    activations and pooling are below a percent. `image_shape` is (channel, row, column); only an Architecture brings
+    its own. The model is left as it was.
     """
     if isinstance(model, Architecture):
         return _count(skeleton(model, device="meta"), image_shape or model.image_shape)
@@ -100,28 +103,14 @@ def _closest(cost: Callable[[float], int], target: int, low: float, high: float)
 
 
 def _count(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """FLOPs of the layers that one forward pass in eval mode runs.
-
-    Not by torch.utils.flop_counter: it counts attention only on devices and in modes where no fused kernel is used.
-    """
-    total = 0
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Conv2d):
-            rows, columns = module.kernel_size
-            total += 2 * output.numel() * rows * columns * (module.in_channels // module.groups)
-        elif isinstance(module, nn.Linear):
-            total += 2 * output.numel() * module.in_features
-
-    counted = (module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
-    hooks = [module.register_forward_hook(add) for module in counted]
+    """FLOPs of one forward pass in eval mode, of attention too: torch counts none of its fused kernels."""
     like = next(model.parameters(), torch.empty(0))
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with modes_kept(model), torch.no_grad():
-            to_eval(model)
+        with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
     finally:
-        for hook in hooks:
-            hook.remove()
+        torch.backends.mha.set_fastpath_enabled(fast)
+    total: int = counter.get_total_flops()
     return total

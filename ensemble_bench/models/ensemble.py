@@ -106,7 +106,11 @@ class Ensemble(nn.Module):
 
     def aggregate_as(self, aggregation: str) -> "Ensemble":
         """Ensemble of the very same member modules and gate with another aggregation; `info` goes along."""
-        other = Ensemble(self.members, aggregation=aggregation, gate=self.gate)
+        return self.with_members(self.members, aggregation)
+
+    def with_members(self, members: Iterable[nn.Module], aggregation: str) -> "Ensemble":
+        """Ensemble of other members with this gate; `info` and the train or eval mode go along, members keep theirs."""
+        other = Ensemble(members, aggregation=aggregation, gate=self.gate)
         other.training = other.members.training = self.training
         other.info = self.info
         return other

@@ -180,9 +180,7 @@ def _changed(model: nn.Module, changes: Sequence[Change]) -> nn.Module:
     networks = [change.of(network) for change, network in zip(changes, _networks(model), strict=True)]
     if type(model) is not Ensemble:
         return networks[0]
-    whole = Ensemble(networks, aggregation=model.aggregation, gate=model.gate).eval()
-    whole.info = model.info
-    return whole
+    return model.with_members(networks, model.aggregation)
 
 
 def _network(network: nn.Module, x: Tensor, *, alone: bool) -> tuple[Change, tuple[tuple[str, str], ...]]:

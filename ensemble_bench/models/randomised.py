@@ -3,6 +3,8 @@
 One draw decides nothing: an attack would be called successful as soon as luck helps, and as often as it asks.
 """
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -62,8 +64,8 @@ def expected(model: nn.Module, *, exact: bool) -> nn.Module:
     """
     if not isinstance(model, Ensemble) or model.aggregation not in ("draw", "prob") or model.gate is not None:
         return model.aggregate_as("prob") if exact and isinstance(model, Ensemble) else Expected(model)
-    whole = model.aggregate_as("prob")
-    return whole if exact else Ensemble([Expected(member) for member in whole.members]).eval()
+    members: Iterable[nn.Module] = model.members if exact else map(Expected, model.members)
+    return model.with_members(members, "prob")
 
 
 def judge(model: nn.Module, *, exact: bool, seed: int = 0) -> nn.Module:

@@ -36,8 +36,8 @@ CROSSED = ("crossed_commits", "crossed_versions")
 class CleanScore:
     """Images classified correctly without an attack; accuracies are fractions, with a 95 % Wilson interval.
 
-    Of a model that answers at random, here and in all scores, the count is of images that most draws get right, and the
-    accuracy is the expected one, the mean share of draws that are right.
+    Of a model that answers at random, here and in all scores, the count is of images that the vote of many draws gets
+    right, and the accuracy is the expected one, the mean share of draws that are right.
     """
 
     correct: int
@@ -350,7 +350,7 @@ def _check_attack(attack: AttackResult, record: Record) -> None:
         raise ValueError(f"{where}.credit: expected 0 to n − robust {attack.n - attack.robust}, got {attack.credit}")
     if attack.n == record.n and attack.robust < record.robust.robust:
         raise ValueError(f"{where}.robust: {attack.robust} is below the worst case {record.robust.robust}")
-    if attack.stages is not None and record.randomised is None:  # whose attacks go on where most draws are wrong
+    if attack.stages is not None and record.randomised is None:  # whose attacks go on where the vote is wrong
         # An attack on the nearest images alone counts those that it did not meet as robust too, and meets more of them
         # in turns, in which a chain may end after fewer stages.
         some = "one_in" in attack.settings

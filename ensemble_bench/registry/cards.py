@@ -191,11 +191,6 @@ ATTACKS: Mapping[str, AttackCard] = {
         home="ensemble_bench.attacks.arc:arc",
         description="nearest linearised boundary of each member, for randomised ensembles (Dbouk & Shanbhag 2022)",
     ),
-    "eot": AttackCard(
-        home="ensemble_bench.attacks.pgd:eot",
-        description="as marginN, each step the mean over several calls of a randomised model (Athalye et al. 2018)",
-        ascends=(MARGIN,),
-    ),
     "fab-t": AttackCard(
         home="ensemble_bench.attacks.foreign.external:fab_t",
         description="FAB at each of 9 classes, N iterations (Croce & Hein 2020; from pyautoattack)",

@@ -86,6 +86,35 @@ def test_it_computes_what_transformers_does(vit: Path, convnext: Path, source: D
         assert (ours - expected).abs().max() < share * (expected - expected.mean(0)).abs().max()
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        *((kind, {}) for kind in ("ViT", "DeiT", "Beit", "EfficientNet", "Levit", "PoolFormer", "MobileNetV2", "Bit")),
+        ("MobileViT", {"size": {"shortest_edge": 288}}),
+        *(("ConvNext", {"size": {"shortest_edge": edge}}) for edge in (224, 384)),
+        ("Levit", {"size": {"shortest_edge": 192}, "crop_size": {"height": 192, "width": 192}}),
+    ],
+)
+def test_images_are_prepared_as_transformers_does(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    processor = getattr(transformers, f"{kind}ImageProcessor")
+    processor(**settings).save_pretrained(tmp_path)
+    ours = huggingface._preprocessing("hf:model", tmp_path)
+    x = torch.stack([0.5 + 0.4 * (torch.linspace(c, c + 4, 270) + torch.ones(330, 1)).sin() for c in range(3)])[None]
+    expected = processor(**settings)(
+        images=list((x * 255).round().byte()), return_tensors="pt", input_data_format="channels_first"
+    )["pixel_values"]
+    found = huggingface.Classifier(torch.nn.Identity(), ours).prepared(x)
+    torch.testing.assert_close(found, expected, atol=0.03, rtol=0)
+
+
+def test_a_preprocessing_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    transformers.PerceiverImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"^hf:model: PerceiverImageProcessor\w* prepares images in a way .* apart$"
+    ):
+        huggingface._preprocessing("hf:model", tmp_path)
+
+
 def test_a_folder_needs_no_prefix_and_gradients_reach_images_of_any_size(convnext: Path) -> None:
     x = torch.rand(2, 3, 20, 24, requires_grad=True)
     model = eb.load(convnext)

@@ -96,14 +96,14 @@ def hidden_weakness(aggregation: str) -> tuple[Ensemble, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("aggregation", ["draw", "vote"])
-def test_it_breaks_a_random_ensemble_that_gradients_of_the_average_do_not(aggregation: str) -> None:
+def test_it_breaks_a_random_ensemble_that_gradients_of_the_average_margin_do_not(aggregation: str) -> None:
     model, x, y = hidden_weakness(aggregation)
     assert (expected_accuracy(model, x, y, [0.4, 0.6]) == 1).all()
     found = attacks.get("arc10").run(model, x, y, LINF)
     assert found.broken.all()
     torch.testing.assert_close(expected_accuracy(model, found.x_adv, y, [0.4, 0.6]), torch.full((10,), 0.4).double())
-    for name in ("mean-member50", "bypass50", *(["eot50"] if aggregation == "draw" else [])):
-        other = searched(attacks.get(name, random_start=False), model, x, y, LINF)
+    for name in ("mean-member50", "bypass50"):
+        other = attacks.get(name, random_start=False).run(model, x, y, LINF)
         assert not other.broken.any(), name
 
 

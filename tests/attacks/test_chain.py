@@ -1,14 +1,16 @@
 """Chains: stages on survivors, the same as the stages one by one, and never weaker than any of them."""
 
+from typing import Any
+
 import pytest
 import torch
 from small_models import images, recorded, searched, trained
 
-from ensemble_bench import ThreatModel, attacks
+from ensemble_bench import ThreatModel, attacks, losses
 from ensemble_bench.attacks.engine import Chain, Outcome, doubled, targeted
 from ensemble_bench.attacks.engine.chain import merge
 from ensemble_bench.attacks.pgd import margin_pgd
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import EnsembleBenchError, InvalidValueError, UnknownNameError
 
 THREAT = ThreatModel(eps=0.08)
 
@@ -65,7 +67,7 @@ def test_an_image_keeps_what_is_further_and_costs_add_up() -> None:
     assert found.broken.tolist() == [True, True, False, False]
     assert found.steps.tolist() == [1, 7, 12, 12]
     assert found.margin.tolist() == [9, 1, -1, -2]
-    assert (found.zero_gradients, found.passes) == (5, 100)
+    assert (found.zero_gradients, found.passes) == (3, 100)
     assert first.margin.tolist() == [9, -2, -2, -2]
 
 
@@ -93,6 +95,51 @@ def test_steps_double_up_to_the_last() -> None:
     assert made.name == "margin-doubled100"
     assert [s.name for s in made.stages] == [f"margin-doubled100/{n}" for n in (10, 20, 40, 80)]
     assert [s.settings()["step_size"] for s in made.stages] == [2.5 / n for n in (10, 20, 40, 80)]
+
+
+def test_fewer_steps_than_the_first_stage_has_are_what_is_run() -> None:
+    assert [(s.name, s.settings()["steps"]) for s in attacks.get("margin-doubled5").parts(trained())] == [
+        ("margin-doubled5/5", 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mora5", {"alpha": 0.3}),
+        ("apgd-t5", {"target": 4}),
+        ("malt5", {"target": 4}),
+        ("sweep5", {"loss": losses.dlr}),
+        ("member-transfer5", {"member": 1}),
+    ],
+)
+def test_a_field_that_the_stages_set_cannot_be_set(name: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(EnsembleBenchError, match=f"{name}.*{next(iter(settings))}"):
+        attacks.get(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("apgd-t5", {"target"}),
+        ("mora5", {"alpha", "target"}),
+        ("malt5", {"target"}),
+        ("sweep5", {"loss", "target"}),
+        ("margin-doubled20", {"steps"}),
+        ("member-transfer5", {"name"}),
+    ],
+)
+def test_settings_that_are_offered_are_taken(name: str, own: set[str]) -> None:
+    with pytest.raises(UnknownNameError) as told:
+        attacks.get(name, foo=1)
+    offered = str(told.value).partition("choose from ")[2].split(", ")
+    assert {"restarts", "keep"} <= set(offered)
+    assert not (own | {"stages"}) & set(offered)
+    stage = attacks.get(name).parts(trained())[0]
+    stage = stage.stages[0] if isinstance(stage, Chain) else stage
+    for key in offered:
+        if hasattr(stage, key):
+            attacks.get(name, **{key: getattr(stage, key)})
 
 
 def test_nine_classes_are_aimed_at_as_in_autoattack() -> None:

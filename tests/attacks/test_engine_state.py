@@ -1,12 +1,16 @@
 """The engine leaves models as they were, and goes on in smaller batches where memory runs out."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from each_attack import LINEAR, each_attack, get
-from small_models import Wrapped, images, linear_images, recorded, searched, trained
+from small_models import Wrapped, images, linear_images, perceptron, recorded, searched, trained
 from torch import Tensor, nn
 
+import ensemble_bench as eb
 from ensemble_bench import ThreatModel, attacks
+from ensemble_bench.evaluation.subject import in_memory
 from ensemble_bench.models import calling
 
 
@@ -59,6 +63,21 @@ def test_model_state_is_as_before_also_after_an_exception(call: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         attacks.get("pgd20").run(model, x, y, ThreatModel(eps=0.1), batch_size=8)
     assert len(calls) == call
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda logits, x: logits, lambda logits, x: logits.softmax(1), lambda logits, x: logits + torch.randn(1)],
+    ids=["logits", "probabilities", "noise"],
+)
+def test_members_that_something_is_put_around_stay_in_train_mode(change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    model = eb.Ensemble([Wrapped(perceptron(seed), change) for seed in (0, 1)]).train()
+    before, (x, y) = snapshot(model), images(8)
+    attacks.get("ifgsm1")(model, x, y, ThreatModel(eps=0.1))
+    eb.evaluate(model, dataset="digits", suite="ifgsm1", n=8)
+    for view in in_memory(model, eb.data.open_source("digits").split("test").first(8)).views():
+        view.load()
     assert snapshot(model) == before
 
 

@@ -53,29 +53,6 @@ def test_in_bf16_an_image_within_rounding_of_the_boundary_is_decided_on() -> Non
     assert worker.propose(evaluate, state, "bf16")[0].tolist() == [True, False, True, True, False]
 
 
-@pytest.mark.parametrize("draws", [1, 2, 3])
-def test_value_and_gradient_are_means_over_draws_and_one_that_is_wrong_is_enough(draws: int) -> None:
-    called: list[int] = []
-
-    def evaluate(_: nn.Module, x_adv: Tensor, s: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The n-th call ascends n times the pixel; the last of them alone gets an image wrong, the first one."""
-        called.append(len(called) + 1)
-        wrong = float(called[-1] == draws)
-        return torch.tensor([[1.0, 2 * wrong], [1.0, 0.0]]) + 0 * x_adv, called[-1] * x_adv[:, 0]
-
-    state = {"row": torch.arange(2), "x_adv": torch.tensor([[3.0], [5.0]]), "y": torch.zeros(2, dtype=torch.int64)}
-    worker = Worker(nn.Identity(), 8)
-    looks_broken, value, grad = worker.propose(evaluate, state, "float32", draws=draws)
-    mean = (1 + draws) / 2
-    assert looks_broken.tolist() == [True, False]
-    assert (value.tolist(), grad.tolist()) == ([3 * mean, 5 * mean], [[mean], [mean]])
-    assert worker.passes == 2 * draws * 2
-    called.clear()
-    looks_broken, value = worker.look(evaluate, state, "float32", draws=draws)
-    assert (looks_broken.tolist(), value.tolist()) == ([True, False], [3 * mean, 5 * mean])
-    assert worker.passes == 2 * draws * 2 + draws * 2
-
-
 def test_a_cosine_of_steps_goes_from_one_to_zero() -> None:
     found = cosine({"i": torch.tensor([0, 1, 2, 3, 4])}, 4)
     root = math.sqrt(0.5)

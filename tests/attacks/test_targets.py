@@ -8,6 +8,7 @@ from torch import Tensor
 from ensemble_bench import Ensemble, ThreatModel, attacks
 from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.models.randomised import Expected
 
 THREAT = ThreatModel(eps=0.1)
 
@@ -64,22 +65,14 @@ def test_mean_over_draws_is_what_is_ascended() -> None:
 
     x = torch.full((8, 1, 8, 8), 0.5)
     y, noise = base(x).argmax(dim=1).detach(), Wrapped(base, noisy)
-    moved = [
-        searched(attacks.get("ifgsm1", draws=d, random_start=False, stop_early=False), noise, x, y, THREAT).x_adv
-        for d in (1, 200)
-    ]
+    attack = attacks.get("ifgsm1", random_start=False, stop_early=False)
+    moved = [searched(attack, Expected(noise, draws=d), x, y, THREAT).x_adv for d in (1, 200)]
     best = THREAT.eps * (weight[1 - y] - weight[y]).sign().view(x.shape)
     agreement = [((m - x) * best > 0).double().mean().item() for m in moved]
     assert agreement[0] < 0.75 < 0.9 < agreement[1]
 
 
-def test_draws_are_counted_as_passes() -> None:
-    model, (x, y) = trained(), images(5)
-    one, ten = (attacks.get("eot3", draws=d, stop_early=False).run(model, x, y, THREAT).passes for d in (1, 10))
-    assert ten - one == 9 * 5 * (3 * 2 + 1)  # three steps forward and backward, and the last value
-
-
-@pytest.mark.parametrize("what", ["restarts", "target", "draws"])
+@pytest.mark.parametrize("what", ["restarts", "target"])
 def test_counts_below_one_are_refused(what: str) -> None:
     with pytest.raises(InvalidValueError, match=f"{what} is 0: expected at least 1"):
         attacks.get("margin5", **{what: 0})
@@ -94,3 +87,13 @@ def test_an_ensemble_that_draws_a_member_is_judged_by_majority() -> None:
     assert not outcome.broken.any()
     turned = [Linear(w, torch.zeros(2)) for w in (right, wrong, wrong)]
     assert attacks.get("ifgsm3").run(Ensemble(turned, aggregation="draw"), x, y, ThreatModel(eps=0.01)).broken.all()
+
+
+@pytest.mark.parametrize("name", ["ifgsm2", "arc2"])
+def test_the_class_of_the_most_draws_decides_where_it_has_less_than_half(name: str) -> None:
+    """Of five members two are right and no two of the others agree: expected accuracy is 0.4, and the vote right."""
+    weight = torch.zeros(4, 64)
+    members = [Linear(weight, 5 * torch.eye(4)[c]) for c in (0, 0, 1, 2, 3)]
+    x, y = torch.full((3, 1, 8, 8), 0.5), torch.tensor([0, 1, 2])
+    found = attacks.get(name).run(Ensemble(members, aggregation="draw"), x, y, ThreatModel(eps=0.01))
+    assert found.broken.tolist() == [False, True, True]

@@ -19,7 +19,7 @@ from ensemble_bench.threat import ThreatModel
 
 NAMES = (
     *("ifgsm5", "pgd20", "apgd20", "margin20", "margin-odi20", "mora10", "sweep5", "apgd-t5", "margin-t5", "fab-t5"),
-    *("square30", "bypass10", "mean-member10", "member-transfer10", "arc5", "eot5", "margin-doubled40"),
+    *("square30", "bypass10", "mean-member10", "member-transfer10", "arc5", "margin-doubled40"),
     *("pma20", "reacg20", "malt5"),
 )
 ROWS = 6

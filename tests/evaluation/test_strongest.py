@@ -111,10 +111,10 @@ def test_autoattack_itself_misses_images_of_confident_members_that_mora_and_bypa
 
 
 def test_randomised_ensembles_also_meet_the_attacks_on_weighted_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = Suite(name="short", attacks=("pgd3",), weighted=("arc3", "eot3"), cascade=True, description="")
+    suite = Suite(name="short", attacks=("pgd3",), weighted=("arc3", "margin3"), cascade=True, description="")
     monkeypatch.setitem(SUITES, "short", suite)  # type: ignore[arg-type]
     plain = trained(members=2)
-    for model, extra in ((plain, []), (plain.aggregate_as("draw"), ["arc3", "eot3"])):
+    for model, extra in ((plain, []), (plain.aggregate_as("draw"), ["arc3", "margin3"])):
         found = evaluate(model, suite="short", n=10, threat=THREAT)
         assert list(found.per_attack) == ["pgd3", *extra]
     assert SUITES["strongest"].weighted

@@ -1,8 +1,11 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -77,6 +80,35 @@ def test_flops_of_a_linear_layer_in_closed_form() -> None:
     assert flops(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2)) == 2 * 12 * 5
     grouped = nn.Conv2d(4, 8, 3, padding=1, groups=2)
     assert flops(grouped, (4, 5, 5)) == 2 * (5 * 5 * 8) * 9 * 2
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_attention_counts_in_closed_form(train: bool) -> None:
+    """Projections of queries, keys, values and the output, the products of attention, and the perceptron, a token."""
+    tokens, width, hidden = 12, 8, 16
+    layer = nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True).train(train)
+    model = nn.Sequential(nn.Flatten(1, 2), layer, nn.Flatten())
+    per_token = 4 * width * width + 2 * tokens * width + 2 * width * hidden
+    assert flops(model, (3, 4, width)) == 2 * tokens * per_token
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_published_vision_transformers() -> None:
+    for name in ("vit_b_16", "swin_t"):
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name, weights=None)
+        assert flops(model, (3, 224, 224)) / 2e9 == pytest.approx(weights.meta["_ops"], abs=5e-4)
+
+
+def test_published_records_hold_what_is_counted() -> None:
+    found = 0
+    for path in sorted((Path(__file__).parents[2] / "leaderboards").rglob("record.json")):
+        told = json.loads(path.read_text())
+        if told["architecture"] is not None:
+            found += 1
+            assert flops(Architecture.from_dict(told["architecture"])) == told["flops"]
+    assert found
 
 
 def test_paper_widths() -> None:

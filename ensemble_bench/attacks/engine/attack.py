@@ -47,7 +47,7 @@ class Attack(ABC):
     ) -> Outcome:
         """As calling the attack, with the verdict on every image; `on_done` is called as images are finished.
 
-        Of a model that answers at random an image is broken when most of many draws are wrong.
+        Of a model that answers at random an image is broken when another class has more of many draws than the right.
         """
         model = as_module(model)
         for what, value, kind in (("x", x, Tensor), ("y", y, Tensor)):

@@ -71,7 +71,7 @@ def merge(best: Outcome, found: Outcome, rows: Tensor) -> Outcome:
         broken=broken,
         steps=steps,
         margin=margin,
-        zero_gradients=best.zero_gradients + found.zero_gradients,
+        zero_gradients=max(best.zero_gradients, found.zero_gradients),  # mostly the same images again
         passes=best.passes + found.passes,
     )
 
@@ -84,7 +84,7 @@ def targeted(attack: GradientAttack, *, classes: int = 9) -> Chain:
 
 def doubled(name: str, make: Callable[..., Attack], *, first: int, last: int, patience: int = 1) -> Chain:
     """`make(steps, name=…)` of `first` steps, of twice as many, and so on up to `last`, until nothing more breaks."""
-    steps = [first]
+    steps = [min(first, last)]
     while 2 * steps[-1] <= last:
         steps.append(2 * steps[-1])
     return Chain(name=name, stages=tuple(make(n, name=f"{name}/{n}") for n in steps), patience=patience)

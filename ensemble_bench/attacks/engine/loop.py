@@ -8,6 +8,7 @@ every image carries its own iteration counter, state and noise.
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,10 +45,9 @@ class GradientAttack(Attack):
     stop_early: bool = True
     keep: str = "last"
     target: int | None = None
-    draws: int = 1
 
     def __post_init__(self) -> None:
-        for what in ("steps", "restarts", "target", "draws"):
+        for what in ("steps", "restarts", "target"):
             if (value := getattr(self, what)) is not None and value < 1:
                 raise InvalidValueError(f"{self.name}: {what} is {value}: expected at least 1")
         if self.keep not in ("last", "best"):
@@ -65,6 +65,10 @@ class GradientAttack(Attack):
         """The attack's loss, towards the target where it has one."""
         return self.loss(logits, s["y"]) if self.target is None else self.loss(logits, s["y"], s["target"])
 
+    def settings(self) -> dict[str, Any]:
+        """Every field, and that one call of the model is behind a step, which records have always held."""
+        return {**super().settings(), "draws": 1}
+
     @abstractmethod
     def step(self, s: State, value: Tensor, grad: Tensor, threat: ThreatModel) -> None:
         """Move s["x_adv"], given the value and its gradient there."""
@@ -81,7 +85,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
         worker = Worker(task.model, task.budget.batch_size, proposer=task.proposer)
         clean = worker.clean_logits(task)
         broken, margin = verdict(clean, y)
-        best = _Progress(x_adv=x.clone(), broken=broken, steps=torch.zeros_like(y), margin=margin)
+        best = _Progress.of(x, broken, margin)
         loop = _Loop(attack=attack, task=task, clean_logits=clean)
         for restart in range(attack.restarts):
             rows = (~best.broken | (not attack.stop_early)).nonzero()[:, 0]
@@ -95,7 +99,7 @@ def run(attack: GradientAttack, task: Task) -> Outcome:
         broken=best.broken,
         steps=best.steps,
         margin=best.margin,
-        zero_gradients=best.zero_gradients,
+        zero_gradients=int(best.zero.sum()),
         passes=worker.passes,
     )
 
@@ -144,28 +148,32 @@ class _Progress:
     broken: Tensor
     steps: Tensor
     margin: Tensor
-    zero_gradients: int = 0
+    zero: Tensor
+    """Whether the gradient at any start was exactly zero."""
+
+    @classmethod
+    def of(cls, x: Tensor, broken: Tensor, margin: Tensor) -> "_Progress":
+        """Images before any step."""
+        steps = torch.zeros_like(broken, dtype=torch.int64)
+        return cls(x_adv=x.clone(), broken=broken, steps=steps, margin=margin, zero=torch.zeros_like(broken))
 
     def put(self, rows: Tensor, x_adv: Tensor, broken: Tensor, steps: Tensor, margin: Tensor) -> None:
         self.x_adv[rows], self.broken[rows], self.steps[rows], self.margin[rows] = x_adv, broken, steps, margin
 
     def update(self, other: "_Progress", rows: Tensor, *, always: bool) -> None:
-        """Take over from `other` those of its `rows` that are broken or have a larger margin, or all of them."""
-        r = rows if always else rows[other.broken[rows] | (other.margin[rows] > self.margin[rows])]
-        self.put(r, other.x_adv[r], other.broken[r], other.steps[r], other.margin[r])
-        self.zero_gradients += other.zero_gradients
+        """Take over from `other` those of its `rows` that are further, or all; an image's steps add up."""
+        further = torch.where(other.broken == self.broken, other.margin > self.margin, other.broken)
+        r, steps = rows if always else rows[further[rows]], self.steps + other.steps
+        self.put(r, other.x_adv[r], other.broken[r], steps[r], other.margin[r])
+        self.steps[rows] = steps[rows]
+        self.zero |= other.zero
 
 
 def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Progress:
     """One restart of the attack on the rows `waiting`: the loop over slots."""
     attack, task = loop.attack, loop.task
     x, y = task.x, task.y
-    found = _Progress(
-        x_adv=x.clone(),
-        broken=torch.zeros_like(y, dtype=torch.bool),
-        steps=torch.zeros_like(y),
-        margin=x.new_zeros(len(x)),
-    )
+    found = _Progress.of(x, torch.zeros_like(y, dtype=torch.bool), x.new_zeros(len(x)))
     spent: list[State] = []
     total = len(waiting)
     s = loop.fresh(waiting[:0], restart)
@@ -176,10 +184,10 @@ def _search(loop: _Loop, restart: int, worker: Worker, waiting: Tensor) -> _Prog
             waiting = waiting[room:]
         if not all_finite(s["x_adv"]):
             raise AttackError(f"{attack.name}: x_adv holds NaN or infinite pixels")
-        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision, draws=attack.draws)
+        looks_broken, value, grad = worker.propose(attack.evaluate, s, task.budget.precision)
         at_start = s["i"] == 0
         if at_start.any():
-            found.zero_gradients += int((grad[at_start].flatten(1) == 0).all(dim=1).sum())
+            found.zero[s["row"][at_start]] = (grad[at_start].flatten(1) == 0).all(dim=1)
 
         if attack.stop_early and looks_broken.any():
             broken = _confirm(loop, worker, s, looks_broken, found)
@@ -220,7 +228,7 @@ def _judge_spent(loop: _Loop, worker: Worker, s: State, found: _Progress) -> Non
     loop.check(s["x_adv"], s["x"])
     if loop.attack.keep == "best":
         attack = loop.attack
-        looks_broken, value = worker.look(attack.evaluate, s, loop.task.budget.precision, draws=attack.draws)
+        looks_broken, value = worker.look(attack.evaluate, s, loop.task.budget.precision)
         back = s["best_loss"] > value
         if attack.stop_early:  # any iterate counts, so a broken last one is final
             final = (back & looks_broken).nonzero()[:, 0]

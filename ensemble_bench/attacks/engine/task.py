@@ -96,11 +96,11 @@ class Outcome:
     broken: Bool[Tensor, "batch"]
     """Misclassified at `x_adv` by the model in the images' own precision."""
     steps: Int64[Tensor, "batch"]
-    """Iterations until broken (0: the clean image or its random start), or all of them."""
+    """Iterations until broken (0: the clean image or its random start), or all of them; restarts add up."""
     margin: Float[Tensor, "batch"]
     """Largest wrong logit minus the right one at `x_adv`; positive when broken."""
     zero_gradients: int = 0
-    """Images whose gradient at the start was exactly zero: a sign of masking."""
+    """Images whose gradient at a start was exactly zero, each once: a sign of masking."""
     passes: int = 0
     """Images pushed through the model, forward or backward, proposals and decisions together."""
 

@@ -78,7 +78,7 @@ class Worker:
             return y.bool(), x.new_zeros(0)
         return verdict(self.logits(x, y), y)
 
-    def look(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor]:
+    def look(self, evaluate: Evaluate, s: State, precision: str) -> tuple[Tensor, Tensor]:
         """As `propose`, without the gradient."""
 
         def looked(rows: slice) -> tuple[Tensor, ...]:
@@ -88,16 +88,14 @@ class Worker:
                 logits, value = evaluate(self.proposer, x_adv, part)
             return _looks_broken(logits, part["y"], precision), value
 
-        self.passes += draws * self.calls * len(s["row"])
-        looks_broken, value = self._drawn(looked, len(s["row"]), draws)
+        self.passes += self.calls * len(s["row"])
+        looks_broken, value = self.map(looked, len(s["row"]))
         return looks_broken, value
 
-    def propose(self, evaluate: Evaluate, s: State, precision: str, *, draws: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(self, evaluate: Evaluate, s: State, precision: str) -> tuple[Tensor, Tensor, Tensor]:
         """Whether every image looks broken, its value and the value's gradient, in `precision`.
 
-        In bf16 an image also looks broken whose margin is within `BF16_ERROR`, so that none is missed midway. With
-        several draws, value and gradient are means over as many calls of the model, and one call that looks broken is
-        enough.
+        In bf16 an image also looks broken whose margin is within `BF16_ERROR`, so that none is missed midway.
         """
 
         def value_and_grad(rows: slice) -> tuple[Tensor, ...]:
@@ -110,17 +108,9 @@ class Worker:
             return _looks_broken(logits.detach(), part["y"], precision), value.detach(), grad
 
         x = s["x_adv"]
-        self.passes += 2 * draws * self.calls * len(x)
-        looks_broken, value, grad = self._drawn(value_and_grad, len(x), draws)
+        self.passes += 2 * self.calls * len(x)
+        looks_broken, value, grad = self.map(value_and_grad, len(x))
         return looks_broken, value, grad
-
-    def _drawn(self, f: Callable[[slice], tuple[Tensor, ...]], rows: int, draws: int) -> tuple[Tensor, ...]:
-        """`f` over rows, so many times: whether an image looked broken in any of them, and the means of all else."""
-        looks_broken, *sums = self.map(f, rows)
-        for _ in range(draws - 1):
-            again, *more = self.map(f, rows)
-            looks_broken, sums = looks_broken | again, [a + b for a, b in zip(sums, more, strict=True)]
-        return looks_broken, *(total / draws for total in sums)
 
 
 def _looks_broken(logits: Float[Tensor, "batch class"], y: Tensor, precision: str) -> Tensor:

@@ -45,7 +45,7 @@ class Claim:
     of the pixel range; scores are counts of images, fractions and 95 % Wilson intervals. `outcomes` hold a letter of
     OUTCOMES for every image, in the order of the split; `precision` is that of the search, None where it is not known,
     `blackbox` the hash of the black-box set, if there is one. Of a model that answers at random (`randomised`) outcomes
-    and counts say what most draws do, and the accuracies are expected ones.
+    and counts say what the vote of many draws is, and the accuracies are expected ones.
     """
 
     id: str
