@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
-from ensemble_bench.records.conditions import TREES, clean_tree, precision_of
+from ensemble_bench.records import Record, Threat, folder_of, place_of
+from ensemble_bench.records.conditions import conditions_of
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.registry import RECIPES
 
@@ -121,10 +121,8 @@ class Scored:
         """Checkpoint, architecture, the settings of the attacks, the black-box set among them, precision and tree."""
         record = self.record
         own = {} if record.recipe else {"weights": record.weights_hash}
-        compared = [attack.name for attack in record.attacks] if self.attacks is None else self.attacks
-        attacks = {a.name: a.settings for a in record.attacks if a.name in compared and a.name != CARRIED}
-        searched = {"search": precision_of(record) or "not recorded", "tree": TREES[clean_tree(record)]}
-        return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks, **searched}
+        about = {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}}
+        return about | conditions_of(record, self.attacks)
 
     @property
     def preference(self) -> tuple[Any, ...]:
