@@ -99,8 +99,8 @@ def test_seeds_of_other_conditions_at_any_eps_are_not_averaged(records: list[Rec
     (panel,) = robustness_panels(made)
     assert [line.label for line in panel.lines] == [
         "singleadv",
-        "ensemble2adv, search float32",
         "ensemble2adv, search float32 / bf16 / float32",
+        "ensemble2adv, search float32",
     ]
     assert not [row for table in robustness_tables(made) for row in table.rows if str(row[2]).startswith("mean")]
 
