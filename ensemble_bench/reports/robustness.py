@@ -43,7 +43,7 @@ class Sweep(OfScored):
     @property
     def alike(self) -> Mapping[str, Any]:
         """The sizes of eps, and what the records have to share: a value, or one an eps where they differ."""
-        each = [flat(Scored(record=r).alike | {"carried eps": carried_eps(r)}) for r in self.records]
+        each = [flat({**Scored(record=r).alike, "carried eps": carried_eps(r)}) for r in self.records]
         values = {key: [about.get(key) for about in each] for about in each for key in about}
         at = {"at": ", ".join(record.threat.eps_text for record in self.records)}
         return at | {k: v[0] if v.count(v[0]) == len(v) else " / ".join(map(str, v)) for k, v in values.items()}
