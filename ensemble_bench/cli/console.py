@@ -156,11 +156,12 @@ def show_or_write(shown: "ReportTable", out: Path | None) -> None:
 
 def show_report(report: "Report") -> None:
     """Print the tables and verdicts, then the paths of all that was written."""
+    from ensemble_bench.reports.verdicts import by_family
+
     show_tables(report.tables)
-    for where in dict.fromkeys(verdict.where for verdict in report.verdicts):
-        lines = [verdict for verdict in report.verdicts if verdict.where == where]
-        say(f"{where}:")
-        for verdict in lines:
+    for same in by_family(report.verdicts):
+        say(f"{same[0].where}:")
+        for verdict in same:
             say(f"  {verdict}", indent="    ")
         print()
     for note in report.notes:

@@ -1,7 +1,6 @@
 """Conditions: what two records have to share, beside images and threat, before their numbers are compared."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ensemble_bench.records.decoding import plain
@@ -46,7 +45,8 @@ def version_of(record: Record) -> str:
     return identify(settings_of(record))[:8]
 
 
-def conditions_of(record: Record) -> tuple[str, str, str, bool]:
-    """Settings of the attacks as JSON, precision, state of the tree, and a training's other code."""
-    settings = json.dumps(list(settings_of(record).items()), sort_keys=True)
-    return settings, precision_of(record), TREES[clean_tree(record)], crossed_commits(record)
+def conditions_of(record: Record, attacks: Container[str] | None = None) -> dict[str, Any]:
+    """Settings of every attack, or of `attacks` alone, in their order; precision, tree, and a training's other code."""
+    settings = {name: own for name, own in settings_of(record).items() if attacks is None or name in attacks}
+    crossed = {"trained at two commits": True} if crossed_commits(record) else {}
+    return {**settings, "search": precision_of(record) or "not recorded", "tree": TREES[clean_tree(record)], **crossed}

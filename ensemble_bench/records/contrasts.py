@@ -46,9 +46,12 @@ class Contrast:
     p_value: float
 
 
-def seed_variance(recipes: Iterable[Robust]) -> SeedVariance | None:
-    """Pool the variance between seeds of many recipes, arrays (seed, image); None where none has two seeds."""
-    several = [recipe for recipe in recipes if len(recipe) > 1]
+def seed_variance(recipes: Iterable[Robust], *, least: int = 0) -> SeedVariance | None:
+    """Pool the variance between seeds of many recipes, arrays (seed, image); None where none has two seeds.
+
+    Recipes on fewer than `least` images do not count: on a few images seeds differ by these.
+    """
+    several = [recipe for recipe in recipes if len(recipe) > 1 and recipe.shape[1] >= least]
     df = sum(len(recipe) - 1 for recipe in several)
     squares = sum((len(recipe) - 1) * _between(recipe) for recipe in several)
     return SeedVariance(variance=squares / df, df=df) if df else None

@@ -119,31 +119,36 @@ def changes_of(run: Run) -> list[str]:
 def _labels(firsts: Sequence[Run]) -> list[str]:
     """Return a label for each row, given a run of it: what differs is added where recipe and changes do not tell."""
     heads = [", ".join((run.recipe, *changes_of(run))) for run in firsts]
-    named = [head + run.suffix for head, run in zip(heads, firsts, strict=True)]
+    # Beside a training that is known, of one that is not there is nothing more to say.
+    named = [(head + run.suffix, run.training is None) for head, run in zip(heads, firsts, strict=True)]
     labels = []
-    for label, head, run in zip(named, heads, firsts, strict=True):
-        same = [other for other, name in zip(firsts, named, strict=True) if name == label]
-        more = _differences(run, same) if len(same) > 1 else []
-        labels.append(", ".join((head, *more)) + run.suffix)
+    for head, run, (name, unknown), more in zip(
+        heads, firsts, named, apart(named, list(map(identity_of, firsts))), strict=True
+    ):
+        start = ["training not recorded"] if unknown and (name, False) in named else []
+        labels.append(", ".join((head, *start, *more[:NAMED])) + run.suffix)
     return [
         label if labels.count(label) == 1 else f"{label} ({run.tag})" for label, run in zip(labels, firsts, strict=True)
     ]
 
 
-def _differences(run: Run, same: Sequence[Run]) -> list[str]:
-    """Return the values of `run` where runs of the same label differ."""
-    known = [other for other in same if (other.training is None) == (run.training is None)]
-    start = ["training not recorded"] if run.training is None and len(known) < len(same) else []
-    own, others = identity_of(run), [identity_of(other) for other in known]
+def apart(names: Sequence[Any], abouts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return, for each of `names`, its values in `abouts` where those of the same name differ, as texts."""
+    return [
+        _unlike(about, [other for other, same in zip(abouts, names, strict=True) if same == name])
+        for about, name in zip(abouts, names, strict=True)
+    ]
+
+
+def _unlike(own: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for other in others for key in other)
-    unlike = [key for key in keys if any(other.get(key) != own.get(key) for other in others)]
-    return start + [_named(key, own.get(key)) for key in unlike[:NAMED]]
+    return [_named(key, own.get(key)) for key in keys if any(other.get(key) != own.get(key) for other in others)]
 
 
 def _named(key: str, value: Any) -> str:
-    """Return "200 steps", "eps 4/255", "no crop", "learning rate 0.1"."""
-    if key == "steps":
-        return f"{value} steps"
+    """Return "200 steps", "eps 4/255", "no crop", "learning rate 0.1"; of hashes the first digits, as elsewhere."""
+    if key in ("steps", "parameters"):
+        return f"{value} {key}"
     if value is None or value is False:
         return f"no {key}"
     if value is True:
@@ -151,6 +156,8 @@ def _named(key: str, value: Any) -> str:
     if key == "eps" and isinstance(value, float):
         return f"eps {Threat(norm='linf', eps=value).eps_text}"
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    if text.startswith("sha256:"):
+        return f"{key} {text.removeprefix('sha256:')[:8]}"
     return f"{key} {text if len(text) <= LONGEST else hashlib.sha256(_text(value).encode()).hexdigest()[:8]}"
 
 

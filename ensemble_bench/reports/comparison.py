@@ -16,7 +16,7 @@ from ensemble_bench.records.store import RECORD_FILE
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.registry import models_folder
 from ensemble_bench.reports.groups import headline_models
-from ensemble_bench.reports.worst_cases import Family, Row, attacked_alike, most_images, robust_accuracy, shared_images
+from ensemble_bench.reports.worst_cases import Family, Row, arrays_of, attacked_alike, most_images, robust_accuracy
 
 COLUMNS = {
     "suite": "suite",
@@ -147,8 +147,7 @@ def _rows(family: Family) -> list[Row]:
 def _pairs(family: Family) -> list[Pair]:
     """All pairs of a family, the more robust row on the left."""
     rows = _rows(family)
-    arrays = [row.on(shared_images([row], row.least)) for row in rows]
-    pooled = seed_variance(arrays)
+    arrays = arrays_of(rows)
     found = []
     for a, b in combinations(rows, 2):
         (left,), (right,), ids = most_images([a], [b])
@@ -162,7 +161,7 @@ def _pairs(family: Family) -> list[Pair]:
             if one.dtype == other.dtype == np.bool_:
                 only = int((one > other).sum()), int((other > one).sum())
         elif all(len(side) >= MIN_SEEDS for side in robust):
-            test = contrast([robust[0]], [robust[1]], pooled=pooled)
+            test = contrast([robust[0]], [robust[1]], pooled=seed_variance(arrays, least=len(ids)))
         found.append(
             Pair(
                 family=family,
@@ -195,6 +194,9 @@ def _table(pairs: Sequence[Pair]) -> Table:
     )
     if any(pair.about == WEIGHTS and pair.only is None for pair in pairs):
         caption += " Of a model that answers at random it is the expected accuracy (Student's test)."
+    suites = {pair.family.where: pair.family.suite for pair in pairs}
+    # Of one suite there may be pairs at two eps, or under other conditions.
+    under = {where: suite if list(suites.values()).count(suite) == 1 else where for where, suite in suites.items()}
     groups = "; ".join(dict.fromkeys(f"{pair.family.group}, {pair.family.split} split" for pair in pairs))
     return Table(
         name="comparison",
@@ -202,7 +204,7 @@ def _table(pairs: Sequence[Pair]) -> Table:
         caption=caption,
         columns=tuple(COLUMNS.values()),
         keys=tuple(COLUMNS),
-        rows=tuple(map(_cells, pairs)),
+        rows=tuple((under[pair.family.where], *_cells(pair)) for pair in pairs),
     )
 
 
@@ -214,12 +216,12 @@ def _cells(pair: Pair) -> tuple[str | int | Value | None, ...]:
     only = pair.only or (None, None)
     p_values = (None if p is None else f"{p:.4g}" for p in (test.p_value if test else None, pair.p_holm))
     sides = (_name(pair.left), left, _name(pair.right), right)
-    return (pair.family.suite, *sides, pair.images, gap, *only, pair.about, *p_values)
+    return (*sides, pair.images, gap, *only, pair.about, *p_values)
 
 
 def _name(row: Row) -> str:
     """Name a row by its label and its seeds, where its models have any."""
-    seeds = "" if not row.seeds else f" (seed{'s' if len(row.models) > 1 else ''} {row.seeds})"
+    seeds = "" if not row.seeds else f" (seed{'s' if len(row.runs) > 1 else ''} {row.seeds})"
     return f"{row.label}{seeds}"
 
 
@@ -229,5 +231,5 @@ def _notes(families: Iterable[Family]) -> Iterator[str]:
         if len(rows) == 1:
             yield f"Not compared: {_name(rows[0])}, as nothing else was attacked alike: {family.where}."
         for row in rows:
-            for run in row.left_out:
-                yield f"Not counted: {run}, as another run of its row has its seed: {family.where}."
+            for run in row.again:
+                yield f"Not counted: {run.where}, as another run of its row has its seed: {family.where}."

@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from ensemble_bench.records import CARRIED, Record, Threat, folder_of, place_of
-from ensemble_bench.records.conditions import TREES, clean_tree, precision_of
+from ensemble_bench.records import Record, Threat, folder_of, place_of
+from ensemble_bench.records.conditions import conditions_of
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.registry import RECIPES
 
@@ -121,10 +121,8 @@ class Scored:
         """Checkpoint, architecture, the settings of the attacks, the black-box set among them, precision and tree."""
         record = self.record
         own = {} if record.recipe else {"weights": record.weights_hash}
-        compared = [attack.name for attack in record.attacks] if self.attacks is None else self.attacks
-        attacks = {a.name: a.settings for a in record.attacks if a.name in compared and a.name != CARRIED}
-        searched = {"search": precision_of(record) or "not recorded", "tree": TREES[clean_tree(record)]}
-        return {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}, **attacks, **searched}
+        about = {"checkpoint": record.checkpoint, **own, "network": record.architecture or {}}
+        return about | conditions_of(record, self.attacks)
 
     @property
     def preference(self) -> tuple[Any, ...]:
@@ -180,6 +178,21 @@ def group_of(record: Record) -> Group:
     return Group(data_name=record.data_name, preset=record.preset or "", threat=record.threat)
 
 
+def told_apart(records: Iterable[Record]) -> list[Record]:
+    """Give data sets of one name but other content names of their own: "mine (1a2b3c4d)", by the hash."""
+    records, contents = list(records), dict[str, set[str]]()
+    for record in records:
+        contents.setdefault(record.data_name, set()).add(record.data_hash)
+    return [
+        record if len(contents[record.data_name]) == 1 else replace(record, data_name=_with_hash(record))
+        for record in records
+    ]
+
+
+def _with_hash(record: Record) -> str:
+    return f"{record.data_name} ({record.data_hash.removeprefix('sha256:')[:8]})"
+
+
 def headlines(records: Iterable[Record]) -> dict[Hashable, str | None]:
     """Return the headline checkpoint of every run: its averaged weights, else the best, else the last.
 
@@ -204,7 +217,7 @@ def scored_models(records: Iterable[Record], suite: str | None = None) -> list[S
 
     Where a suite has not met that of a run, the next that it has met stands beside the headlines, named as such.
     """
-    records = list(records)
+    records = told_apart(records)
     known, chosen = headlines(records), []
     for own in grouped((r for r in records if r.view is None and suite in (None, r.suite)), lambda r: r.suite).values():
         met = headlines(own)
@@ -216,7 +229,7 @@ def scored_models(records: Iterable[Record], suite: str | None = None) -> list[S
 
 def last_beside(records: Iterable[Record], suite: str) -> list[Scored]:
     """The last weights under `suite` of runs whose headline checkpoint is their average."""
-    records = list(records)
+    records = told_apart(records)
     met = headlines(record for record in records if record.suite == suite)
     return [
         Scored(record=record, beside=True)
@@ -236,19 +249,6 @@ def group_columns(group: Group, carried: float | None = None) -> dict[str, str]:
     """Return the columns by which a CSV tells the tables of several groups apart."""
     columns = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
     return columns if carried is None else columns | {"carried_eps": replace(group.threat, eps=carried).eps_text}
-
-
-def conditions(group: Group, runs: Iterable[Run], split: str, n: int | None, carried: float | None = None) -> str:
-    """Return what a caption says of images, threat and seeds.
-
-    `carried` is the smaller eps at which images fell that count as fallen here, None without one.
-    """
-    count = "" if n is None else f", n = {n}"
-    seeds = all_seeds(runs)
-    sentence = f"{group}, {split} split{count}{f', seeds {seeds}' if seeds else ''}."
-    if carried is None:
-        return sentence
-    return f"{sentence} Images that fell at {replace(group.threat, eps=carried)} count as fallen under every attack."
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:

@@ -22,7 +22,7 @@ from ensemble_bench.reports.tables.paper import beside_paper
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
 from ensemble_bench.reports.training_curves import METRICS, Curve, count_outliers, read_curves
-from ensemble_bench.reports.verdicts import Verdict, notes_on_missing_verdicts, verdict_tables, verdicts
+from ensemble_bench.reports.verdicts import Verdict, by_family, notes_on_missing_verdicts, verdict_tables, verdicts
 
 REPORT_FILE = "report.md"
 VERDICTS_BELOW = "Worst case per image, 95 % intervals over seeds and images"
@@ -190,9 +190,9 @@ def _page(
     parts = ["# Report\n", *(to_markdown([table]) for table in tables)]
     if compared:
         parts.append("## Verdicts on the claims\n")
-        for where in dict.fromkeys(verdict.where for verdict in compared):
-            lines = [f"- {verdict}" for verdict in compared if verdict.where == where]
-            parts.append("\n".join([f"{VERDICTS_BELOW} ({where}):", "", *lines, ""]))
+        for same in by_family(compared):
+            lines = [f"- {verdict}" for verdict in same]
+            parts.append("\n".join([f"{VERDICTS_BELOW} ({same[0].where}):", "", *lines, ""]))
     for name, panels in figures.items():
         if panels:
             settings = "; ".join(dict.fromkeys(panel.setting for panel in panels))

@@ -9,8 +9,8 @@ import numpy as np
 
 from ensemble_bench.records import CleanScore, Record, RobustScore, Threat, folder_of
 from ensemble_bench.records.table import Cell, Table, Value
-from ensemble_bench.records.text import seeds_text
-from ensemble_bench.reports.alike import Row, rows_of
+from ensemble_bench.records.text import carried_eps, seeds_text
+from ensemble_bench.reports.alike import Row, flat, rows_of
 from ensemble_bench.reports.figures.lines import Line, Panel
 from ensemble_bench.reports.groups import OfScored, Scored, all_seeds, grouped, scored_models
 from ensemble_bench.reports.tables.rows import mean_of
@@ -42,8 +42,11 @@ class Sweep(OfScored):
 
     @property
     def alike(self) -> Mapping[str, Any]:
-        """The sizes of eps, and what the records have to share."""
-        return {"at": ", ".join(record.threat.eps_text for record in self.records), **self.scored.alike}
+        """The sizes of eps, and what the records have to share: a value, or one an eps where they differ."""
+        each = [flat({**Scored(record=r).alike, "carried eps": carried_eps(r)}) for r in self.records]
+        values = {key: [about.get(key) for about in each] for about in each for key in about}
+        at = {"at": ", ".join(record.threat.eps_text for record in self.records)}
+        return at | {k: v[0] if v.count(v[0]) == len(v) else " / ".join(map(str, v)) for k, v in values.items()}
 
     @property
     def preference(self) -> tuple[Any, ...]:

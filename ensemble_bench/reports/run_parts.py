@@ -7,7 +7,17 @@ from typing import Any
 
 from ensemble_bench.records import CARRIED, AttackResult, Record, folder_of
 from ensemble_bench.records.text import carried_eps, natural
-from ensemble_bench.reports.groups import Group, OfScored, Scored, group_of, grouped, headlines, home_of, place
+from ensemble_bench.reports.groups import (
+    Group,
+    OfScored,
+    Scored,
+    group_of,
+    grouped,
+    headlines,
+    home_of,
+    place,
+    told_apart,
+)
 
 SUITE = "appendix"
 ENSEMBLE, LOGIT = "Ensemble", "Ensemble (remove softmax)"
@@ -48,7 +58,7 @@ class RunParts(OfScored):
 
 def run_parts(records: Iterable[Record]) -> list[RunParts]:
     """Collect the parts of each run, in the paper's order of recipes."""
-    records = list(records)
+    records = told_apart(records)
     own = [record for record in records if record.suite == SUITE]
     known, met = headlines(records), headlines(own)
     runs = []

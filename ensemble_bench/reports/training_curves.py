@@ -31,7 +31,7 @@ class Curve:
 
     `seeds` are those of the run; for a mean over runs, of all of them, and `sd` holds the spread. `finished` is False
     while the run has steps to go; `overfitted` is the step from which it overfitted to single steps, None where it did
-    not. `n` is None where it is not known; `training` and `network` are what run.json says.
+    not. `n` is None where it is not known; `training`, `network` and `data_hash` are what run.json says.
     """
 
     group: Group
@@ -45,6 +45,7 @@ class Curve:
     sd: Mapping[str, Series] | None = None
     training: Mapping[str, Any] | None = None
     network: Mapping[str, Any] | None = None
+    data_hash: str | None = None
     folder: Path | None = None
     overfitted: int | None = None
 
@@ -68,6 +69,7 @@ class Curve:
         """The network, the number of images, and whether all of its points are there."""
         return {
             "network": self.network or {},
+            "data": self.data_hash,
             "validation images": self.n,
             "trained": "to the end" if self.finished else "in part",
         }
@@ -208,6 +210,7 @@ def _about(path: Path) -> dict[str, Any]:
             "steps": int(run["steps"]),
             "training": training_of(run),
             "network": run.get("architecture"),
+            "data_hash": run.get("data_hash"),
         }
     except OSError as error:
         raise RecordError(f"{path}: cannot read which run the curves belong to ({error.strerror})") from None

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 
 from ensemble_bench.records import Record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, Robust, contrast, difference, holm, seed_variance
 from ensemble_bench.records.table import Table, Value
 from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
-from ensemble_bench.reports.groups import place
-from ensemble_bench.reports.worst_cases import Family, Row, families, most_images, robust_accuracy, shared_images
+from ensemble_bench.reports.groups import group_columns, place
+from ensemble_bench.reports.worst_cases import Family, Row, arrays_of, families, most_images, robust_accuracy
 
 ALPHA = 0.05
 COLUMNS = (
@@ -48,12 +48,12 @@ Arrays = Sequence[Robust]  # a recipe each: (seed, image)
 def judge(measured: Sequence[tuple[Claim, Arrays, Arrays]], recipes: Arrays) -> list[Judgement]:
     """Judge one family: every claim with the arrays (seed, image) of its recipes, as `contrast` takes them.
 
-    `recipes` are the arrays of all recipes of the family, each once, over which the variance between seeds is pooled.
-    A claim with fewer than `MIN_SEEDS` seeds of a recipe is not tested and takes no part in the correction.
+    `recipes` are the arrays of all recipes of the family, each once; over those on as many images as a claim has the
+    variance between seeds is pooled. A claim with fewer than `MIN_SEEDS` seeds of a recipe is not tested and takes no
+    part in the correction.
     """
-    pooled = seed_variance(recipes)
     found = [
-        contrast(left, right, null=claim.margin, pooled=pooled)
+        contrast(left, right, null=claim.margin, pooled=seed_variance(recipes, least=left[0].shape[1]))
         if min(len(recipe) for recipe in (*left, *right)) >= MIN_SEEDS
         else None
         for claim, left, right in measured
@@ -116,7 +116,7 @@ class Verdict:
     @property
     def short_of(self) -> tuple[str, ...]:
         """Labels of the rows that have too few seeds for a test."""
-        return tuple(row.label for row in (*self.left, *self.right) if len(row.models) < MIN_SEEDS)
+        return tuple(row.label for row in (*self.left, *self.right) if len(row.runs) < MIN_SEEDS)
 
     def __str__(self) -> str:
         claim = self.claim
@@ -162,7 +162,7 @@ def notes_on_missing_verdicts(records: Iterable[Record]) -> list[str]:
             names = ", ".join(claim.name for claim in without_verdict)
             text = f"No verdict on {names}: no records of {', '.join(sorted(missing, key=place))}"
             lacking.setdefault(text, []).append(family.where)
-        runs = [run for rows in family.rows.values() for row in rows for run in row.left_out]
+        runs = [run.where for rows in family.rows.values() for row in rows for run in row.again]
         if runs:
             again.setdefault(f"In no verdict, as another run has its seed: {', '.join(runs)}", []).append(family.where)
     return notes + [f"{text} ({_several(where)})." for text, where in (lacking | again).items()]
@@ -174,19 +174,24 @@ def _several(texts: Sequence[str]) -> str:
     return texts[0] + (f"; and {others} more" if others else "")
 
 
+def by_family(found: Iterable[Verdict]) -> list[list[Verdict]]:
+    """Return the verdicts of each family, in their order."""
+    return [list(same) for _, same in groupby(found, key=lambda verdict: verdict.family)]
+
+
 def verdict_tables(found: Sequence[Verdict]) -> list[Table]:
     """Return the verdicts as tables, one a family, for verdicts.csv."""
     tables = []
-    for family in dict.fromkeys(verdict.family.where for verdict in found):
-        same = [verdict for verdict in found if verdict.family.where == family]
-        group = same[0].family.group
-        about = {"data_name": group.data_name, "preset": group.preset, "threat": str(group.threat)}
-        about |= {"suite": same[0].family.suite, "split": same[0].family.split, "changes": same[0].family.changes}
+    for same in by_family(found):
+        family = same[0].family
+        about = group_columns(family.group, family.carried)
+        about |= {"suite": family.suite, "split": family.split, "changes": family.changes}
+        about |= {"conditions": family.apart} if family.apart else {}
         tables.append(
             Table(
                 name="verdicts",
                 title="Verdicts on the claims",
-                caption=family,
+                caption=family.where,
                 columns=COLUMNS,
                 keys=COLUMNS,
                 rows=tuple(map(_cells, same)),
@@ -222,7 +227,7 @@ def _judged(family: Family) -> list[Verdict]:
     measured = [
         (claim, [row.on(ids) for row in left], [row.on(ids) for row in right]) for claim, left, right, ids in sides
     ]
-    recipes = [row.on(shared_images([row], row.least)) for rows in family.rows.values() for row in rows]
+    recipes = arrays_of(row for rows in family.rows.values() for row in rows)
     return [
         Verdict(
             family=family,
@@ -266,4 +271,4 @@ def _sides(rows: Sequence[Row]) -> str:
 def _seeds(rows: Sequence[Row]) -> str:
     """Return the seeds of the rows, once where all have the same: "seeds 0, 1, 2"."""
     texts = list(dict.fromkeys(row.seeds for row in rows))
-    return f"seed{'s' if any(len(row.models) > 1 for row in rows) else ''} {' and '.join(texts)}"
+    return f"seed{'s' if any(len(row.runs) > 1 for row in rows) else ''} {' and '.join(texts)}"

@@ -269,9 +269,9 @@ def test_the_simulation_catches_a_test_that_takes_seeds_for_fixed() -> None:
 
 
 def test_a_difference_of_two_points_is_found_with_three_seeds() -> None:
-    """On 10,000 images, with 0.3 points between seeds: a claim of 12 is shown in 82 % of cases, all being corrected.
+    """On 10,000 images, with 0.3 points between seeds: a claim of 12 is shown in 84 % of cases, all being corrected.
 
-    The power is from benchmarks/verdict_level.py (4,000 factorials: 82 ± 1 %). False alarm: at a power of 80 % or more
+    The power is from benchmarks/verdict_level.py (4,000 factorials: 84 ± 1 %). False alarm: at a power of 80 % or more
     this fails with a probability of at most 1e-6. With 1 point between seeds, or on 1,000 images, power is a tenth.
     """
     times, generator = 100, np.random.default_rng(3)

@@ -15,6 +15,12 @@ from ensemble_bench.reports.verdicts import Verdict, verdicts
 
 Bools = NDArray[np.bool_]
 SEEDS = (0, 1, 2)
+TRAINED: dict[str, Any] = {"changes": {}, "steps": 100, "match": "params", "settings": {"rate": 0.1}}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """How a run was trained of which the user changed so much."""
+    return TRAINED | {"changes": changes, **{key: value for key, value in changes.items() if key in ("steps", "match")}}
 
 
 def planted(root: Path, recipe: str, robust: Bools, **fields: Any) -> Path:

@@ -114,6 +114,50 @@ def test_a_trained_model_is_compared_with_one_from_elsewhere_and_across_presets(
     assert rows == {"singleadv (preset tiny)", "theirs", "doubleadv (preset small)"}
 
 
+def test_averaged_and_last_weights_of_one_run_are_compared(tmp_path: Path) -> None:
+    for recipe, checkpoint, count in (
+        ("doubleadv", "averaged", 300),
+        ("doubleadv", "last", 250),
+        ("ensemble2adv", "averaged", 270),
+    ):
+        planted(tmp_path, recipe, first(count), checkpoint=checkpoint, weights_hash=f"sha256:{count:064x}")
+    found = compared(tmp_path)
+    averaged, last = "doubleadv (averaged weights)", "doubleadv (last weights)"
+    other = "ensemble2adv (averaged weights)"
+    pairs = {(pair.left.label, pair.right.label) for pair in found.pairs}
+    assert (pairs, found.notes) == ({(averaged, last), (averaged, other), (other, last)}, ())
+
+
+def test_members_of_one_run_are_models_of_their_own(tmp_path: Path) -> None:
+    for view, count in (("member1", 300), ("member2", 250)):
+        model = f"ensemble2adv-digits-tiny-s0/best#{view}"
+        planted(tmp_path / view, "ensemble2adv", first(count), view=view, model=model)
+    (pair,) = compared(tmp_path).pairs
+    assert [pair.left.label, pair.right.label] == ["ensemble2adv, part member1", "ensemble2adv, part member2"]
+    assert pair.accuracies == (300 / 400, 250 / 400)
+
+
+def test_a_try_on_few_images_is_no_noise_between_seeds(tmp_path: Path) -> None:
+    for recipe, count in (("ensemble2adv", 300), ("doubleadv", 260)):
+        for seed in range(3):
+            planted(tmp_path, recipe, first(count + seed), seed)
+    (before,) = compared(tmp_path).pairs
+    planted(tmp_path, "doubleadv", first(1, n=10), 3)
+    (after,) = compared(tmp_path).pairs
+    assert after.contrast == before.contrast is not None
+
+
+def test_pairs_of_other_conditions_are_told_apart(tmp_path: Path) -> None:
+    for tree, counts in (("", (300, 250)), ("-dirty", (250, 300))):
+        for recipe, count in zip(("singleadv", "doubleadv"), counts, strict=True):
+            planted(tmp_path / f"runs{tree}", recipe, first(count), commit="1" * 40 + tree)
+    planted(tmp_path, "singleadv", first(9), suite="paper")
+    planted(tmp_path, "doubleadv", first(8), suite="paper")
+    of = [row[0] for row in compared(tmp_path).table.rows]
+    where = "digits, preset tiny, linf 8/255, suite quick, test split, tree"
+    assert sorted(of) == [f"{where} clean", f"{where} dirty", "paper"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

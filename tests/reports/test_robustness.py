@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from synthetic_runs import build_appendix, build_sweep, path_of
 
-from ensemble_bench.records import Record, Threat, find_records, read_samples, worst_case
+from ensemble_bench.records import Record, Search, Threat, find_records, read_samples, worst_case
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.records.table import to_csv
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables, sweeps
@@ -87,6 +87,22 @@ def test_of_several_evaluations_at_one_eps_the_lowest_stands(records: list[Recor
     own = [r for r in records if (r.recipe, r.suite) == ("singleadv", "strongest")]
     weaker = [replace(r, id="0" * 64, robust=replace(r.robust, robust=r.robust.robust + 1, accuracy=0.99)) for r in own]
     assert robustness_tables(weaker + own) == robustness_tables(own)
+
+
+def test_seeds_of_other_conditions_at_any_eps_are_not_averaged(records: list[Record]) -> None:
+    """That the smallest was searched alike says nothing of the others."""
+    found = Search(precision="float32", folded=True, compiled=False)
+    made = []
+    for record in records:
+        other = record.seeds == (1,) and record.threat.eps_text == "8/255"
+        made.append(replace(record, search=replace(found, precision="bf16") if other else found))
+    (panel,) = robustness_panels(made)
+    assert [line.label for line in panel.lines] == [
+        "singleadv",
+        "ensemble2adv, search float32 / bf16 / float32",
+        "ensemble2adv, search float32",
+    ]
+    assert not [row for table in robustness_tables(made) for row in table.rows if str(row[2]).startswith("mean")]
 
 
 def test_members_last_checkpoints_and_other_weights_stand_apart(records: list[Record], tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def _alike(record: Record) -> str:
     """All that models of one recipe share, but for the seed, and the conditions of their evaluation."""
     made = record.recipe or record.weights_hash, record.preset, record.checkpoint, plain(record.training)
     images = record.data_hash, record.split, record.n, str(record.threat), record.suite, record.seed
-    return json.dumps([made, plain(record.architecture), images, conditions_of(record)], sort_keys=True)
+    return json.dumps([made, plain(record.architecture), images, list(conditions_of(record).items())], sort_keys=True)
 
 
 def web_link(text: str) -> str | None:

@@ -8,6 +8,7 @@ from ensemble_bench.records.classes import Confusion, class_scores, confusion
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Cell, Table, Value
 from ensemble_bench.registry import SUITES
+from ensemble_bench.reports.groups import told_apart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ UNKNOWN = "not known"
 def strongest(records: Iterable[Record]) -> list[Record]:
     """Of every whole model, data and threat the record of the suite of highest rank, of several that of most images."""
     best: dict[tuple[object, ...], Record] = {}
-    for record in records:
+    for record in told_apart(records):
         if record.view is None and record.path is not None:
             of = (record.model, record.weights_hash, record.data_hash, record.split, record.threat)
             if of not in best or _strength(record) > _strength(best[of]):

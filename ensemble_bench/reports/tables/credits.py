@@ -9,13 +9,12 @@ from ensemble_bench.records.text import carried_eps
 from ensemble_bench.reports.groups import (
     Group,
     Scored,
-    conditions,
     group_columns,
     group_of,
     grouped,
     scored_models,
 )
-from ensemble_bench.reports.tables.rows import Cells, Number, table_rows
+from ensemble_bench.reports.tables.rows import Cells, Number, conditions, table_rows
 
 HEADINGS = {CARRIED: "fell at a smaller eps"}
 
@@ -71,13 +70,16 @@ def _alone_table(runs: list[Scored], group: Group, suite: str, split: str, n: in
         "answers instead of on its members. Fell: sampled images that stand in the suite and that one of them broke. "
         "Breakable: of all that stand, at least about so many, and up to so many (95 %)."
     )
+    rows = table_rows(
+        runs, keys, lambda scored: {**dict.fromkeys(keys), **_alone_cells(scored.record)}, bounds=("up to",)
+    )
     return Table(
         name="alone",
         title=f"Credit without order: what each attack of the suite {suite} breaks alone",
         caption=caption,
         columns=("model", "seeds", *keys),
         keys=("model", "seeds", *keys),
-        rows=tuple(table_rows(runs, keys, lambda scored: {**dict.fromkeys(keys), **_alone_cells(scored.record)})),
+        rows=tuple(rows),
         about=group_columns(group, carried or None) | {"suite": suite, "split": split, "n": str(n)},
     )
 

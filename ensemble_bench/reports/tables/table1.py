@@ -12,14 +12,13 @@ from ensemble_bench.reports.groups import (
     Group,
     Scored,
     all_seeds,
-    conditions,
     group_columns,
     group_of,
     grouped,
     last_beside,
     scored_models,
 )
-from ensemble_bench.reports.tables.rows import Cells, mean_of, table_rows
+from ensemble_bench.reports.tables.rows import Cells, conditions, mean_of, table_rows
 from ensemble_bench.reports.training_curves import LAST, METRICS, POINTS, WINDOW, Curve, as_paper, last_mean
 
 ATTACKS_B = ("ifgsm5", "ifgsm7", "pgd5", "pgd20", "blackbox")
@@ -236,7 +235,7 @@ def _caption_1a(
     group: Group, runs: Sequence[Curve], n: int | None, *, blackbox: int | None, paper: bool
 ) -> Iterable[str]:
     """Sentences that say what the numbers of Table 1a are."""
-    yield conditions(group, runs, "validation", n)
+    yield conditions(group, runs, "validation", n, spread=not paper)
     yield "Accuracies in percent."
     if paper:
         yield (

@@ -6,9 +6,9 @@ from ensemble_bench.records import Record
 from ensemble_bench.records.table import Cell, Table, Value, percent
 from ensemble_bench.records.text import seeds_text
 from ensemble_bench.reports.alike import Row, rows_of
-from ensemble_bench.reports.groups import Group, all_seeds, conditions, group_columns, grouped
+from ensemble_bench.reports.groups import Group, all_seeds, group_columns, grouped
 from ensemble_bench.reports.run_parts import ENSEMBLE, RunParts, own_attacks, run_parts
-from ensemble_bench.reports.tables.rows import Cells, mean_of, table_rows
+from ensemble_bench.reports.tables.rows import Cells, conditions, mean_of, table_rows
 
 TITLE = "Table 2: against the strongest adversary"
 KEYS = ("clean", "adversarial")
@@ -48,9 +48,7 @@ def _mean_table(row: Row[RunParts]) -> Table:
     for part in first.parts:
         values = [_cells(run.parts[part]) for run in row.runs]
         rows.append((part, *(mean_of([value[key] for value in values]) for key in KEYS)))
-    caption = (
-        f"{conditions(first.group, row.runs, first.split, first.n, first.carried)} Mean ± sd over seeds. {_PERCENT}"
-    )
+    caption = f"{conditions(first.group, row.runs, first.split, first.n, first.carried)} {_PERCENT}"
     return _table_of_parts(first, f"{TITLE}, {row.label}, {seeds}", caption, rows, row.label, seeds)
 
 

@@ -172,3 +172,40 @@ def test_records_that_carry_images_over_make_tables_of_their_own() -> None:
     wrong = replace(carried, attacks=(replace(carried.attacks[0], settings={"eps": 0.5}), made.attacks[1]))
     with pytest.raises(RecordError, match=r"attacks\.smaller-eps\.settings\.eps: .* got 0\.5"):
         table_1b([wrong])
+
+
+def test_data_of_one_name_and_other_content_are_not_averaged() -> None:
+    made = []
+    for seed, (content, robust) in enumerate((("aa", 4), ("bb", 8))):
+        about: dict[str, Any] = {"seeds": (seed,), "data_hash": f"sha256:{content * 32}", "data_name": "mine"}
+        made.append(make_record([True] * 10, {"pgd20": [True] * robust + [False] * (10 - robust)}, **about)[0])
+    tables = table_1b(made)
+    assert [(table.about["data_name"], [row[1] for row in table.rows]) for table in tables] == [
+        ("mine (aaaaaaaa)", ["0"]),
+        ("mine (bbbbbbbb)", ["1"]),
+    ]
+    assert [table.caption.partition(",")[0] for table in tables] == ["mine (aaaaaaaa)", "mine (bbbbbbbb)"]
+    assert table_1b(made[:1])[0].about["data_name"] == "mine"
+
+
+def test_curves_on_data_of_other_content_are_not_averaged(runs: Path) -> None:
+    curves = [replace(curve, data_hash=f"sha256:{curve.seeds[0]}") for curve in read_curves(runs)]
+    (table,) = table_1a(curves, [])
+    assert [row[0] for row in table.rows if row[0].startswith("singleadv")] == [
+        "singleadv, data 0",
+        "singleadv, data 1",
+    ]
+
+
+def test_captions_say_what_stands_behind_the_sign(runs: Path) -> None:
+    """In means it is a spread over seeds, under a heading that names intervals."""
+    curves, records = read_curves(runs), find_records(runs)
+    one = [record for record in records if record.seeds[0] == 0]
+    for tables, single in (
+        (table_1a(curves, records), table_1a(curves[:1], records)),
+        (table_1b(records), table_1b(one)),
+        (table_1c(records), table_1c(one)),
+    ):
+        assert all("Mean ± sd over seeds." in table.caption for table in tables)
+        assert all("over seeds" not in table.caption for table in single)
+    assert "±" not in table_1a(curves, records, paper=True)[0].caption
