@@ -1,6 +1,7 @@
 """What a training is thought to take: its steps, every validation, and the average that it ends with."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, times: list[float], **choices: Any
     source = data.open_source("digits")
     plan = plans.resolve(registry.resolve("recipe", "singleadv"), source, preset="tiny", seed=0, device=CPU, **choices)
     clock = iter(times)
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     return trainer.measure(plan, source, CPU, steps=3, longest=20.0)
 
 
