@@ -4,7 +4,8 @@
 
 Of each finished run: run.json, curves.csv, the averaged weights (float16 under preset cpu), the records of its
 evaluations, and the description of the last weights, which says that the run is finished; these themselves would double
-the size. What is there already is left alone. `ensemble-bench reproduce --out experiments/…` goes on from there.
+the size. What is there already is left alone. `ensemble-bench reproduce --out experiments/…` goes on from there, but
+scores no last weights of these runs.
 """
 
 import argparse

@@ -22,11 +22,15 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
 SEEDS = (1000, 1001)
 RATES = (0.2, 0.4, 0.8, 1.6)
-KEYS = ("recipe", "learning_rate", "weight_decay", "width", "crop", "steps", "seed")
+# Only trainings that these are equal for can say which rate is better.
+ALIKE = ("width", "crop", "steps", "precision")
+KEYS = ("recipe", "learning_rate", "weight_decay", "width", "crop", "steps", "seed", "precision")
 ACCURACIES = ("clean", "fgsm", "ifgsm7", "pgd20")
-COLUMNS = (*KEYS, "data_name", "n", "precision", *ACCURACIES)
+COLUMNS = (*KEYS[:-1], "data_name", "n", "precision", *ACCURACIES)
 TIMES_K = "k times the loss"
 Row = Mapping[str, Any]
+# Recipe, the values of ALIKE, rate, weight decay.
+Cell = tuple[str, tuple[Any, ...], float, float]
 
 
 def main() -> None:
@@ -119,29 +123,31 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def tuned(rows: Sequence[Row], weight_decay: float) -> dict[str, float]:
-    """The rate of every recipe that has met all `RATES`, of those tried at `weight_decay`.
+    """The rate of every recipe that has met all `RATES`, of those tried at `weight_decay` and otherwise alike.
 
     It is that of the highest mean over seeds: under pgd20, or on clean images where these are all that is learned. The
-    highest rate tried is there to show where accuracy falls, and is not taken itself.
+    highest rate tried is there to show where accuracy falls, and is not taken itself. Of several ways to train the
+    widest counts.
     """
     from ensemble_bench.registry import RECIPES
 
-    tried: dict[str, dict[float, float]] = {}
-    for (recipe, rate, decay), (clean, robust) in means(rows).items():
+    tried: dict[tuple[str, tuple[Any, ...]], dict[float, float]] = {}
+    for (recipe, alike, rate, decay), (clean, robust) in means(rows).items():
         if decay == weight_decay:
-            tried.setdefault(recipe, {})[rate] = robust if RECIPES[recipe].adversarial else clean
+            tried.setdefault((recipe, alike), {})[rate] = robust if RECIPES[recipe].adversarial else clean
     return {
         recipe: max(sorted(found)[:-1], key=found.__getitem__)
-        for recipe, found in tried.items()
+        for (recipe, _), found in sorted(tried.items())
         if found.keys() >= set(RATES)
     }
 
 
-def means(rows: Sequence[Row]) -> dict[tuple[str, float, float], tuple[float, float]]:
-    """Mean over seeds of (clean, pgd20) by (recipe, rate, weight decay)."""
-    cells: dict[tuple[str, float, float], list[Row]] = {}
+def means(rows: Sequence[Row]) -> dict[Cell, tuple[float, float]]:
+    """Mean over seeds of (clean, pgd20)."""
+    cells: dict[Cell, list[Row]] = {}
     for row in rows:
-        cells.setdefault((row["recipe"], row["learning_rate"], row["weight_decay"]), []).append(row)
+        alike = tuple(row[name] for name in ALIKE)
+        cells.setdefault((row["recipe"], alike, row["learning_rate"], row["weight_decay"]), []).append(row)
     return {key: (mean(r["clean"] for r in found), mean(r["pgd20"] for r in found)) for key, found in cells.items()}
 
 
@@ -165,7 +171,7 @@ def page() -> str:
         name = " or ".join(sorted({row["data_name"] for row in rows}))  # a copy of CIFAR-10 goes by its own
         base = PRESETS[preset].on(dataset)
         cells, chosen = means(rows), tuned(rows, base.weight_decay)
-        rates = sorted({rate for _, rate, decay in cells if decay == base.weight_decay})
+        rates = sorted({rate for _, _, rate, decay in cells if decay == base.weight_decay})
         seeds = sorted({int(row["seed"]) for row in rows})
         steps, ns = sorted({int(row["steps"]) for row in rows}), sorted({int(row["n"]) for row in rows})
         widths, crops = sorted({row["width"] for row in rows}), sorted({row["crop"] for row in rows})
@@ -181,20 +187,25 @@ def page() -> str:
             f"at the preset's rate ({base.learning_rate:g}): with SGD, k times that at a k-th of the weight decay.\n"
         )
         lines = [["recipe", *(f"{rate:g}" for rate in rates), TIMES_K], ["---"] * (len(rates) + 2)]
-        for recipe in (name for name in RECIPES if any(tried == name for tried, _, _ in cells)):
-            tries = [cells.get((recipe, rate, base.weight_decay)) for rate in rates]
+        trained_alike = sorted({(recipe, alike) for recipe, alike, _, _ in cells})
+        for recipe, alike in sorted(trained_alike, key=lambda line: list(RECIPES).index(line[0])):
+            tries = [cells.get((recipe, alike, rate, base.weight_decay)) for rate in rates]
             found = [_cell(value, bold=rate == chosen.get(recipe)) for value, rate in zip(tries, rates, strict=True)]
             k = RECIPES[recipe].members
-            scaled = cells.get((recipe, k * base.learning_rate, base.weight_decay / k)) if k > 1 else None
-            lines.append([recipe, *found, _cell(scaled)])
+            scaled = cells.get((recipe, alike, k * base.learning_rate, base.weight_decay / k)) if k > 1 else None
+            several = sum(name == recipe for name, _ in trained_alike) > 1
+            told = f" ({', '.join(f'{n} {v}' for n, v in zip(ALIKE, alike, strict=True))})" if several else ""
+            lines.append([recipe + told, *found, _cell(scaled)])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
-        if unfinished := [name for name in dict.fromkeys(tried for tried, _, _ in cells) if name not in chosen]:
+        if unfinished := [name for name in dict.fromkeys(tried for tried, *_ in cells) if name not in chosen]:
             parts.append(f"Not finished, and so without a rate of its own yet: {', '.join(unfinished)}.\n")
         if len(chosen) > 1 and (single := chosen.get("singleadv")) is not None:
             gains = [
-                f"{recipe} {100 * (cells[recipe, rate, base.weight_decay][1] - one[1]):+.1f}"
-                for recipe, rate in chosen.items()
-                if (one := cells.get((recipe, single, base.weight_decay))) and rate != single
+                f"{recipe} {100 * (cells[recipe, alike, rate, base.weight_decay][1] - one[1]):+.1f}"
+                for recipe, alike in trained_alike
+                if (rate := chosen.get(recipe, single)) != single
+                and (one := cells.get((recipe, alike, single, base.weight_decay)))
+                and (recipe, alike, rate, base.weight_decay) in cells
             ]
             told = ", ".join(gains).replace("-", "−") or "nothing: all take it"
             parts.append(f"Points under pgd20 over one rate for all, that of singleadv ({single:g}): {told}.\n")

@@ -72,6 +72,14 @@ def test_the_highest_mean_over_seeds_is_taken() -> None:
     assert tuning.tuned(rows, 5e-4) == {"singleadv": 0.4, "baseline": 0.4}
 
 
+@pytest.mark.parametrize("other", [{"width": 2.0}, {"crop": 2}, {"steps": 4212.0}, {"precision": "bf16"}])
+def test_what_was_trained_otherwise_is_no_try_of_the_same(other: dict[str, object]) -> None:
+    rows = [_row("singleadv", rate, SEEDS[0], 0.5 - rate / 10) for rate in tuning.RATES]
+    better = [{**row, **other, "pgd20": 0.9} for row in rows if row["learning_rate"] == 0.8]
+    assert tuning.tuned([*rows, *better], 5e-4) == {"singleadv": 0.2}
+    assert len(tuning.means([*rows, *better])) == len(tuning.RATES) + 1
+
+
 def test_no_rate_is_taken_before_all_were_tried() -> None:
     rows = [_row("singleadv", rate, SEEDS[0], 0.4) for rate in tuning.RATES]
     assert tuning.tuned(rows, 5e-4) == {"singleadv": min(tuning.RATES)}

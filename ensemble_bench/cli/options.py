@@ -64,7 +64,12 @@ Threads = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Jobs at once, of one thread each; by default one a core.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1,
+        help="Jobs at once, of one thread each; by default one a GPU, without any one a core.",
+        show_default=False,
+    ),
 ]
 Ray = Annotated[
     str | None,

@@ -1,6 +1,8 @@
 """`ensemble-bench reproduce`: the paper's whole experiment, from training to tables, figures and verdicts."""
 
+from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +46,13 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs; by default runs/reproduce-<data>-<preset>.")
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="What trainings whose preset leaves it open compute in, and attacks search in: float32 or bf16; auto: "
+            "bf16 where the device has it, with --ray float32. A training that goes on keeps its own."
+        ),
+    ] = "auto",
     train_only: Annotated[
         bool, typer.Option("--train-only", help="Train, and leave all evaluations and the report for later.")
     ] = False,
@@ -63,12 +72,18 @@ def reproduce(
     from ensemble_bench import data
     from ensemble_bench.cli.live import LiveTable
     from ensemble_bench.evaluation.job import BLOCK
+    from ensemble_bench.evaluation.request import Request
     from ensemble_bench.experiment.board import DONE, Board
     from ensemble_bench.experiment.cost import changes_of
-    from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept
+    from ensemble_bench.experiment.evaluations import on_any_device, on_this_device
+    from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept, weightless
     from ensemble_bench.experiment.run import run
     from ensemble_bench.locks import held
+    from ensemble_bench.training.hardware import gpus_of
 
+    # Decided once for all jobs: nodes of several kinds, each by itself, could not go on with what another began.
+    decided = on_this_device if ray is None else on_any_device
+    shared = decided(Request(precision=precision, device=device))
     source = data.open_source(dataset, data_dir)
     experiment = experiment_of(
         dataset=source.dataset,
@@ -84,18 +99,24 @@ def reproduce(
         max_steps=max_steps,
         changed=changes_of(source, preset=preset, max_steps=max_steps),
         device=device,
+        precision=shared.precision,
+        compile=shared.compile,
     )
-    jobs = [job for job in jobs_of(experiment) if job.call == "train" or not train_only]
+    planned = [job for job in jobs_of(experiment) if job.call == "train" or not train_only]
+    left_out = weightless(planned)
+    jobs = [job for job in planned if job.name not in left_out]
+    places = gpus_of(device) if ray is None else ()
+    show_costs = partial(_show_costs, experiment, jobs, places=places, left_out=left_out)
     if dry_run:
-        _show_costs(experiment, jobs, kept(jobs), workers or _cores())
+        show_costs(kept(jobs), workers=workers or len(places) or _cores())
         return
     if gpus and ray is None:
         raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
     with held(experiment.out, "reproduce", or_else=", or choose another --out", name=LOCK) as lock:
         there = kept(jobs)
-        with closing(_pool(experiment, workers=workers, ray=ray, gpus=gpus, lock=lock)) as pool:
+        with closing(_pool(experiment, places, workers=workers, ray=ray, gpus=gpus, lock=lock)) as pool:
             pool.prepare(len(jobs) - len(there))
-            expected = _show_costs(experiment, jobs, there, workers or _cores())
+            expected = show_costs(there, workers=pool.workers)
             board = Board(jobs, expected=expected, kept=there)
             with LiveTable(pool.workers) as table:
                 run(board, pool, show=table)
@@ -119,8 +140,16 @@ def _cores() -> int:
     return len(usable())
 
 
-def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[str], workers: int) -> dict[str, float]:
-    """Print the table of costs; returns the seconds of every job."""
+def _show_costs(
+    experiment: "Experiment",
+    jobs: "list[Job]",
+    there: frozenset[str],
+    *,
+    workers: int,
+    places: Sequence[str],
+    left_out: frozenset[str],
+) -> dict[str, float]:
+    """Print the table of costs, and what is left out for want of weights; returns the seconds of every job."""
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.cli.tables import say, table
     from ensemble_bench.evaluation.estimate import ASSUMPTION
@@ -132,15 +161,28 @@ def _show_costs(experiment: "Experiment", jobs: "list[Job]", there: frozenset[st
     title = f"{experiment.out}: {len(jobs)} jobs, of {experiment.seeds} seeds and {len(experiment.recipes)} recipes"
     columns = ("job", "how many", "finished", "steps left", "passes left", "time left")
     table(title, columns, rows_of(jobs, costs, there))
+    if left_out:
+        say(f"Left out {len(left_out)} jobs on weights that finished runs do not hold, such as {min(left_out)}.")
     left = sum(cost.seconds for name, cost in costs.items() if name not in there)
+    at_once = min(workers, len(places) or workers)  # more workers than GPUs wait for each other
+    kind = "GPU" if places else "worker"
     say(
-        f"In all {duration(left)} on one worker, about {duration(left / workers)} on {workers}. Passes: images pushed "
-        f"through a model, forward or backward, {ASSUMPTION}. Time: from a few steps and passes measured just now."
+        f"In all {duration(left)} on one {kind}, about {duration(left / at_once)} on {at_once}. "
+        f"Passes: images pushed through a model, forward or backward, {ASSUMPTION}. Time: from a few steps and passes "
+        "measured just now."
     )
     return {name: cost.seconds for name, cost in costs.items()}
 
 
-def _pool(experiment: "Experiment", *, workers: int | None, ray: str | None, gpus: float, lock: int | None) -> "Pool":
+def _pool(
+    experiment: "Experiment",
+    places: Sequence[str],
+    *,
+    workers: int | None,
+    ray: str | None,
+    gpus: float,
+    lock: int | None,
+) -> "Pool":
     """The workers that `workers` and `ray` ask for; raises InvalidValueError for choices that do not go together."""
     if ray is not None:
         from ensemble_bench.experiment.cluster import RayPool
@@ -148,7 +190,12 @@ def _pool(experiment: "Experiment", *, workers: int | None, ray: str | None, gpu
         return RayPool(ray, workers=workers or (_cores() if ray == "local" else None), gpus=gpus)
     from ensemble_bench.experiment.local import LocalPool
 
-    return LocalPool(workers or _cores(), log=experiment.out / "workers.log", held=() if lock is None else (lock,))
+    return LocalPool(
+        workers or len(places) or _cores(),
+        gpus=places,
+        log=experiment.out / "workers.log",
+        held=() if lock is None else (lock,),
+    )
 
 
 def _report(out: Path) -> None:

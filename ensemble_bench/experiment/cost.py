@@ -1,28 +1,29 @@
 """What every job will cost: steps and passes from the plan, seconds from a few of each that are measured here."""
 
-import itertools
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from ensemble_bench import data, registry
+import torch
+
+from ensemble_bench import attacks, data, registry
 from ensemble_bench.attacks.engine import Budget
 from ensemble_bench.data import DataSource
 from ensemble_bench.evaluation.blackbox import expected
-from ensemble_bench.evaluation.estimate import bound_of_suite
+from ensemble_bench.evaluation.estimate import bound_of_suite, passes_an_image
 from ensemble_bench.evaluation.pace import seconds_a_pass
 from ensemble_bench.experiment.plan import Experiment, Job
 from ensemble_bench.models.architecture import Architecture
-from ensemble_bench.models.build import build
+from ensemble_bench.models.build import build, skeleton
 from ensemble_bench.progress import Progress, duration, silent
+from ensemble_bench.records.curves import ATTACKS
 from ensemble_bench.registry import Recipe
 from ensemble_bench.training import plan as plans
 from ensemble_bench.training.changes import slug
-from ensemble_bench.training.hardware import computing_on, resolve_device
+from ensemble_bench.training.hardware import computing_on, resolve_device, resolve_precision
+from ensemble_bench.training.plan import TrainingPlan
 from ensemble_bench.training.presets import preset_of
-from ensemble_bench.training.trainer import train
+from ensemble_bench.training.trainer import measure
+from ensemble_bench.training.validation import FGSM
 
 # Steps of a training that are measured, after one to warm up; fewer where they take longer than this many seconds.
 STEPS = 4
@@ -41,23 +42,12 @@ class JobCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """What was measured of one recipe: seconds of a training step, of a validation, and of a pass of the network."""
+    """Of one recipe: the steps of a training, the seconds that it takes in all, and those of a pass of the network."""
 
     steps: int
-    validations: int
-    seconds_a_step: float
-    seconds_a_validation: float
+    seconds: float
     seconds_a_pass: float
     architecture: Architecture
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of a whole training."""
-        return self.steps * self.seconds_a_step + self.validations * self.seconds_a_validation
-
-
-class _Enough(Exception):
-    """Raised by a progress callback to end a training that was only measured."""
 
 
 def changes_of(source: DataSource, *, preset: str, max_steps: int | None) -> dict[str, str]:
@@ -103,49 +93,46 @@ def _measure(experiment: Experiment, names: Sequence[str], progress: Progress) -
     for number, name in enumerate(names):
         progress(MEASURING, number, len(names), recipe=name)
         plan = plans.resolve(
-            _of(name), source, preset=experiment.preset, seed=0, device=device, max_steps=experiment.max_steps
+            _of(name),
+            source,
+            preset=experiment.preset,
+            seed=0,
+            device=device,
+            precision=experiment.precision,
+            max_steps=experiment.max_steps,
         )
         joins = registry.resolve("recipe", name).joins
         architecture = replace(plan.architecture, members=joins) if joins else plan.architecture
-        step, validation = (0.0, 0.0) if joins else _time_training(experiment, name)
+        a_pass = _time_pass(architecture, experiment)
         paces[name] = Pace(
             steps=0 if joins else plan.steps,
-            validations=0 if joins else -(-plan.steps // plan.settings.evaluate_every),
-            seconds_a_step=step,
-            seconds_a_validation=validation,
-            seconds_a_pass=_time_pass(architecture, experiment),
+            seconds=0.0 if joins else _time_training(plan, source, device, a_pass),
+            seconds_a_pass=a_pass,
             architecture=architecture,
         )
     progress(MEASURING, len(names), len(names))
     return paces
 
 
-def _time_training(experiment: Experiment, recipe: str) -> tuple[float, float]:
-    """Seconds of a step and of a validation: of a training that ends after a few steps, in a folder that is deleted."""
-    times: list[tuple[int, float]] = []
+def _time_training(plan: TrainingPlan, source: DataSource, device: torch.device, seconds_a_pass: float) -> float:
+    """Seconds of a whole training: steps and ending as measured, validations at most what their passes take.
 
-    def clock(label: str, done: int, total: int, **fields: float | str) -> None:
-        times.append((done, time.perf_counter()))
-        if done > 1 and times[-1][1] - times[0][1] > LONGEST:
-            raise _Enough
-
-    steps = min(STEPS + 2, experiment.max_steps or STEPS + 2)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            train(recipe, max_steps=steps, out=Path(folder) / "run", progress=clock, **experiment.where, seed=0)
-        except _Enough:
-            steps = -1
-    times.append((steps, time.perf_counter()))
-    gaps = {done: b - a for (before, a), (done, b) in itertools.pairwise(times) if done == before + 1}
-    # The first step warms up, and the last one's report comes after the validation.
-    middle = sorted(gap for done, gap in gaps.items() if 1 < done < steps or steps < 0) or sorted(gaps.values())
-    step = middle[len(middle) // 2]
-    return step, max(gaps.get(steps, step) - step, 0.0)
+    A validation of the network that was measured would say little: untrained, it is wrong about most images, and these
+    are attacked no more.
+    """
+    step, ending = measure(plan, source, device, steps=STEPS, longest=LONGEST)
+    model, classes = skeleton(plan.architecture, device="meta"), plan.architecture.classes
+    n = min(plan.settings.evaluate_n, len(source.split("validation")))
+    each = 1 + sum(1 + passes_an_image(attacks.get(name), model, classes=classes) for name in (FGSM, *ATTACKS))
+    # At the last step there is one, and one more of the average.
+    validations = -(-plan.steps // plan.settings.evaluate_every) + bool(plan.settings.average)
+    return plan.steps * step + ending + validations * n * each * seconds_a_pass
 
 
 def _time_pass(architecture: Architecture, experiment: Experiment) -> float:
     device = resolve_device(experiment.device)
-    budget = Budget.on(device, seed=0, batch_size=None)
+    precision = resolve_precision(experiment.precision, device)
+    budget = Budget.on(device, seed=0, batch_size=None, precision=precision)
     model = build(architecture, seed=0).to(device).eval()
     most = max(scored.images for scored in experiment.suites.values())
     return seconds_a_pass(model, architecture.image_shape, budget, classes=architecture.classes, images=most)

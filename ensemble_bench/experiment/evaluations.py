@@ -6,8 +6,9 @@ from typing import Any
 
 from ensemble_bench.evaluation.images import check_choice
 from ensemble_bench.evaluation.job import BLOCK
-from ensemble_bench.evaluation.request import Request, plans_of
+from ensemble_bench.evaluation.request import Request, budget_on, plans_of
 from ensemble_bench.experiment.plan import Job, in_blocks
+from ensemble_bench.training.hardware import resolve_device
 
 
 def jobs_of(request: Request) -> list[Job]:
@@ -30,6 +31,13 @@ def on_any_device(request: Request) -> Request:
     """The request for nodes of several kinds, which must do the same: float32, not compiled, where that is open."""
     precision = "float32" if request.precision == "auto" else request.precision
     return replace(request, precision=precision, compile=bool(request.compile))
+
+
+def on_this_device(request: Request) -> Request:
+    """The request with what is open decided by its device on this machine; raises as `resolve_device`."""
+    device, precision = resolve_device(request.device), request.precision
+    here = budget_on(device, seed=0, batch_size=None, precision=precision, compile=request.compile)
+    return replace(request, precision=here.precision, compile=here.compile)
 
 
 def _models(request: Request) -> dict[str, int]:

@@ -20,9 +20,10 @@ GRACE = 60.0
 
 @dataclass(kw_only=True, eq=False)
 class _Worker:
-    """A worker process, the job it does, and what it has written of an unfinished line."""
+    """A worker process, its place among `gpus`, the job it does, and what it has written of an unfinished line."""
 
     process: subprocess.Popen[bytes]
+    gpu: str | None
     job: str | None = None
     rest: bytes = field(default=b"", repr=False)
 
@@ -30,12 +31,16 @@ class _Worker:
 class LocalPool:
     """`workers` processes of `threads` threads each; what they say on standard error goes into the file `log`.
 
+    Each sees one of the GPUs in `gpus` alone (see hardware.gpus_of), the one that fewest others see; without any, all.
     A worker that dies is replaced when there is work for it. `held` are file descriptors that workers inherit, so that
     a lock on one of them outlives this process for as long as its workers do.
     """
 
-    def __init__(self, workers: int, *, threads: int = 1, log: Path, held: Sequence[int] = ()) -> None:
+    def __init__(
+        self, workers: int, *, threads: int = 1, gpus: Sequence[str] = (), log: Path, held: Sequence[int] = ()
+    ) -> None:
         self.workers = workers
+        self._gpus = tuple(gpus)
         self._held = tuple(held)
         self._log = open(log, "ab")  # noqa: SIM115 - closed by close
         self._environment = environment(threads)
@@ -106,18 +111,20 @@ class LocalPool:
         self._log.close()
 
     def _new(self) -> _Worker:
+        taken = [worker.gpu for worker in self._pool]
+        gpu = min(self._gpus, key=taken.count, default=None)
         process = subprocess.Popen(
             [sys.executable, "-m", "ensemble_bench.experiment.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=self._environment,
+            env=self._environment if gpu is None else {**self._environment, "CUDA_VISIBLE_DEVICES": gpu},
             pass_fds=self._held,
             # Ctrl-C reaches every process of a terminal's group; these are told by `stop` alone.
             start_new_session=True,
             bufsize=0,
         )
-        worker = _Worker(process=process)
+        worker = _Worker(process=process, gpu=gpu)
         self._pool.append(worker)
         assert process.stdout is not None
         self._selector.register(process.stdout, selectors.EVENT_READ, worker)

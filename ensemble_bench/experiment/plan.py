@@ -12,7 +12,6 @@ from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.experiment.sizes import LARGE, Scored, sizes_of
 from ensemble_bench.records import CHECKPOINTS
-from ensemble_bench.registry import Recipe
 
 BLACKBOX = "black-box set"
 TRAIN = "train"
@@ -45,7 +44,8 @@ class Experiment:
 
     `test_images` is the size of the test set, and `block` the images of a block, the smallest piece of an evaluation
     that a job can be. `suites` says who meets which suite, and `large_seeds` how many seeds the costliest recipes have.
-    `max_steps` shortens every training, and `changed` holds what that adds to the names of a recipe's runs.
+    `max_steps` shortens every training, and `changed` holds what that adds to the names of a recipe's runs. `precision`
+    and `compile` are what presets and suites leave open, decided once for the workers of all machines.
     """
 
     recipes: tuple[str, ...]
@@ -62,6 +62,8 @@ class Experiment:
     max_steps: int | None = None
     changed: Mapping[str, str] = field(default_factory=dict, hash=False)
     device: str | None = None
+    precision: str = "auto"
+    compile: bool | None = None
 
     @property
     def where(self) -> dict[str, Any]:
@@ -95,6 +97,8 @@ def experiment_of(
     max_steps: int | None = None,
     changed: Mapping[str, str] | None = None,
     device: str | None = None,
+    precision: str = "auto",
+    compile: bool | None = None,
 ) -> Experiment:
     """The experiment at the sizes of `preset` with `recipes` (default: all built-in ones), at most `most` images.
 
@@ -124,12 +128,9 @@ def experiment_of(
         max_steps=max_steps,
         changed=changed or {},
         device=device,
+        precision=precision,
+        compile=compile,
     )
-
-
-def joined_seeds(recipe: Recipe, seed: int) -> list[int]:
-    """Seeds of the networks that `recipe` joins: k·seed … k·seed + k − 1, so that no two ensembles share one."""
-    return [recipe.joins * seed + i for i in range(recipe.joins)]
 
 
 def jobs_of(experiment: Experiment) -> list[Job]:
@@ -141,7 +142,7 @@ def jobs_of(experiment: Experiment) -> list[Job]:
     jobs = {job.name: job for job in _blackbox(experiment)}
     for recipe, seed in _order(experiment):
         found = registry.resolve("recipe", recipe)
-        for joined in joined_seeds(found, seed) if found.of else ():
+        for joined in found.joined_seeds(seed):
             # A member is trained, and scored with the suite of Tables 1a and 1b, even where its seed is nobody's wish.
             jobs |= {
                 job.name: job for job in _run(experiment, found.of, joined, suites=("paper",)) if job.name not in jobs
@@ -183,7 +184,7 @@ def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str
     found, row = registry.resolve("recipe", recipe), experiment.run_name(recipe, seed)
     folder = str((experiment.out / row).resolve())
     train = f"{TRAIN} {row}"
-    members = [f"{TRAIN} {experiment.run_name(found.of, s)}" for s in joined_seeds(found, seed)] if found.of else []
+    members = [f"{TRAIN} {experiment.run_name(found.of, s)}" for s in found.joined_seeds(seed)]
     yield Job(
         name=train,
         call="train",
@@ -193,6 +194,7 @@ def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str
             "seed": seed,
             "out": folder,
             "max_steps": experiment.max_steps,
+            "precision": experiment.precision,
         },
         row=row,
         column=TRAIN,
@@ -220,6 +222,8 @@ def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, whic
             "n": n,
             "data_dir": experiment.where["data_dir"],
             "device": experiment.device,
+            "precision": experiment.precision,
+            "compile": experiment.compile,
         },
         row=row,
         column=suite,
@@ -248,6 +252,30 @@ def in_blocks(evaluation: Job, *, images: int, block: int) -> list[Job]:
     return [*parts, replace(evaluation, needs=needs, share=0.0)]
 
 
+def weights_of(run: Path, which: str) -> Path | None:
+    """The file of the weights that a run calls LAST, or of HEADLINE, which tables and verdicts use; None for none yet.
+
+    Of a run that was copied the file itself may be missing.
+    """
+    names = (LAST,) if which == LAST else CHECKPOINTS
+    return next((run / f"{name}.safetensors" for name in names if (run / f"{name}.json").exists()), None)
+
+
+def weightless(jobs: Iterable[Job]) -> frozenset[str]:
+    """Names of the evaluations whose weights finished runs do not hold, their own or those of the runs they join."""
+    jobs = list(jobs)
+    trainings = {job.name: job for job in jobs if job.call == "train"}
+
+    def lacks(job: Job) -> bool:
+        own = trainings[job.needs[0]]
+        joined = [trainings[need] for need in own.needs]
+        runs = [Path(run.arguments["out"]) for run in ([own] if _is_there(own) else joined) if _is_there(run)]
+        found = (weights_of(run, job.arguments["checkpoint"]) for run in runs)
+        return any(weights is not None and not weights.exists() for weights in found)
+
+    return frozenset(job.name for job in jobs if "checkpoint" in job.arguments and lacks(job))
+
+
 def kept(jobs: Iterable[Job]) -> frozenset[str]:
     """Names of the jobs whose results seem to lie there, by the names of files; the jobs themselves look closer."""
     return frozenset(job.name for job in jobs if _is_there(job))
@@ -259,8 +287,8 @@ def _is_there(job: Job) -> bool:
         return any((Path(job.arguments["root"]) / "blackbox").glob(wanted))
     if job.call == "train":
         return (Path(job.arguments["out"]) / "last.json").exists()
-    folder = Path(job.arguments["run"]) / "evaluations"
-    names = (job.arguments["checkpoint"],) if job.arguments["checkpoint"] == LAST else CHECKPOINTS
-    suite, n = job.arguments["suite"], job.arguments["n"]
-    found = (any(folder.glob(f"{suite}-{name}-n{n}-*/record.json")) for name in names)
-    return any(found)
+    weights = weights_of(Path(job.arguments["run"]), job.arguments["checkpoint"])
+    if weights is None:
+        return False
+    wanted = f"evaluations/{job.arguments['suite']}-{weights.stem}-n{job.arguments['n']}-*/record.json"
+    return any(weights.parent.glob(wanted))

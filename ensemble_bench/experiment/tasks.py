@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench.errors import CheckpointError
+from ensemble_bench.experiment.plan import weights_of
 from ensemble_bench.progress import Progress
 from ensemble_bench.records import CHECKPOINTS
 
@@ -18,14 +19,6 @@ def load() -> None:
     """Import what jobs need, which takes a process seconds, before the first job comes."""
     import ensemble_bench.evaluation.runner
     import ensemble_bench.training.trainer  # noqa: F401
-
-
-def headline(run: Path) -> Path:
-    """The checkpoint that tables and verdicts use, the first of CHECKPOINTS; raises CheckpointError for none."""
-    for name in CHECKPOINTS:
-        if (path := run / f"{name}.safetensors").with_suffix(".json").exists():
-            return path
-    raise CheckpointError(f"{run}: holds no checkpoint: expected one of {', '.join(CHECKPOINTS)}")
 
 
 def _train(arguments: dict[str, Any], progress: Progress) -> None:
@@ -46,11 +39,16 @@ def _blackbox(arguments: dict[str, Any], progress: Progress) -> None:
 
 
 def _request(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of an evaluation, with the checkpoint that the run turned out to have."""
+    """The arguments of an evaluation, with the checkpoint that the run turned out to have.
+
+    Raises CheckpointError where it has none.
+    """
     if "run" not in arguments:
         return arguments
     run, which = Path(arguments.pop("run")), arguments.pop("checkpoint")
-    return {"models": (headline(run) if which == "headline" else run / f"{which}.safetensors",), **arguments}
+    if (weights := weights_of(run, which)) is None:
+        raise CheckpointError(f"{run}: holds no checkpoint: expected one of {', '.join(CHECKPOINTS)}")
+    return {"models": (weights,), **arguments}
 
 
 def _evaluate(arguments: dict[str, Any], progress: Progress) -> None:

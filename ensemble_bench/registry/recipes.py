@@ -61,6 +61,10 @@ class Recipe:
                 f"recipe's name is {self.name!r}: expected letters, digits, _ and -, a letter first"
             )
 
+    def joined_seeds(self, seed: int) -> list[int]:
+        """Seeds of the networks that it joins: k·seed … k·seed + k − 1, so that no two ensembles share one."""
+        return [self.joins * seed + i for i in range(self.joins)]
+
     def _own_name(self) -> str:
         """A name that says what it does, that of a recipe of ours where it does the same."""
         if self.joins:

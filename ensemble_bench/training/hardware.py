@@ -1,5 +1,6 @@
 """The device to compute on, the threads of a processor, and the precision that it computes in natively."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,6 +41,20 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InvalidValueError(f"device is {str(device)!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return chosen
+
+
+def gpus_of(device: str | torch.device | None) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES is for a process on each GPU that `device` leaves open, so that it sees that one alone.
+
+    One that is named is what it is among all: one place, which sees them all. Empty for a processor; raises as
+    `resolve_device`.
+    """
+    chosen = resolve_device(device)
+    if chosen.type != "cuda":
+        return ()
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return tuple(visible.split(",")[:count]) if chosen.index is None else (visible,)
 
 
 def default_threads() -> int:

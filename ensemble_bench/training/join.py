@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import checkpoint
 from ensemble_bench.models.architecture import CheckpointInfo
 from ensemble_bench.models.ensemble import Ensemble
@@ -27,22 +28,25 @@ def join(
     *,
     progress: Progress,
 ) -> Path:
-    """Join k runs of seeds k·plan.seed, k·plan.seed + 1, … into the checkpoints that all of them have.
+    """Join the runs of `recipe.joined_seeds(plan.seed)` into the checkpoints that all of them have.
 
-    Ensembles of different seeds share no network, so that they are independent samples of the recipe. The runs lie
-    beside `out` under their default names. `train_member(seed=…, out=…)` returns a finished run, continues an
-    interrupted one and trains a missing one. Raises InvalidValueError if `out` holds another run or joins other
-    weights, or if a member's folder holds another run.
+    Ensembles of different seeds share no network, so that they are independent samples of the recipe.
+    `train_member(seed=…, out=…)` returns a finished run, continues an interrupted one and trains a missing one. Raises
+    InvalidValueError if `out` holds another run or joins other weights, or if a member's folder holds another run.
     """
-    seeds = [recipe.joins * plan.seed + i for i in range(recipe.joins)]
-    processes.on_main(partial(_refuse_other_run, recipe, plan, seeds, out))
-    runs = []
-    for seed in seeds:
-        folder = rundir.default_out(plan.recipe.name, plan.data_name, plan.preset, seed, plan.changes, runs=out.parent)
-        runs.append(train_member(seed=seed, out=folder, progress=progress))
+    folders = members_of(recipe, plan, out)
+    seeds = list(folders)
+    processes.on_main(partial(_refuse_other_run, recipe, plan, folders, out))
+    runs = [train_member(seed=seed, out=folder, progress=progress) for seed, folder in folders.items()]
     processes.on_main(partial(_finish, recipe, plan, seeds, runs, out, device=str(processes.device)))
     progress(f"join {out.name}", len(runs), len(runs))
     return out
+
+
+def members_of(recipe: Recipe, plan: TrainingPlan, out: Path) -> dict[int, Path]:
+    """The runs that a joined run in `out` joins, by seed: they lie beside it under their default names."""
+    name = partial(rundir.default_out, plan.recipe.name, plan.data_name, plan.preset)
+    return {seed: name(seed, plan.changes, runs=out.parent) for seed in recipe.joined_seeds(plan.seed)}
 
 
 def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Path], out: Path, *, device: str) -> None:
@@ -75,10 +79,19 @@ def _document(recipe: Recipe, plan: TrainingPlan, seeds: list[int]) -> dict[str,
     return plan.as_dict() | {"recipe": recipe.name, "seeds": seeds, "architecture": architecture}
 
 
-def _refuse_other_run(recipe: Recipe, plan: TrainingPlan, seeds: list[int], out: Path) -> None:
-    """Raise InvalidValueError for a folder of another run, before the members are trained."""
+def _refuse_other_run(recipe: Recipe, plan: TrainingPlan, folders: Mapping[int, Path], out: Path) -> None:
+    """Raise InvalidValueError for folders of other runs, before the members are trained.
+
+    A member would go on in the precision that it began with, which has to be that of all.
+    """
     if rundir.read_run(out) is not None:
-        rundir.claim(out, _document(recipe, plan, seeds), device="", resume=True)
+        rundir.claim(out, _document(recipe, plan, list(folders)), device="", resume=True)
+    for folder in folders.values():
+        if (begun := rundir.precision_of(folder)) not in (None, plan.precision):
+            raise InvalidValueError(
+                f"{folder} was trained in {begun}, and {out.name} joins networks trained in {plan.precision}: "
+                "choose another folder for all of them"
+            )
 
 
 def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document: Mapping[str, Any]) -> None:

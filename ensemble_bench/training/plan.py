@@ -122,6 +122,7 @@ def resolve(
     preset: str,
     seed: int,
     device: torch.device,
+    precision: str = "auto",
     max_steps: int | None = None,
     match: str = "params",
     members: int | None = None,
@@ -132,6 +133,7 @@ def resolve(
 ) -> TrainingPlan:
     """The plan of a run, some of the preset's `settings` replaced as in `changes.replaced`.
 
+    `precision` is what the setting "auto" stands for, by default what the device computes in natively.
     Raises UnknownNameError for an unknown name, InvalidValueError for a value out of range.
     """
     offered = preset_of(preset).on(source.trains_like or source.dataset, recipe.name)
@@ -170,7 +172,7 @@ def resolve(
         architecture=_architecture(recipe, architecture_of(chosen.network, source), match),
         match=match if recipe.width_times > 1 else None,
         objective=objective,
-        precision=resolve_precision(chosen.precision, device),
+        precision=resolve_precision(precision if chosen.precision == "auto" else chosen.precision, device),
         changes=changed,
         function=function,
     )

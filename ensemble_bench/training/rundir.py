@@ -109,6 +109,13 @@ def threads_of(out: Path) -> int | None:
     return threads if isinstance(threads, int) else None
 
 
+def precision_of(out: Path) -> str | None:
+    """What the run in `out` began with where its settings leave the precision open; None for another run, or none."""
+    run = read_run(out) or {}
+    is_open = (run.get("settings") or {}).get("precision") == "auto"
+    return run.get("precision") if is_open else None
+
+
 def claim(
     out: Path,
     plan: Mapping[str, Any],

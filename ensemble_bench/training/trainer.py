@@ -1,9 +1,13 @@
 """Training: Algorithm 1 of Grefenstette et al. (2018), in a folder that survives being stopped at any moment."""
 
 import contextlib
+import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -60,6 +64,7 @@ def train(
     train_attack: str | None = None,
     eps: float | None = None,
     device: str | torch.device | None = None,
+    precision: str = "auto",
     threads: int | None = None,
     log_steps: bool = False,
     tensorboard: bool = False,
@@ -86,6 +91,9 @@ def train(
 
     Where `accelerate launch` started several processes, each takes a block of every batch, and process 0 writes.
 
+    `precision`, float32 or bf16, is what a run that begins takes where its settings say "auto": by default bf16 where
+    the device computes in it natively. A run that goes on keeps its own.
+
     Raises UnknownNameError for an unknown name; InvalidValueError for a value out of range, a folder that holds
     another run, or an unfinished run while `resume` is False; AttackError when the loss or the logits stop being
     finite. Ctrl-C, and SIGTERM on the command line, leave a resume point of the current step. `threads` are those of
@@ -102,6 +110,7 @@ def train(
     )
     choices: dict[str, Any] = {
         "preset": preset,
+        "precision": precision,
         "settings": settings,
         "max_steps": max_steps,
         "match": match,
@@ -112,10 +121,11 @@ def train(
     }
     trained: Recipe = chosen if chosen.of is None else registry.resolve("recipe", chosen.of)
     plan = processes.together(lambda: plans.resolve(trained, source, seed=seed, device=processes.device, **choices))
-    distributed.check_shared(plan, processes)
-    progress = processes.reports(progress)
     default = rundir.default_out(chosen.name, source.name, preset, seed, plan.changes, runs=runs)
     folder = default if out is None else Path(out)
+    plan = processes.together(partial(_as_begun, chosen, plan, folder))
+    distributed.check_shared(plan, processes)
+    progress = processes.reports(progress)
     if chosen.of is None:
         if source.trains_like is not None and source.trains_like != source.dataset:
             told = f"{preset} has no settings for {source.name}: those of {source.trains_like} are used"
@@ -124,8 +134,17 @@ def train(
             return _train(plan, source, folder, processes, logs, resume=resume, progress=progress)
     if members is not None:
         raise InvalidValueError(f"members is {members}: {chosen.name} joins {chosen.joins} runs of {chosen.of}")
+    choices["precision"] = plan.precision
     member = partial(train, chosen.of, data=source, resume=True, device=device, threads=threads, **choices, **logs)
     return join.join(chosen, plan, member, folder, processes, progress=progress)
+
+
+def _as_begun(recipe: Recipe, plan: TrainingPlan, out: Path) -> TrainingPlan:
+    """The plan in the precision of the run in `out`, or of those that it joins, where settings leave that open."""
+    if plan.settings.precision != "auto":
+        return plan
+    folders = (out, *join.members_of(recipe, plan, out).values())
+    return replace(plan, precision=next(filter(None, map(rundir.precision_of, folders)), plan.precision))
 
 
 def _train(
@@ -271,12 +290,21 @@ def _agree_with(reached: TrainingState, run: Run) -> None:
 
 def _learn(run: Run, reached: TrainingState) -> None:
     """Algorithm 1 from the step reached to the last, with evaluation and resume points between the steps."""
+    shown = _report(run, reached, {})
+    for step in _steps(run, reached):
+        if step % run.plan.settings.checkpoint_every == 0:
+            with interrupts.deferred():
+                run.processes.on_main(partial(save_resume_point, run, reached))
+        shown = _report(run, reached, shown)
+
+
+def _steps(run: Run, reached: TrainingState) -> Iterator[int]:
+    """Take the steps from the one reached to the last; yields their number after each."""
     plan, processes, clean_share = run.plan, run.processes, run.plan.settings.clean_share
     minimised = plan.function or plan.objective
     objective = objective_of(minimised, clean_share=clean_share)
     terms = number_of_terms(minimised, adversarial=plan.recipe.adversarial, clean_share=clean_share)
-    shown = _report(run, reached, {})
-    for step in algorithm1(
+    return algorithm1(
         run.model,
         run.optimizer,
         reached,
@@ -287,11 +315,37 @@ def _learn(run: Run, reached: TrainingState) -> None:
         rate=plan.rate,
         precision=plan.precision,
         mean=processes.mean,
-    ):
-        if step % plan.settings.checkpoint_every == 0:
-            with interrupts.deferred():
-                processes.on_main(partial(save_resume_point, run, reached))
-        shown = _report(run, reached, shown)
+    )
+
+
+def measure(
+    plan: TrainingPlan, source: DataSource, device: torch.device, *, steps: int, longest: float
+) -> tuple[float, float]:
+    """Seconds of a step of a training, and of the estimate of batch norm that it ends with; nothing is written.
+
+    A step is the median of so many after one that warms up; of fewer, at least one, where they take longer than
+    `longest` seconds. One batch of the estimate is measured.
+    """
+    plan = replace(plan, steps=max(plan.steps, steps + 1))
+    run = _prepare(plan, source, Path(), Processes(device), {"log_steps": False, "tensorboard": False}, silent)
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    began = now()
+    times: list[float] = []
+    for _ in itertools.islice(_steps(run, TrainingState()), steps + 1):
+        times.append(now())
+        if len(times) > 1 and times[-1] - began > longest:
+            break
+    step = median(after - before for before, after in itertools.pairwise(times))
+    if run.average is None:
+        return step, 0.0
+    began = now()
+    averaging.estimate_batch_norm(cast(Ensemble, run.average.module), _learned_from(run, 0, steps=1))
+    return step, BATCH_NORM_STEPS * (now() - began)
 
 
 def _report(run: Run, reached: TrainingState, last: Fields) -> Fields:
@@ -332,9 +386,9 @@ def _attack(run: Run, x: Tensor, y: Tensor, step: int) -> Tensor:
         raise AttackError(f"training stopped in step {step + 1}: {error}") from error
 
 
-def _learned_from(run: Run, step: int) -> Iterator[Tensor]:
+def _learned_from(run: Run, step: int, *, steps: int = BATCH_NORM_STEPS) -> Iterator[Tensor]:
     """Images of steps to come, clean, attacked or both, as training learns from them."""
-    for t in range(step, step + BATCH_NORM_STEPS):
+    for t in range(step, step + steps):
         x, y = _sample(run, t)
         if not run.plan.recipe.adversarial or run.plan.settings.clean_share or run.plan.objective not in LOSSES:
             yield x

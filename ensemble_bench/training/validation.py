@@ -10,6 +10,8 @@ from ensemble_bench.records.curves import ATTACKS, ONE_STEP
 from ensemble_bench.threat import ThreatModel
 
 BATCH_SIZE = 500
+# A single step of 2.5·eps, projected.
+FGSM = "bim1"
 
 
 def predict(model: nn.Module, x: Tensor) -> Tensor:
@@ -24,8 +26,9 @@ def validate(
     """Accuracy on `data` in [0, 1] by column of curves.csv: "clean", under one step, and under curves.ATTACKS."""
     x, y = (tensor.to(device) for tensor in data.batch(slice(None)))
     accuracy = {"clean": (predict(model, x) == y).double().mean().item()}
-    # A single step of 2.5·eps, projected: FGSM.
-    for name, attack in {ONE_STEP: attacks.get("bim1"), **{name: attacks.get(name) for name in ATTACKS}}.items():
-        x_adv = attack(model, x, y, threat, seed=seed, ids=data.ids, batch_size=BATCH_SIZE, precision=precision)
+    for name, attack in {ONE_STEP: FGSM, **{name: name for name in ATTACKS}}.items():
+        x_adv = attacks.get(attack)(
+            model, x, y, threat, seed=seed, ids=data.ids, batch_size=BATCH_SIZE, precision=precision
+        )
         accuracy[name] = (predict(model, x_adv) == y).double().mean().item()
     return accuracy

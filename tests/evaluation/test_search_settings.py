@@ -9,8 +9,9 @@ from small_models import trained
 
 from ensemble_bench.evaluation.request import Request
 from ensemble_bench.evaluation.runner import evaluate
-from ensemble_bench.experiment.evaluations import on_any_device
+from ensemble_bench.experiment.evaluations import on_any_device, on_this_device
 from ensemble_bench.records import Record, Search
+from ensemble_bench.training.hardware import resolve_precision
 
 
 def test_the_record_says_how_attacks_searched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,3 +60,10 @@ def test_nodes_of_a_cluster_decide_nothing() -> None:
     assert on_any_device(Request()) == Request(precision="float32", compile=False)
     told = Request(precision="bf16", compile=True)
     assert on_any_device(told) == told
+
+
+def test_this_machine_decides_as_it_would_for_each_evaluation() -> None:
+    here = on_this_device(Request(device="cpu"))
+    assert here == Request(device="cpu", precision=resolve_precision("auto", torch.device("cpu")), compile=False)
+    told = Request(device="cpu", precision="bf16", compile=True)
+    assert on_this_device(told) == told

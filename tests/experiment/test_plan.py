@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
-from ensemble_bench.experiment.plan import BLACKBOX, Experiment, Job, experiment_of, jobs_of, joined_seeds, kept
+from ensemble_bench.experiment.plan import BLACKBOX, Experiment, Job, experiment_of, jobs_of, kept, weightless
 from ensemble_bench.experiment.sizes import LARGE, SIZES, Scored
 from ensemble_bench.registry import PRESETS, RECIPES, SUITES
 
@@ -51,8 +51,8 @@ def test_every_recipe_over_all_seeds_and_the_costly_ones_over_fewer() -> None:
 
 
 def test_ensembles_of_separate_networks_share_none() -> None:
-    recipe = RECIPES["separate2adv"]
-    assert [joined_seeds(recipe, seed) for seed in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert [RECIPES["separate2adv"].joined_seeds(seed) for seed in range(3)] == [[0, 1], [2, 3], [4, 5]]
+    assert RECIPES["singleadv"].joined_seeds(3) == []
     jobs = {job.name: job for job in jobs_of(an_experiment("separate2adv"))}
     needs = [jobs[f"train separate2adv-digits-tiny-s{seed}"].needs for seed in range(3)]
     assert [len(found) for found in needs] == [2, 2, 2]
@@ -156,5 +156,43 @@ def test_what_lies_there_is_kept(tmp_path: Path) -> None:
     record = run / "evaluations" / "quick-averaged-n360-linf32of255-0123abcd" / "record.json"
     record.parent.mkdir(parents=True)
     record.write_text("{}")
-    (run / "last.json").write_text("{}")
+    assert kept(jobs) == frozenset()  # the run tells of no such weights
+    for name in ("averaged", "last"):
+        (run / f"{name}.json").write_text("{}")
     assert kept(jobs) == {"train baseline-digits-tiny-s0", "quick baseline-digits-tiny-s0"}
+
+
+def test_a_record_of_the_last_weights_is_none_of_the_headline(tmp_path: Path) -> None:
+    jobs = jobs_of(replace(an_experiment("baseline", seeds=1), out=tmp_path))
+    run = tmp_path / "baseline-digits-tiny-s0"
+    record = run / "evaluations" / "paper-last-n360-linf32of255-0123abcd" / "record.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    for name in ("best", "last"):
+        (run / f"{name}.json").write_text("{}")
+    assert kept(jobs) == {"train baseline-digits-tiny-s0", "paper baseline-digits-tiny-s0 (last)"}
+
+
+def test_weights_that_finished_runs_do_not_hold_are_not_scored(tmp_path: Path) -> None:
+    jobs = jobs_of(replace(an_experiment("separate2adv", seeds=2), out=tmp_path))
+    assert weightless(jobs) == frozenset()
+    for seed in (0, 1, 2):  # as benchmarks/keep_runs.py leaves them
+        run = tmp_path / f"singleadv-digits-tiny-s{seed}"
+        run.mkdir()
+        for name in ("averaged.json", "averaged.safetensors", "last.json"):
+            (run / name).write_text("{}")
+    rows = [f"singleadv-digits-tiny-s{seed}" for seed in (0, 1, 2)] + [f"separate2adv-digits-tiny-s{s}" for s in (0, 1)]
+    assert weightless(jobs) == {f"paper {row} (last)" for row in rows}  # of the last ensemble one member is trained yet
+    joined = tmp_path / "separate2adv-digits-tiny-s0"
+    joined.mkdir()
+    for name in ("averaged.json", "averaged.safetensors", "last.json", "last.safetensors"):
+        (joined / name).write_text("{}")
+    assert f"paper {joined.name} (last)" not in weightless(jobs)  # joined while its members had theirs
+    (joined / "averaged.safetensors").unlink()
+    assert {f"paper {joined.name}", f"quick {joined.name}"} <= weightless(jobs)
+
+
+def test_every_job_is_told_what_nodes_must_not_decide_by_themselves() -> None:
+    jobs = jobs_of(replace(an_experiment("separate2adv", block=100), precision="float32", compile=False))
+    assert {job.arguments["precision"] for job in jobs if job.name != BLACKBOX} == {"float32"}
+    assert {job.arguments["compile"] for job in jobs if job.call in ("evaluate", "block")} == {False}

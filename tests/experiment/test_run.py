@@ -1,15 +1,20 @@
 """The board and the loop: what fails holds up only what needs it, and a lost job is taken up again."""
 
+import subprocess
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from ensemble_bench.cli.reproduce import _cores, _pool
 from ensemble_bench.experiment import board as boards
+from ensemble_bench.experiment import local
 from ensemble_bench.experiment.board import DONE, FAILED, RUNNING, SKIPPED, WAITING, Board, Event
 from ensemble_bench.experiment.local import LocalPool
-from ensemble_bench.experiment.plan import Job
+from ensemble_bench.experiment.plan import Experiment, Job
 from ensemble_bench.experiment.run import run
 from ensemble_bench.experiment.worker import INTERRUPTED
 
@@ -101,6 +106,40 @@ def test_prepared_workers_are_no_more_than_there_is_work_for_and_end_with_the_po
         assert len(pool.processes) == 2
         found = pool.processes
     assert [process.returncode for process in found] == [INTERRUPTED, INTERRUPTED]
+
+
+def test_every_worker_has_a_gpu_of_its_own_and_a_new_one_that_of_the_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, env: dict[str, str], **options: Any) -> None:
+            seen.append(env.get("CUDA_VISIBLE_DEVICES"))
+            super().__init__(*args, env=env, **options)
+
+    monkeypatch.setattr(local.subprocess, "Popen", Recorded)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
+    with closing(LocalPool(3, gpus=("2", "5"), log=tmp_path / "workers.log")) as pool:
+        pool.prepare(3)
+        assert seen == ["2", "5", "2"]
+        pool.processes[1].kill()
+        while len(pool.processes) == 3:
+            pool.events(1.0)
+        pool.prepare(3)
+        assert seen[3:] == ["5"]
+    with closing(LocalPool(1, log=tmp_path / "workers.log")) as pool:
+        pool.prepare(1)
+    assert seen[4:] == ["2,5,7"]
+
+
+def test_by_default_there_are_as_many_workers_as_gpus(tmp_path: Path) -> None:
+    experiment = cast(Experiment, SimpleNamespace(out=tmp_path))
+    for asked, expected in ((None, 3), (5, 5)):
+        with closing(_pool(experiment, ("0", "1", "2"), workers=asked, ray=None, gpus=0.0, lock=None)) as pool:
+            assert pool.workers == expected
+    with closing(_pool(experiment, (), workers=None, ray=None, gpus=0.0, lock=None)) as pool:
+        assert pool.workers == _cores()
 
 
 def test_the_time_left_follows_the_pace_of_a_training_and_of_finished_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

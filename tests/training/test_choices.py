@@ -14,7 +14,7 @@ from ensemble_bench.models.build import build
 from ensemble_bench.models.cost import parameters
 from ensemble_bench.registry import RECIPES, Recipe
 from ensemble_bench.training import plan as plans
-from ensemble_bench.training.hardware import resolve_device, resolve_precision
+from ensemble_bench.training.hardware import gpus_of, resolve_device, resolve_precision
 from ensemble_bench.training.objectives import OBJECTIVES
 from ensemble_bench.training.plan import TrainingPlan, differences
 from ensemble_bench.training.presets import PRESETS
@@ -136,6 +136,27 @@ def test_settings_give_one_length() -> None:
         replace(tiny, epochs=1)
     with pytest.raises(InvalidValueError, match="no settings for 'mnist'"):
         PRESETS["tiny"].on("mnist")
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "found"),
+    [
+        (None, None, ("0", "1", "2")),
+        ("4,GPU-8932f937,6", "cuda", ("4", "GPU-8932f937", "6")),
+        ("4,5,6,-1", None, ("4", "5", "6")),
+        ("4,5,6", "cuda:1", ("4,5,6",)),  # a place for one, which counts among all
+        (None, "cpu", ()),
+    ],
+)
+def test_gpus_that_workers_share_out(
+    visible: str | None, device: str | None, found: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus_of(device) == found
 
 
 def test_precision_and_device() -> None:

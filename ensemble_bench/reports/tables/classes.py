@@ -7,7 +7,7 @@ from ensemble_bench.records import Record, read_samples
 from ensemble_bench.records.classes import Confusion, class_scores, confusion
 from ensemble_bench.records.statistics import wilson_around
 from ensemble_bench.records.table import Cell, Table, Value
-from ensemble_bench.registry import SUITES
+from ensemble_bench.registry import strength_of
 from ensemble_bench.reports.groups import told_apart
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ UNKNOWN = "not known"
 
 
 def strongest(records: Iterable[Record]) -> list[Record]:
-    """Of every whole model, data and threat the record of the suite of highest rank, of several that of most images."""
+    """Of every whole model, data and threat the record of the strongest suite, of several that of most images."""
     best: dict[tuple[object, ...], Record] = {}
     for record in told_apart(records):
         if record.view is None and record.path is not None:
@@ -28,7 +28,7 @@ def strongest(records: Iterable[Record]) -> list[Record]:
 
 
 def _strength(record: Record) -> tuple[int, int]:
-    return max((SUITES[part].strength for part in record.suite.split("+") if part in SUITES), default=0), record.n
+    return strength_of(record.suite), record.n
 
 
 def class_tables(records: Iterable[Record]) -> list[Table]:
