@@ -83,10 +83,8 @@ def identity_of(run: Run) -> dict[str, Any]:
     # Training at two commits tells runs apart; at one, or from before it was written down, nothing is said.
     crossed = {"trained at two commits": True} if training.get("crossed_commits") else {}
     own = {key: value for key, value in training.items() if key not in ("changes", "settings", *CROSSED)}
-    return flat(own | crossed) | {
-        **flat(training.get("settings", {})),
-        **flat(run.alike),
-    }
+    # The steps that a run took stand over those of its preset.
+    return flat(training.get("settings", {})) | flat(run.alike) | flat(own | crossed)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

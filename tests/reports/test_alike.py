@@ -170,6 +170,21 @@ def test_settings_that_came_with_another_version_are_named_where_they_tell_rows_
     )
 
 
+def test_trainings_of_other_lengths_are_not_seeds_of_one_row() -> None:
+    """Their settings hold the steps of the preset, which they share."""
+    made = [
+        make_record(
+            [True],
+            {"pgd20": [True]},
+            seeds=(seed,),
+            training={"changes": {"steps": steps}, "steps": steps, "settings": {"steps": 400}},
+        )[0]
+        for seed, steps in enumerate((10, 10, 80))
+    ]
+    rows = rows_of(Scored(record=record) for record in made)
+    assert [(row.label, len(row.runs)) for row in rows] == [("singleadv, 10 steps", 2), ("singleadv, 80 steps", 1)]
+
+
 def test_attacks_of_other_settings_are_not_averaged() -> None:
     one, _ = make_record([True, True], {"pgd20": [True, False]}, seeds=(0,))
     two, _ = make_record([True, True], {"pgd20": [True, True]}, seeds=(1,))
