@@ -163,9 +163,9 @@ def evaluate(
         _show_estimate(request)
         return
     if ray is not None:
-        from ensemble_bench.experiment.evaluations import on_any_device
+        from ensemble_bench.experiment.evaluations import decided
 
-        request = on_any_device(request)
+        request = decided(request, ray=ray)
         _on_ray(request, ray, gpus=gpus, workers=workers)
     with computing_on(threads or default_threads()), shown_progress() as progress:
         records = evaluate_request(request, progress)

@@ -50,7 +50,7 @@ def reproduce(
         str,
         typer.Option(
             help="What trainings whose preset leaves it open compute in, and attacks search in: float32 or bf16; auto: "
-            "bf16 where the device has it, with --ray float32. A training that goes on keeps its own."
+            "bf16 where the device has it, on a cluster float32. A training that goes on keeps its own."
         ),
     ] = "auto",
     train_only: Annotated[
@@ -75,15 +75,14 @@ def reproduce(
     from ensemble_bench.evaluation.request import Request
     from ensemble_bench.experiment.board import DONE, Board
     from ensemble_bench.experiment.cost import changes_of
-    from ensemble_bench.experiment.evaluations import on_any_device, on_this_device
+    from ensemble_bench.experiment.evaluations import decided
     from ensemble_bench.experiment.plan import experiment_of, jobs_of, kept, weightless
     from ensemble_bench.experiment.run import run
     from ensemble_bench.locks import held
     from ensemble_bench.training.hardware import gpus_of
 
-    # Decided once for all jobs: nodes of several kinds, each by itself, could not go on with what another began.
-    decided = on_this_device if ray is None else on_any_device
-    shared = decided(Request(precision=precision, device=device))
+    # Nodes of several kinds, each by itself, could not go on with what another began.
+    shared = decided(Request(precision=precision, device=device), ray=ray)
     source = data.open_source(dataset, data_dir)
     experiment = experiment_of(
         dataset=source.dataset,

@@ -7,6 +7,7 @@ from typing import Any
 from ensemble_bench.evaluation.images import check_choice
 from ensemble_bench.evaluation.job import BLOCK
 from ensemble_bench.evaluation.request import Request, budget_on, plans_of
+from ensemble_bench.experiment.cluster import LOCAL
 from ensemble_bench.experiment.plan import Job, in_blocks
 from ensemble_bench.training.hardware import resolve_device
 
@@ -27,14 +28,15 @@ def jobs_of(request: Request) -> list[Job]:
     return jobs
 
 
-def on_any_device(request: Request) -> Request:
-    """The request for nodes of several kinds, which must do the same: float32, not compiled, where that is open."""
-    precision = "float32" if request.precision == "auto" else request.precision
-    return replace(request, precision=precision, compile=bool(request.compile))
+def decided(request: Request, *, ray: str | None) -> Request:
+    """The request with what is open decided once for all workers, which must do the same.
 
-
-def on_this_device(request: Request) -> Request:
-    """The request with what is open decided by its device on this machine; raises as `resolve_device`."""
+    Here and on "local" Ray its device on this machine decides, raising as `resolve_device`. Nodes of a cluster may be
+    of several kinds: on these it is float32, not compiled.
+    """
+    if ray not in (None, LOCAL):
+        precision = "float32" if request.precision == "auto" else request.precision
+        return replace(request, precision=precision, compile=bool(request.compile))
     device, precision = resolve_device(request.device), request.precision
     here = budget_on(device, seed=0, batch_size=None, precision=precision, compile=request.compile)
     return replace(request, precision=here.precision, compile=here.compile)

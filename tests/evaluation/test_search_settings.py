@@ -9,7 +9,7 @@ from small_models import trained
 
 from ensemble_bench.evaluation.request import Request
 from ensemble_bench.evaluation.runner import evaluate
-from ensemble_bench.experiment.evaluations import on_any_device, on_this_device
+from ensemble_bench.experiment.evaluations import decided
 from ensemble_bench.records import Record, Search
 from ensemble_bench.training.hardware import resolve_precision
 
@@ -57,13 +57,14 @@ def test_what_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nodes_of_a_cluster_decide_nothing() -> None:
-    assert on_any_device(Request()) == Request(precision="float32", compile=False)
+    assert decided(Request(), ray="auto") == Request(precision="float32", compile=False)
     told = Request(precision="bf16", compile=True)
-    assert on_any_device(told) == told
+    assert decided(told, ray="auto") == told
 
 
-def test_this_machine_decides_as_it_would_for_each_evaluation() -> None:
-    here = on_this_device(Request(device="cpu"))
+@pytest.mark.parametrize("ray", [None, "local"])
+def test_this_machine_decides_as_it_would_for_each_evaluation(ray: str | None) -> None:
+    here = decided(Request(device="cpu"), ray=ray)
     assert here == Request(device="cpu", precision=resolve_precision("auto", torch.device("cpu")), compile=False)
     told = Request(device="cpu", precision="bf16", compile=True)
-    assert on_this_device(told) == told
+    assert decided(told, ray=ray) == told
