@@ -175,10 +175,11 @@ def page(found: Mapping[str, Any]) -> str:
                 for pace in paces
             ),
         ),
-        f"Hours, then: on one such core; on one GPU, if it sustains {GPU / 1e12:.0f} · 10¹² operations a second (an "
-        "assumption, not a measurement: a twentieth of what the data sheet of an H200 promises for bf16; hours go "
-        f"with its inverse); on a Ray cluster of {GPUS} of these, where trainings and blocks of images are tasks of "
-        "their own and none waits for another for long.\n",
+        f"Hours, then: on one such core, if larger networks keep the higher of these paces; on one GPU, if it sustains "
+        f"{GPU / 1e12:.0f} · 10¹² operations a second (an assumption, not a measurement: a twentieth of what the data "
+        "sheet of an H200 promises for bf16; hours go with its inverse); on a Ray cluster of "
+        f"{GPUS} of these, where trainings and blocks of images are tasks of their own and none waits for another for "
+        "long.\n",
         table(
             ("preset", "one core: trainings", "evaluations", "one GPU: trainings", "evaluations", f"{GPUS} GPUs: all"),
             (
@@ -205,12 +206,17 @@ def table(columns: Sequence[str], rows: Any) -> str:
 
 def peta(operations: float) -> str:
     """Operations in units of 10¹⁵, two digits."""
-    return f"{float(f'{operations / 1e15:.2g}'):,g}"
+    return rounded(operations / 1e15)
 
 
 def hours(seconds: float) -> str:
     """Hours, two digits."""
-    return f"{float(f'{seconds / HOUR:.2g}'):,g} h"
+    return f"{rounded(seconds / HOUR)} h"
+
+
+def rounded(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{float(f'{value:.2g}'):,.10g}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import paper_scale  # noqa: E402
 import run as bench  # noqa: E402
 
 
@@ -38,6 +39,11 @@ def test_a_run_of_ours_that_takes_all_steps_stands_among_the_ratios(
     (tmp_path / "attack_engine.json").write_text(json.dumps({"processor": "P", "threads": 1, "parts": [part]}))
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     assert "in float32: ensemble-bench bf16, all steps 2.0, peer 3.0 (P" in bench.summary()
+
+
+def test_the_page_of_the_scale_is_that_of_its_results() -> None:
+    found = json.loads((bench.RESULTS / "paper_scale.json").read_text(encoding="utf-8"))
+    assert paper_scale.PAGE.read_text(encoding="utf-8") == paper_scale.page(found)
 
 
 def test_a_ratio_is_the_median_of_those_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
