@@ -5,7 +5,7 @@
 Of each finished run: run.json, curves.csv, the averaged weights (float16 under preset cpu), the records of its
 evaluations, and the description of the last weights, which says that the run is finished; these themselves would double
 the size. What is there already is left alone. `ensemble-bench reproduce --out experiments/…` goes on from there, but
-scores no last weights of these runs.
+scores no last weights of these runs. benchmarks/experiment_page.py then brings the table of what is missing up to date.
 """
 
 import argparse

@@ -1,0 +1,31 @@
+"""experiments/README.md: its table is that of the files there, and names the seeds that are missing."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import experiment_page
+
+
+def test_the_table_is_that_of_the_files() -> None:
+    text = experiment_page.PAGE.read_text(encoding="utf-8")
+    found = text.partition(experiment_page.START)[2].partition(experiment_page.END)[0]
+    assert found == experiment_page.state(experiment_page.planned())
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    """One of six networks is trained, and its averaged weights have met suite quick."""
+    experiment = replace(experiment_page.planned(), out=tmp_path, recipes=("singleadv", "separate2adv"))
+    run = tmp_path / experiment.run_name("singleadv", 1)
+    evaluation = run / "evaluations" / "quick-averaged-n10000-linf8of255-00000000"
+    evaluation.mkdir(parents=True)
+    for file in (run / "last.json", run / "averaged.json", evaluation / "record.json"):
+        file.write_text("{}")
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in experiment_page.state(experiment).splitlines()}
+    columns = ["trained", *experiment.suites]
+    single, joined = (dict(zip(columns, rows[f"| {name}"], strict=True)) for name in experiment.recipes)
+    assert (single["trained"], single["quick"]) == ("1; missing 0, 2, 3, 4, 5", "1; missing 0, 2")
+    assert single["paper"] == "missing 0, 1, 2, 3, 4, 5"  # of networks that only others join, too
+    assert (single["appendix"], joined["trained"]) == ("–", "missing 0, 1, 2")
