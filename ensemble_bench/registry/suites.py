@@ -96,6 +96,10 @@ SUITES: Mapping[str, Suite] = {
                 "sweep10",
                 "mora10",
                 "pma100",
+                # With these quick's attacks are all here, so that what it breaks is hardly ever missed.
+                "sweep20",
+                "sweep-top50",
+                "sweep-top100",
                 "bypass100",
                 "apgd100",
                 "reacg100",
@@ -109,6 +113,9 @@ SUITES: Mapping[str, Suite] = {
                 "margin-plateau1600",
             ),
             one_in={
+                "sweep20": 12,
+                "sweep-top50": 12,
+                "sweep-top100": 32,
                 "apgd100": 2,
                 "reacg100": 4,
                 "mean-member100": 4,

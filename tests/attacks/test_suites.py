@@ -36,6 +36,12 @@ def test_the_strongest_suites_hold_autoattack(name: str) -> None:
     assert set(SUITES["autoattack"].attacks) <= set(SUITES[name].attacks)
 
 
+def test_strongest_holds_quick_on_as_many_images() -> None:
+    quick, strongest = SUITES["quick"], SUITES["strongest"]
+    assert [name for name in strongest.attacks if name in quick.attacks] == list(quick.attacks)
+    assert all(strongest.one_in.get(name, 1) <= quick.one_in.get(name, 1) for name in quick.attacks)
+
+
 def test_only_ensembles_meet_the_attacks_on_members() -> None:
     suite, found = SUITES["strongest"], {}
     for members in (1, 2):
