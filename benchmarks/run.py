@@ -101,7 +101,7 @@ def _described(found: Mapping[str, Any]) -> list[str]:
         rounds = len(next(iter(seconds.values())))
         last = (" robust accuracy |" if robust else "") + (" passes |" if passes else "")
         lines += [f"{part['title']}; {f'medians of {rounds} rounds' if rounds > 1 else 'run once'}.\n"]
-        lines += ["| | seconds |" + "".join(f" over {name.split()[-1]} |" for name in ours) + last]
+        lines += ["| | seconds |" + "".join(f" over {name.removeprefix('ensemble-bench ')} |" for name in ours) + last]
         lines += ["| :-- |" + " --: |" * (1 + len(ours) + bool(robust) + bool(passes))]
         for name, times in seconds.items():
             ratios = "".join(f" {median_ratio(times, seconds[base]):.2f} |" for base in ours)
