@@ -1,6 +1,7 @@
 """Models for tests: digits networks of fixed weights, linear ones with closed forms, and ones that misbehave."""
 
 import functools
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -166,6 +167,18 @@ def odd_and_even(n: int) -> tuple[Linear, ImageSet]:
     odd, even = x[split.labels == 1].mean(dim=0), x[split.labels == 0].mean(dim=0)
     weight = torch.stack([even - odd, odd - even])
     return Linear(weight, -weight @ (odd + even) / 2), split
+
+
+class BadGradient(torch.autograd.Function):
+    """Answers pass; their gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx: object, logits: Tensor) -> Tensor:
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return grad * math.nan
 
 
 class Wrapped(nn.Module):

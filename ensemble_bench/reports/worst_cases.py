@@ -193,10 +193,10 @@ def _families(records: Iterable[Record], *, trained_alike: bool) -> list[Family]
     names = [family.where for family in found]
     for i, texts in enumerate(apart(names, list(map(flat, abouts)))):
         if names.count(names[i]) > 1:
-            whole = (
-                [] if 0 < len(texts) <= NAMED else [f"conditions {identify({'in order': list(abouts[i].items())})[:8]}"]
-            )
-            found[i] = replace(found[i], apart=", ".join(texts[:NAMED] + whole))
+            told = texts[:NAMED]
+            if not 0 < len(texts) <= NAMED:
+                told.append(f"conditions {identify({'in order': list(abouts[i].items())})[:8]}")
+            found[i] = replace(found[i], apart=", ".join(told))
     return found
 
 

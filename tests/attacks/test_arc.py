@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Linear, images, searched, trained
+from small_models import BadGradient, Linear, images, searched, trained
 from torch import Tensor, nn
 
 from ensemble_bench import Ensemble, ThreatModel, attacks
@@ -181,16 +181,6 @@ def test_on_done_counts_up_to_all_images() -> None:
     assert [done for done, _ in heard][-1] == right.sum()
     assert heard == sorted(heard)
     assert heard[-1][1] == (outcome.broken & right).sum()
-
-
-class BadGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, logits: Tensor) -> Tensor:
-        return logits.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return grad * math.nan
 
 
 class Changed(nn.Module):

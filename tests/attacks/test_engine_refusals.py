@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from each_attack import each_attack, get, predictions
-from small_models import Linear, Wrapped, images, trained
+from small_models import BadGradient, Linear, Wrapped, images, trained
 from torch import Tensor
 
 from ensemble_bench import ThreatModel, attacks
@@ -15,16 +15,6 @@ from ensemble_bench.attacks.pgd import PGD
 from ensemble_bench.errors import AttackError, InvalidValueError
 
 # Models and attacks that break the rules
-
-
-class BadGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, logits: Tensor) -> Tensor:
-        return logits.clone()
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> Tensor:
-        return grad * math.nan
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,6 @@ from ensemble_bench.evaluation import job as jobs
 from ensemble_bench.evaluation.runner import evaluate, evaluate_checkpoints
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return make_run(tmp_path / "runs" / "singleadv-s0")
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_anywhere_and_resumed_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -84,9 +79,8 @@ evaluate_checkpoints([sys.argv[1]], n=int(sys.argv[2]), blackbox=sys.argv[3], pr
 
 
 @pytest.mark.skipif(bool(rounding.SEED), reason="a process of its own rounds as this processor does")
-def test_a_process_killed_with_sigkill_loses_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_killed_with_sigkill_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "runs" / "singleadv-s0")
     monkeypatch.setattr(jobs, "BLOCK", 20)
     other = Path(shutil.copytree(run, tmp_path / "other" / run.name))
     (expected,) = evaluate_checkpoints([other], n=N, blackbox=blackbox_set())

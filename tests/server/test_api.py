@@ -5,7 +5,7 @@ import errno
 import hashlib
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,6 @@ from ensemble_bench.server import uploads
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.format import archive
 from ensemble_bench.submissions.format.limits import Limits
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(tmp_path_factory.mktemp("services"))
-    yield services
-    services.stop()
-
-
-@pytest.fixture(scope="module")
-def service(services: Services) -> Service:
-    return services.start()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What the service serves to whom, and how often."""
 
-from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
@@ -9,18 +8,6 @@ from sample_bundles import honest
 from services import ask, submit
 
 from ensemble_bench.server.ratelimit import RateLimit
-
-
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    services = Services(tmp_path_factory.mktemp("services"))
-    yield services
-    services.stop()
-
-
-@pytest.fixture(scope="module")
-def service(services: Services) -> Service:
-    return services.start()
 
 
 def test_the_site_and_its_files(service: Service) -> None:
