@@ -50,7 +50,8 @@ def reproduce(
         str,
         typer.Option(
             help="What trainings whose preset leaves it open compute in, and attacks search in: float32 or bf16; auto: "
-            "bf16 where the device has it, on a cluster float32. A training that goes on keeps its own."
+            "bf16 where the device has it, on a cluster float32. A training that goes on keeps its own, and suite "
+            "strongest, by which boards rank, searches in float32."
         ),
     ] = "auto",
     train_only: Annotated[

@@ -42,11 +42,11 @@ class JobCost:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Of one recipe: the steps of a training, the seconds that it takes in all, and those of a pass of the network."""
+    """Of one recipe: the steps of a training, the seconds that it takes in all, those of a pass in every precision."""
 
     steps: int
     seconds: float
-    seconds_a_pass: float
+    seconds_a_pass: Mapping[str, float]
     architecture: Architecture
 
 
@@ -89,6 +89,8 @@ def costs_of(
 def _measure(experiment: Experiment, names: Sequence[str], progress: Progress) -> dict[str, Pace]:
     """The pace of every recipe; one that joins runs trains nothing itself."""
     source, device = data.open_source(experiment.dataset, experiment.data_dir), resolve_device(experiment.device)
+    fixed = (scored.precision for scored in experiment.suites.values() if scored.precision is not None)
+    precisions = dict.fromkeys((experiment.precision, *fixed))
     paces: dict[str, Pace] = {}
     for number, name in enumerate(names):
         progress(MEASURING, number, len(names), recipe=name)
@@ -103,10 +105,10 @@ def _measure(experiment: Experiment, names: Sequence[str], progress: Progress) -
         )
         joins = registry.resolve("recipe", name).joins
         architecture = replace(plan.architecture, members=joins) if joins else plan.architecture
-        a_pass = _time_pass(architecture, experiment)
+        a_pass = {precision: _time_pass(architecture, experiment, precision) for precision in precisions}
         paces[name] = Pace(
             steps=0 if joins else plan.steps,
-            seconds=0.0 if joins else _time_training(plan, source, device, a_pass),
+            seconds=0.0 if joins else _time_training(plan, source, device, a_pass[experiment.precision]),
             seconds_a_pass=a_pass,
             architecture=architecture,
         )
@@ -129,10 +131,9 @@ def _time_training(plan: TrainingPlan, source: DataSource, device: torch.device,
     return plan.steps * step + ending + validations * n * each * seconds_a_pass
 
 
-def _time_pass(architecture: Architecture, experiment: Experiment) -> float:
+def _time_pass(architecture: Architecture, experiment: Experiment, precision: str) -> float:
     device = resolve_device(experiment.device)
-    precision = resolve_precision(experiment.precision, device)
-    budget = Budget.on(device, seed=0, batch_size=None, precision=precision)
+    budget = Budget.on(device, seed=0, batch_size=None, precision=resolve_precision(precision, device))
     model = build(architecture, seed=0).to(device).eval()
     most = max(scored.images for scored in experiment.suites.values())
     return seconds_a_pass(model, architecture.image_shape, budget, classes=architecture.classes, images=most)
@@ -152,7 +153,7 @@ def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCos
         return JobCost()  # its blocks have done the work
     weighted = pace.architecture.gated
     passes = n * bound_of_suite(job.arguments["suite"], pace.architecture, weighted=weighted)
-    return JobCost(passes=round(passes), seconds=passes * pace.seconds_a_pass)
+    return JobCost(passes=round(passes), seconds=passes * pace.seconds_a_pass[job.arguments["precision"]])
 
 
 def _cost_of_blackbox(experiment: Experiment) -> JobCost:

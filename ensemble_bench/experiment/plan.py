@@ -111,7 +111,7 @@ def experiment_of(
     for what, value in (("seeds", seeds), ("n", most), ("max_steps", max_steps)):
         if value is not None and value < 1:
             raise InvalidValueError(f"{what} is {value}: choose 1 or more")
-    sizes = sizes_of(registry.check("preset", preset))
+    sizes = sizes_of(registry.check("preset", preset), dataset)
     cap = test_images if most is None else min(most, test_images)
     return Experiment(
         recipes=tuple(recipes or registry.RECIPES),
@@ -210,7 +210,7 @@ def _run(experiment: Experiment, recipe: str, seed: int, *, suites: Iterable[str
 
 def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, which: str) -> Iterator[Job]:
     """The evaluation of a checkpoint: of more images than a block holds, every block on its own and then the record."""
-    n = experiment.suites[suite].images
+    scored = experiment.suites[suite]
     evaluation = Job(
         name=f"{suite} {row}" + (f" ({which})" if which == LAST else ""),
         call="evaluate",
@@ -219,10 +219,10 @@ def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, whic
             "checkpoint": which,
             "runs": str(experiment.out.resolve()),
             "suite": suite,
-            "n": n,
+            "n": scored.images,
             "data_dir": experiment.where["data_dir"],
             "device": experiment.device,
-            "precision": experiment.precision,
+            "precision": scored.precision or experiment.precision,
             "compile": experiment.compile,
         },
         row=row,
@@ -230,7 +230,7 @@ def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, whic
         needs=(f"{TRAIN} {row}", *((BLACKBOX,) if _needs_blackbox(suite) else ())),
         share=1 / 2 if suite in BOTH_CHECKPOINTS else 1.0,
     )
-    yield from in_blocks(evaluation, images=n, block=experiment.block)
+    yield from in_blocks(evaluation, images=scored.images, block=experiment.block)
 
 
 def in_blocks(evaluation: Job, *, images: int, block: int) -> list[Job]:

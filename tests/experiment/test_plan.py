@@ -7,7 +7,8 @@ import pytest
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.experiment.plan import BLACKBOX, Experiment, Job, experiment_of, jobs_of, kept, weightless
-from ensemble_bench.experiment.sizes import LARGE, SIZES, Scored
+from ensemble_bench.experiment.sizes import LARGE, SIZES, Scored, sizes_of
+from ensemble_bench.leaderboard.rules import PRECISION, Rules
 from ensemble_bench.registry import PRESETS, RECIPES, SUITES
 
 OUT = Path("runs/x")
@@ -16,14 +17,15 @@ OUT = Path("runs/x")
 def an_experiment(
     *recipes: str,
     seeds: int = 3,
+    dataset: str = "digits",
     preset: str = "tiny",
     test_images: int = 360,
     block: int = 1024,
     most: int | None = None,
 ) -> Experiment:
     return experiment_of(
-        dataset="digits",
-        data_name="digits",
+        dataset=dataset,
+        data_name=dataset,
         data_dir=None,
         preset=preset,
         seeds=seeds,
@@ -64,7 +66,7 @@ def test_ensembles_of_separate_networks_share_none() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_names_are_unique_and_what_is_needed_stands_before(preset: str) -> None:
-    jobs = jobs_of(an_experiment(preset=preset, test_images=10_000))
+    jobs = jobs_of(an_experiment(dataset="cifar10", preset=preset, test_images=10_000))
     seen: set[str] = set()
     for job in jobs:
         assert job.name not in seen
@@ -99,7 +101,9 @@ def test_small_test_sets_are_used_whole_and_n_bounds_every_suite() -> None:
 
 
 def test_a_large_evaluation_is_one_job_a_block_and_then_the_record() -> None:
-    jobs = jobs_of(an_experiment("baseline", seeds=1, preset="small", test_images=10_000, block=4000))
+    jobs = jobs_of(
+        an_experiment("baseline", seeds=1, dataset="cifar10", preset="small", test_images=10_000, block=4000)
+    )
     quick = [job for job in jobs if job.column == "quick"]
     assert [job.arguments.get("block") for job in quick] == [0, 1, 2, None]
     assert quick[-1].needs[-3:] == tuple(job.name for job in quick[:3])
@@ -118,9 +122,26 @@ def test_suites_can_be_for_some_recipes_and_seeds() -> None:
 def test_the_sizes_name_what_exists() -> None:
     assert set(SIZES) >= set(PRESETS)
     assert set(LARGE) <= set(RECIPES)
-    for sizes in SIZES.values():
+    for preset in SIZES:
+        sizes = sizes_of(preset, "digits")
+        assert sizes is SIZES[preset] or set(sizes.suites) == set(SIZES["cpu"].suites)
+    for sizes in (*SIZES.values(), sizes_of("cpu", "digits")):
         assert set(sizes.suites) <= set(SUITES)
         assert {recipe for scored in sizes.suites.values() for recipe in scored.recipes or ()} <= set(RECIPES)
+
+
+def test_the_suite_that_boards_rank_by_is_run_as_they_run_it() -> None:
+    jobs = jobs_of(replace(an_experiment("baseline", preset="cpu"), precision="bf16"))
+    precisions = {job.column: job.arguments["precision"] for job in jobs if job.call == "evaluate"}
+    assert precisions.pop(Rules().suite) == PRECISION
+    assert set(precisions.values()) == {"bf16"}
+
+
+def test_the_digits_have_every_suite_and_seed_but_at_tiny() -> None:
+    jobs = jobs_of(an_experiment(preset="cpu"))
+    assert {seed for recipe, seed in trainings(jobs) if recipe in LARGE} == {0, 1, 2}
+    assert {job.arguments["n"] for job in jobs if job.call == "evaluate"} == {360}
+    assert "autoattack" not in {job.column for job in jobs_of(an_experiment(preset="tiny"))}
 
 
 @pytest.mark.parametrize(
