@@ -30,10 +30,12 @@ def report(
     as_paper: Annotated[bool, typer.Option("--as-paper", help="Smooth and average as the paper does.")] = False,
     tables: Annotated[
         list[str] | None,
-        typer.Option("--table", help="Only this table: 1, 2, suites, credits, paper or classes; may be given again."),
+        typer.Option(
+            "--table", help="Only this table: 1, 2, cost, suites, credits, paper or classes; may be given again."
+        ),
     ] = None,
     figures: Annotated[
-        list[str] | None, typer.Option("--figure", help="Only this figure: 2, 3 or eps; may be given again.")
+        list[str] | None, typer.Option("--figure", help="Only this figure: 2, 3, cost or eps; may be given again.")
     ] = None,
 ) -> None:
     """Render the paper's tables and figures from the records under --runs."""

@@ -8,7 +8,7 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records.csv_text import csv_text
 from ensemble_bench.records.markup import markdown
 from ensemble_bench.records.record import CleanScore, RobustScore
-from ensemble_bench.records.text import fraction
+from ensemble_bench.records.text import fraction, quantity
 
 ABSENT = "–"
 _LATEX = {
@@ -58,7 +58,17 @@ class Mean:
         return f"{self.mean:.1f}" + ("" if self.sd is None else f" ± {self.sd:.1f}")
 
 
-Cell = str | int | Value | Mean | None
+@dataclass(frozen=True, kw_only=True)
+class Amount:
+    """A large count that readers see rounded, with its prefix: "48.2 M"."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return quantity(self.count)
+
+
+Cell = str | int | Value | Mean | Amount | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +204,8 @@ def _flat(table: Table, row: tuple[Cell, ...]) -> dict[str, str]:
             flat |= {name: fraction(value) for name, value in parts if value is not None}
         elif isinstance(cell, Mean):
             flat |= {key: fraction(cell.mean)} | ({} if cell.sd is None else {f"{key}_sd": fraction(cell.sd)})
+        elif isinstance(cell, Amount):
+            flat[key] = str(cell.count)
         elif cell is not None:
             flat[key] = str(cell)
     return flat

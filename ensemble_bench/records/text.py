@@ -46,6 +46,16 @@ def fraction(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def quantity(value: float, *, plain: bool = False) -> str:
+    """A count with three digits and its prefix: "156 k", "48.2 M", "1.20 G"; `plain` drops zeros: "1.2 G"."""
+    for prefix in ("", " k", " M", " G", " T", " P"):
+        if value < 999.5 or prefix == " P":
+            break
+        value /= 1000
+    digits = 0 if value >= 99.95 or not prefix else 1 if value >= 9.995 else 2
+    return f"{value:.3g}{prefix}" if plain else f"{value:.{digits}f}{prefix}"
+
+
 def seeds_text(seeds: Sequence[int]) -> str:
     """Return a model's seeds: "0", or "0+1" where members of several seeds were joined."""
     return "+".join(map(str, seeds))

@@ -7,17 +7,24 @@ from ensemble_bench.errors import UnknownNameError
 TABLES = {
     "1": ("table1a", "table1b", "table1c"),
     "2": ("table2",),
+    "cost": ("cost_table",),
     "suites": ("suites",),
     "credits": ("credits", "alone"),
     "paper": ("beside_paper",),
     "classes": ("classes", "confusion"),
 }
-FIGURES = {"2": ("figure2a", "figure2b", "figure2c"), "3": ("figure3",), "eps": ("robustness_curve",)}
+FIGURES = {
+    "2": ("figure2a", "figure2b", "figure2c"),
+    "3": ("figure3",),
+    "cost": ("cost_figure",),
+    "eps": ("robustness_curve",),
+}
 CAPTIONS = {
     "figure2a": "Figure 2a: accuracy over training steps, 5 steps of IFGSM",
     "figure2b": "Figure 2b: accuracy over training steps, 20 steps of PGD",
     "figure2c": "Figure 2c: accuracy over the number of attack steps",
     "figure3": "Figure 3: accuracy over the number of attack steps, doubled until it stops falling",
+    "cost_figure": "Worst-case accuracy over the cost of a prediction",
     "robustness_curve": "Worst-case accuracy over the size of the perturbation",
 }
 MISSING = {  # notes on parts without inputs
@@ -36,6 +43,9 @@ MISSING = {  # notes on parts without inputs
     ),
     ("figure3",): (
         "Figure 3 is left out: no record of an ensemble's parts; `ensemble-bench evaluate --suite appendix` makes it."
+    ),
+    ("cost_table",): (
+        "Costs are left out: no record of suite quick or strongest; `ensemble-bench evaluate --suite quick` makes it."
     ),
     ("suites",): (
         "Tables of other suites are left out: no record of one; `ensemble-bench evaluate --suite quick` makes it."

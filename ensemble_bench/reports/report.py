@@ -11,12 +11,14 @@ from ensemble_bench.records import Record, described, find_records
 from ensemble_bench.records.markup import markdown
 from ensemble_bench.records.table import Table, to_csv, to_latex, to_markdown
 from ensemble_bench.reports.doubled import notes_on_doubled
+from ensemble_bench.reports.figures.cost import cost_panels
 from ensemble_bench.reports.figures.figure2 import attack_panels, training_panels
 from ensemble_bench.reports.figures.figure3 import doubling_panels
 from ensemble_bench.reports.figures.lines import Panel, write_figure
 from ensemble_bench.reports.parts import ALL, CAPTIONS, WHOLE, notes_on_missing_parts
 from ensemble_bench.reports.robustness import robustness_panels, robustness_tables
 from ensemble_bench.reports.tables.classes import class_tables, confusion_tables, strongest
+from ensemble_bench.reports.tables.cost import cost_tables
 from ensemble_bench.reports.tables.credits import alone_tables, credit_tables
 from ensemble_bench.reports.tables.paper import beside_paper
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
@@ -83,6 +85,7 @@ def _tables(records: Sequence[Record], curves: Sequence[Curve], paper: bool) -> 
         "table1b": partial(table_1b, records),
         "table1c": partial(table_1c, records),
         "table2": partial(table_2, records),
+        "cost_table": partial(cost_tables, records),
         "suites": partial(suite_tables, records),
         "credits": partial(credit_tables, records),
         "alone": partial(alone_tables, records),
@@ -104,6 +107,7 @@ def _figures(records: Sequence[Record], curves: Sequence[Curve], paper: bool) ->
         "figure2b": partial(training_panels, curves, "pgd20", paper=paper),
         "figure2c": partial(attack_panels, records),
         "figure3": partial(doubling_panels, records),
+        "cost_figure": partial(cost_panels, records),
         "robustness_curve": partial(robustness_panels, records),
     }
 

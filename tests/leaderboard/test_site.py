@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 from ensemble_bench.cli.leaderboard import app
 from ensemble_bench.errors import InvalidValueError, RecordError
 from ensemble_bench.leaderboard.site import build_site
-from ensemble_bench.leaderboard.site.charts import quantity
 from ensemble_bench.leaderboard.site.entries import entry_of
 from ensemble_bench.leaderboard.site.models import read_models, titles_of
 from ensemble_bench.records import NamedWarning, Record, Threat, find_records, write_record
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.records.table import Value
+from ensemble_bench.records.text import quantity
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "leaderboards"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"

@@ -9,7 +9,7 @@ import pytest
 from synthetic_runs import build_runs, build_sweep
 
 from ensemble_bench.leaderboard.site.boards import boards_of
-from ensemble_bench.leaderboard.site.charts import eps_chart, quantity, steps_chart
+from ensemble_bench.leaderboard.site.charts import eps_chart, steps_chart
 from ensemble_bench.leaderboard.site.entries import Entry
 from ensemble_bench.leaderboard.site.looks import BACKGROUNDS, luminance, visible
 from ensemble_bench.leaderboard.site.markdown import to_html
@@ -17,7 +17,7 @@ from ensemble_bench.leaderboard.site.models import read_models
 from ensemble_bench.leaderboard.site.scatter import scatter
 from ensemble_bench.records import Threat, find_records
 from ensemble_bench.records.table import Value
-from ensemble_bench.records.text import day_text
+from ensemble_bench.records.text import day_text, quantity
 from ensemble_bench.registry import RECIPES
 
 

@@ -33,6 +33,7 @@ CREDITS = [f"credits.{suffix}" for suffix in ("md", "csv", "tex")]
 FIGURE_3 = ["figure3.png", "figure3.pdf"]
 PAPER = [f"beside_paper.{suffix}" for suffix in ("md", "csv", "tex")]
 BESIDE = ["beside_paper"] * 3  # Tables 1a, 1b, 1c; Table 2 of the paper is of another ensemble
+COSTS = [f"cost_table.{suffix}" for suffix in ("md", "csv", "tex")] + ["cost_figure.png", "cost_figure.pdf"]
 CURVE = [f"robustness_curve.{suffix}" for suffix in ("png", "pdf", "csv")]
 
 
@@ -55,10 +56,10 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_everything_is_written_and_named(report: Report) -> None:
-    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *SUITES, *CREDITS, *FIGURE_3, *PAPER, *CURVE]
+    names = ["report.md", *TABLES, *FIGURES, *TABLE_2, *COSTS, *SUITES, *CREDITS, *FIGURE_3, *PAPER, *CURVE]
     assert sorted(path.name for path in report.paths) == sorted(names)
     assert all(path.stat().st_size > 100 for path in report.paths)
-    names = ["table1a", "table1b", "table1c", "table2", "suites", "suites", "credits", "credits", *BESIDE]
+    names = ["table1a", "table1b", "table1c", "table2", "cost_table", "suites", "suites", "credits", "credits", *BESIDE]
     assert [t.name for t in report.tables] == names
     assert report.verdicts == ()  # test_verdicts.py has runs under the suites that decide
     notes = [note.partition(" (")[0] for note in report.notes]
@@ -186,7 +187,7 @@ def test_missing_inputs_are_said_and_leave_no_old_files(runs: Path, tmp_path: Pa
         *PAPER,
     }  # of a run without best weights stand the last
     assert [note.partition(" left out: ")[0] for note in report.notes] == [
-        *("Table 1c is", "Table 2 is", "Figure 3 is", "Tables of other suites are", "Credits are"),
+        *("Table 1c is", "Table 2 is", "Figure 3 is", "Costs are", "Tables of other suites are", "Credits are"),
         "The robustness curve is",
         "No verdict under suite quick: no record of a claim's recipe under it.",
         "No verdict under suite strongest: no record of a claim's recipe under it.",
@@ -229,9 +230,9 @@ def test_tables_and_figures_are_chosen_by_number(
 
 
 def test_unknown_parts_are_named() -> None:
-    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, classes, credits, paper, suites"):
+    with pytest.raises(UnknownNameError, match="unknown table '3': choose from 1, 2, classes, cost, credits, paper, "):
         parts_of(tables=["3"])
-    with pytest.raises(UnknownNameError, match="unknown figure '1': choose from 2, 3, eps"):
+    with pytest.raises(UnknownNameError, match="unknown figure '1': choose from 2, 3, cost, eps"):
         parts_of(figures=["1"])
     with pytest.raises(UnknownNameError, match="unknown part of a report 'table3': did you mean table2"):
         write_report(Path("nowhere"), Path("nowhere"), parts=["table3"])

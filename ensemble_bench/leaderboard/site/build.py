@@ -33,7 +33,7 @@ from ensemble_bench.leaderboard.site.scatter import scatter
 from ensemble_bench.leaderboard.site.theirs import read_entries
 from ensemble_bench.records import CARRIED
 from ensemble_bench.records.conditions import precision_of, version_of
-from ensemble_bench.records.text import day_text, seeds_text
+from ensemble_bench.records.text import day_text, quantity, seeds_text
 
 PACKAGE = "ensemble_bench.leaderboard.site"
 DISTRIBUTION = "ensemble-bench"
@@ -133,7 +133,7 @@ def _environment() -> Environment:
     }
     pages.filters |= {
         "percent": lambda value: f"{100 * value:.1f}",
-        "quantity": charts.quantity,
+        "quantity": quantity,
         "seeds": seeds_text,
         "day": day_text,
         "describe": describe,

@@ -177,16 +177,6 @@ def interval(accuracy: float, low: float | None, high: float | None) -> str:
     return text if low is None or high is None else f"{text} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def quantity(value: float, *, plain: bool = False) -> str:
-    """A count with three digits and its prefix: "156 k", "48.2 M", "1.20 G"; `plain` drops zeros: "1.2 G"."""
-    for prefix in ("", " k", " M", " G", " T", " P"):
-        if value < 999.5 or prefix == " P":
-            break
-        value /= 1000
-    digits = 0 if value >= 99.95 or not prefix else 1 if value >= 9.995 else 2
-    return f"{value:.3g}{prefix}" if plain else f"{value:.{digits}f}{prefix}"
-
-
 @dataclass(frozen=True)
 class Axis:
     """Maps numbers from `low` to `high` onto pixels from `start` to `end`."""

@@ -23,10 +23,10 @@ from ensemble_bench.leaderboard.site.charts import (
     Tick,
     interval,
     percent_axis,
-    quantity,
     short,
 )
 from ensemble_bench.leaderboard.site.looks import look_of
+from ensemble_bench.records.text import quantity
 from ensemble_bench.registry import strength_of
 
 RADIUS = 5.0  # of a mark

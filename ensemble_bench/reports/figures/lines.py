@@ -80,7 +80,8 @@ class Panel:
 
     `omitted` names its runs that were not measured so. The x axis is "linear" from 0, "symlog" (logarithmic from 1, and
     0 beside it) or "log". `band` says what bands and bars are; `ticks` stand on the x axis where they fit, by default
-    round numbers. `part` heads the lines of this panel in a legend that several share.
+    round numbers. `part` heads the lines of this panel in a legend that several share. `apart` says that no two points
+    share their x, so that none has to be moved for its bar to be seen.
     """
 
     title: str
@@ -93,6 +94,7 @@ class Panel:
     band: str = "mean ± sd over seeds"
     ticks: tuple[float, ...] = ()
     part: str = ""
+    apart: bool = False
 
 
 def leaders(lines: Sequence[Line]) -> str:
@@ -162,7 +164,8 @@ def _draw(ax: "Axes", panel: Panel, limits: tuple[float, float], inches: float) 
     for place, line in enumerate(panel.lines):
         colour, dashes = LOOKS.get(line.look) or (next(spare), "-")
         few = len(line.x) <= FEW
-        x = _beside(panel, line.x, place - (len(panel.lines) - 1) / 2) if few and line.band is not None else line.x
+        moved = few and line.band is not None and not panel.apart
+        x = _beside(panel, line.x, place - (len(panel.lines) - 1) / 2) if moved else line.x
         look: dict[str, Any] = {"color": colour, "linestyle": dashes, "marker": line.marker if few else None}
         # Unclipped: 0 % stays visible.
         (handles[line.label],) = ax.plot(x, 100 * line.y, markersize=3.5, clip_on=False, **look)
@@ -248,7 +251,7 @@ def _apart(ticks: Sequence[float], first: float, last: float) -> list[float]:
 
 def _scale(ax: "Axes", panel: Panel) -> None:
     """Lay out the x axis."""
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, ScalarFormatter
+    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
     ticks, last = panel.ticks, max(float(line.x[-1]) for line in panel.lines)
     if panel.scale == "linear":
@@ -266,4 +269,4 @@ def _scale(ax: "Axes", panel: Panel) -> None:
     if ticks:
         ax.xaxis.set_major_locator(FixedLocator(ticks))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
