@@ -12,6 +12,7 @@ from ensemble_bench.reports.groups import Run, place
 
 # Of what runs of one label differ in, so much is named; longer values go by a hash.
 NAMED, LONGEST = 4, 24
+OPPOSITES = {"trained at two commits": "trained at one commit"}
 
 
 R = TypeVar("R", bound=Run)
@@ -148,7 +149,7 @@ def _named(key: str, value: Any) -> str:
     if key in ("steps", "parameters"):
         return f"{value} {key}"
     if value is None or value is False:
-        return f"no {key}"
+        return OPPOSITES.get(key, f"no {key}")
     if value is True:
         return key
     if key == "eps" and isinstance(value, float):

@@ -156,7 +156,7 @@ def test_table_and_verdict_choose_the_same_run_of_a_doubled_seed(tmp_path: Path)
         ({"search": Search(precision="bf16", folded=True, compiled=False)}, ("search float32", "search bf16")),
         ({"commit": "1" * 40 + "-dirty"}, ("tree clean", "tree dirty")),
         ({"data_hash": "sha256:" + "cd" * 32}, ("data abababab", "data cdcdcdcd")),
-        ({"training": TRAINED | {"crossed_commits": True}}, ("no trained at two commits", "trained at two commits")),
+        ({"training": TRAINED | {"crossed_commits": True}}, ("trained at one commit", "trained at two commits")),
     ],
     ids=["precision", "tree", "data", "two commits"],
 )
