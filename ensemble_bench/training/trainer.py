@@ -215,6 +215,9 @@ def _is_finished(
     if (others := rundir.crossed_versions(out)) is not None:
         told = f"goes on with what was trained under {others}, which its checkpoints and records will say"
         progress(f"train {out.name} versions", 1, 1, status=told)
+    if rundir.crossed_commits(out):
+        told = "trained at two commits, which its records will say: no seed beside runs that stayed at one"
+        progress(f"train {out.name} commits", 1, 1, status=told)
     return False
 
 

@@ -88,14 +88,17 @@ def test_a_training_that_goes_on_under_others_says_so(tmp_path: Path, monkeypatc
     options: dict[str, Any] = {"out": out, "max_steps": 3, "settings": {"checkpoint_every": 1, "average": 0}}
     with monkeypatch.context() as patch:
         patch.setattr(rundir, "versions", other(kernels="AVX9"))
+        patch.setattr(rundir, "commit", lambda: "an earlier one")
         with pytest.raises(Killed):
             train("baseline", **options, progress=killing(2))
     train("baseline", **options, resume=True, progress=lambda *_, **f: told.append(str(f.get("status", ""))))
     assert any("goes on with what was trained under kernels AVX9" in line for line in told)
+    assert any("trained at two commits" in line for line in told)
     run = rundir.read_run(out) or {}
     assert run["versions"]["kernels"] == "AVX9"
     assert run["later_versions"] == [versions()]
     meta = checkpoint.read_info(out / "last.safetensors").meta
+    assert meta["crossed_commits"] is True
     assert meta["crossed_versions"] is True
     assert (training_of(meta) or {})["crossed_versions"] is True
 
