@@ -1,15 +1,16 @@
-"""What the kept experiment holds and what it lacks, by recipe, seed and suite: the table of experiments/README.md.
+"""The report of the kept experiment, and the table of experiments/README.md: what it holds and lacks.
 
     python benchmarks/experiment_page.py
 
-The plan is that of `ensemble-bench reproduce --dataset cifar10 --preset cpu --seeds 3`. Nothing is measured or loaded:
-what counts are the files of finished trainings and of records.
+The plan is that of `ensemble-bench reproduce --dataset cifar10 --preset cpu --seeds 3`. Nothing is measured: what
+counts are the files of finished trainings and of records.
 """
 
 from collections import defaultdict
 from pathlib import Path
 
 from ensemble_bench.experiment.plan import TRAIN, Experiment, experiment_of, jobs_of, kept
+from ensemble_bench.reports import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "experiments/README.md"
@@ -21,6 +22,14 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     before, after = text.partition(START)[0], text.partition(END)[2]
     PAGE.write_text(before + START + state(planned()) + END + after, encoding="utf-8")
+    render(planned().out, planned().out / "report")
+
+
+def render(runs: Path, out: Path) -> None:
+    """The report of `runs` in folder `out`, without the files for papers."""
+    for path in write_report(runs, out).paths:
+        if path.suffix in (".tex", ".pdf"):
+            path.unlink()
 
 
 def planned() -> Experiment:

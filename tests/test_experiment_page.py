@@ -1,4 +1,4 @@
-"""experiments/README.md: its table is that of the files there, and names the seeds that are missing."""
+"""experiments/: the report is that of the runs there, and README's table names what is there and what is missing."""
 
 import sys
 from dataclasses import replace
@@ -13,6 +13,16 @@ def test_the_table_is_that_of_the_files() -> None:
     text = experiment_page.PAGE.read_text(encoding="utf-8")
     found = text.partition(experiment_page.START)[2].partition(experiment_page.END)[0]
     assert found == experiment_page.state(experiment_page.planned())
+
+
+def test_the_report_is_that_of_the_runs(tmp_path: Path) -> None:
+    """Byte for byte, but for the pixels of figures, which another matplotlib may set otherwise."""
+    runs = experiment_page.planned().out
+    experiment_page.render(runs, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (runs / "report").iterdir()}
+    for path in tmp_path.iterdir():
+        if path.suffix != ".png":
+            assert path.read_bytes() == (runs / "report" / path.name).read_bytes(), path.name
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
