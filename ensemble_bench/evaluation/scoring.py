@@ -80,6 +80,7 @@ def score(job: Job, journal: Journal) -> Scores:
     told = SuiteProgress(
         job.progress, job.label, parts, cascade=job.cascade, correct=int(correct.sum()), forecast=job.forecast
     )
+    bench = _Bench(job=job, journal=journal, told=told, logits=logits)
     scores.look = look(job, journal, correct) if job.one_in else None
     unpaid, idle = 0 if scores.look is None else scores.look.passes, []
     nearest = np.full(len(correct), np.nan, dtype=np.float32)
@@ -96,12 +97,11 @@ def score(job: Job, journal: Journal) -> Scores:
             steps=steps,
             margin=margin,
             before=standing.copy(),
-            logits=logits,
             predictions=predictions,
             fell_at=scores.fell_at,
             shares=own,
         )
-        ran = _triaged(job, journal, run, nearest, told, scores.look)
+        ran = _triaged(bench, run, nearest, scores.look)
         if attack.name in job.one_in:
             ran, unpaid = (replace(ran[0], passes=ran[0].passes + unpaid), *ran[1:]), 0
         scores.stages[attack.name] = ran
@@ -136,11 +136,20 @@ def score(job: Job, journal: Journal) -> Scores:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class _Bench:
+    """What all attacks of a job share; `logits` are the model's for clean images, by block, as far as it was asked."""
+
+    job: Job
+    journal: Journal
+    told: SuiteProgress
+    logits: dict[int, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
     """An attack of a job, the one of that `number`, and what it does to every image, written in place.
 
     `before` are the images that stood before it; of those that it breaks, `predictions` and `fell_at` are filled in.
-    `logits` are the model's for clean images, by block, as far as they have been asked for.
     `shares` are those of a model that answers at random, on whose images it goes on for as long as a draw is right.
     """
 
@@ -151,7 +160,6 @@ class _Run:
     steps: Array
     margin: Array
     before: Bools
-    logits: dict[int, Tensor]
     predictions: Array
     fell_at: Array
     shares: Shares | None
@@ -162,14 +170,13 @@ class _Run:
         return self.robust if self.shares is None else self.shares.open
 
 
-def _triaged(
-    job: Job, journal: Journal, run: _Run, nearest: Array, told: SuiteProgress, seen: Look | None
-) -> tuple[StageScore, ...]:
+def _triaged(bench: _Bench, run: _Run, nearest: Array, seen: Look | None) -> tuple[StageScore, ...]:
     """Run an attack on the images that stand, or on the nearest of every block and on twice as many while some fall.
 
     Blocks are ranked apart, because each may be attacked by a process of its own; one whose margins were `seen` to tell
     nothing is met as a whole.
     """
+    job = bench.job
     one_in = job.one_in.get(run.attack.name, 1)
     standing, scored = run.targets & run.attack.covers(job.images.ids).numpy(), dict[str, StageScore]()
     queues = [nearest_first(block, standing, nearest) for block in job.blocks]
@@ -179,7 +186,7 @@ def _triaged(
         met, before = np.zeros_like(run.robust), run.robust.copy()
         for queue, size in zip(queues, sizes, strict=True):
             met[queue[:size]] = True
-        for stage in _stages(job, journal, run, met, told, turn=turn):
+        for stage in _stages(bench, run, met, turn=turn):
             scored[stage.name] = scored[stage.name] + stage if stage.name in scored else stage
         # A block of which none fell has had its turn.
         queues = [
@@ -192,14 +199,12 @@ def _triaged(
     return tuple(scored.values())
 
 
-def _stages(
-    job: Job, journal: Journal, run: _Run, met: Bools, told: SuiteProgress, *, turn: int
-) -> Iterator[StageScore]:
+def _stages(bench: _Bench, run: _Run, met: Bools, *, turn: int) -> Iterator[StageScore]:
     """Run the stages of an attack on the images `met`, and update its arrays.
 
     Where nothing is left to attack, nothing is run, and no further stage begins.
     """
-    broke: list[int] = []
+    job, broke = bench.job, list[int]()
     for at, stage in enumerate(run.stages):
         entries: list[Entry] = []
         targets = run.targets & met & stage.covers(job.images.ids).numpy()
@@ -207,12 +212,12 @@ def _stages(
             if at == 0:
                 yield StageScore(name=stage.name, attacked=0, broken=0)
             return
-        told.enter(run.number, at, stage.name, targets=int(targets.sum()))
+        bench.told.enter(run.number, at, stage.name, targets=int(targets.sum()))
         name = stage.name if turn == 1 else f"{stage.name} turn {turn}"
         left = int(run.robust.sum())
         for index, block in enumerate(job.blocks):
-            told_of = _Rows(targets=targets[block], robust=run.robust[block], fresh=run.before[block])
-            entries.append(_attack_block(job, journal, stage, name, index, block, told_of, left, told, run.logits))
+            rows = _Rows(targets=targets[block], robust=run.robust[block], fresh=run.before[block])
+            entries.append(_attack_block(bench, stage, name, index, rows, standing=left))
             left -= sum(entries[-1]["broken"])
         broken = _column(entries, "broken").astype(bool)
         if run.shares is not None:
@@ -285,28 +290,17 @@ def _logits(job: Job, x: Tensor, y: Tensor) -> Tensor:
         return engine.Worker(job.model, job.budget.batch_size).logits(x, y)
 
 
-def _attack_block(
-    job: Job,
-    journal: Journal,
-    attack: Attack,
-    name: str,
-    index: int,
-    block: slice,
-    about: _Rows,
-    standing: int,
-    told: SuiteProgress,
-    logits: dict[int, Tensor],
-) -> Entry:
+def _attack_block(bench: _Bench, attack: Attack, name: str, index: int, about: _Rows, *, standing: int) -> Entry:
     """One attack on the images of a block that are its targets; `standing` images have withstood it so far.
 
     The journal has it under `name`. Fresh images are looked at again once they fall: what are they taken for?
     """
-    count = int(about.targets.sum())
-    if (known := journal.get(name, index, partial(_is_attack, job=job, about=about))) is not None:
+    job, told, logits, count = bench.job, bench.told, bench.logits, int(about.targets.sum())
+    if (known := bench.journal.get(name, index, partial(_is_attack, job=job, about=about))) is not None:
         told.end(count, known["passes"], standing=standing - sum(known["broken"]), shown=False)
         return known
     start = time.perf_counter()
-    x, y, ids = job.load(block)
+    x, y, ids = job.load(job.blocks[index])
     rows = torch.from_numpy(np.flatnonzero(about.targets))
 
     def on_done(done: int, broken: int) -> None:
@@ -333,7 +327,7 @@ def _attack_block(
         full[rows] = values.cpu()
         return full.tolist()
 
-    entry = journal.put(
+    entry = bench.journal.put(
         name,
         index,
         {
@@ -346,7 +340,7 @@ def _attack_block(
             "predicted": spread(predicted, -1),
             **{share: spread(values, float("nan")) for share, values in shares.items()},
         },
-        outcome.x_adv[fell].float().cpu().numpy() if journal.keeps_images else None,
+        outcome.x_adv[fell].float().cpu().numpy() if bench.journal.keeps_images else None,
     )
     told.end(count, outcome.passes, standing=standing - int(outcome.broken.sum()), shown=True)
     return entry
