@@ -20,6 +20,8 @@ from common import AUTOATTACK, RESULTS, in_words, median_ratio
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "README.md"
+README = HERE.parent / "README.md"
+START, END = "<!-- costs -->\n", "<!-- /costs -->"
 SPEED = {"attack_engine": "20 sign steps of PGD", "training_step": "A training step"}
 OWN = {"overhead": "On top of the model"}
 # Hours, and so not among those that run by default.
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         for name in names or SPEED | OWN:
             subprocess.run([sys.executable, HERE / f"{name}.py", "--save", *others], check=True)
     PAGE.write_text(page(), encoding="utf-8")
+    before, rest = README.read_text(encoding="utf-8").split(START)
+    README.write_text(before + START + costs() + END + rest.partition(END)[2], encoding="utf-8")
 
 
 def page() -> str:
@@ -77,19 +81,22 @@ def summary() -> str:
 
 
 def costs() -> str:
-    """README's table of what a number costs: robust accuracies, and how many times less AutoAttack's a suite takes."""
-    found = json.loads((RESULTS / "suite_cost.json").read_text(encoding="utf-8"))["parts"]
-    suites = found[0]["ours"]
+    """README's table of what a number costs: robust accuracies, and how many times a suite's cost AutoAttack takes."""
+    found = json.loads((RESULTS / "suite_cost.json").read_text(encoding="utf-8"))
+    parts = found["parts"]
+    suites = [name for name in parts[0]["ours"] if "(" not in name]  # not the same search in another precision
+    columns = (AUTOATTACK, *suites, *(f"{suite}: passes" for suite in suites), *(f"{suite}: time" for suite in suites))
+    images = parts[0]["title"].partition(", ")[2]
     lines = [
-        "| | " + " | ".join((*suites, AUTOATTACK, *(f"{suite}: passes, time" for suite in suites))) + " |",
-        "| :-- |" + " --: |" * (2 * len(suites) + 1),
+        f"What a number costs: robust accuracy (%) under AutoAttack itself and our suites on {images}, and how many "
+        f"times a suite's passes and time AutoAttack takes ({found['processor']}, {found['threads']} thread).\n",
+        f"| | {' | '.join(columns)} |",
+        "| :-- |" + " --: |" * len(columns),
     ]
-    for part in found:
-        seconds, passes = part["seconds"], part["passes"]
-        cells = [f"{100 * part['robust'][name]:.1f}" for name in (*suites, AUTOATTACK)]
-        for name in suites:
-            fewer = passes[AUTOATTACK] / passes[name]
-            cells.append(f"÷ {fewer:.1f}, ÷ {median_ratio(seconds[AUTOATTACK], seconds[name]):.1f}")
+    for part in parts:
+        cells = [f"{100 * part['robust'][name]:.1f}" for name in (AUTOATTACK, *suites)]
+        cells += [f"{part['passes'][AUTOATTACK] / part['passes'][suite]:.1f}" for suite in suites]
+        cells += [f"{median_ratio(part['seconds'][AUTOATTACK], part['seconds'][suite]):.1f}" for suite in suites]
         lines.append(f"| {part['title'].partition(',')[0]} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -21,6 +21,25 @@ def test_readme_has_the_same_ratios() -> None:
     assert bench.summary() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_readme_has_the_same_costs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.partition(bench.START)[2].partition(bench.END)[0] == bench.costs()
+
+
+def test_a_cost_is_how_many_times_a_suites_autoattack_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("quick", "quick (float32)", "strongest", "AutoAttack")
+    part = {
+        "title": "a-model, 1000 test images",
+        "ours": names[:3],
+        "robust": dict(zip(names, (0.5, 0.5, 0.49, 0.51), strict=True)),
+        "passes": dict(zip(names, (100, 90, 1000, 2500), strict=True)),
+        "seconds": dict(zip(names, ([2.0], [3.0], [16.0], [40.0]), strict=True)),
+    }
+    (tmp_path / "suite_cost.json").write_text(json.dumps({"processor": "P", "threads": 1, "parts": [part]}))
+    monkeypatch.setattr(bench, "RESULTS", tmp_path)
+    assert "| a-model | 51.0 | 50.0 | 49.0 | 25.0 | 2.5 | 20.0 | 2.5 |" in bench.costs()
+
+
 def test_page_and_readme_say_which_attack_it_is_and_that_ours_takes_fewer_steps() -> None:
     page = bench.page()
     for text in (bench.summary(), page[: page.index("| | seconds |")]):
