@@ -1,28 +1,57 @@
-"""The report of the kept experiment, and the table of experiments/README.md: what it holds and lacks.
+"""The reports of the kept experiments, and the tables of experiments/README.md: what they hold and lack.
 
     python benchmarks/experiment_page.py
 
-The plan is that of `ensemble-bench reproduce --dataset cifar10 --preset cpu --seeds 3`. Nothing is measured: what
-counts are the files of finished trainings and of records.
+Nothing is measured: what counts are the files of finished trainings and of records.
 """
 
+import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from ensemble_bench.experiment.plan import TRAIN, Experiment, experiment_of, jobs_of, kept
 from ensemble_bench.reports import write_report
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "experiments/README.md"
-START, END = "<!-- state -->\n", "<!-- /state -->"
-NAME, PRESET, SEEDS, TEST_IMAGES = "cifar10-jpeg", "cpu", 3, 10_000
+HOME = Path(__file__).resolve().parents[1] / "experiments"
+PAGE = HOME / "README.md"
+
+
+def planned(dataset: str, data_name: str, *, seeds: int, test_images: int) -> Experiment:
+    """What `reproduce --preset cpu` plans, in a folder of the repository; a block holds all images of a suite."""
+    return experiment_of(
+        dataset=dataset,
+        data_name=data_name,
+        data_dir=None,
+        preset="cpu",
+        seeds=seeds,
+        out=HOME / f"{data_name}-cpu",
+        test_images=test_images,
+        block=test_images,
+    )
+
+
+EXPERIMENTS: Mapping[str, Experiment] = {
+    experiment.out.name: experiment
+    for experiment in (
+        planned("cifar10", "cifar10-jpeg", seeds=3, test_images=10_000),
+        planned("digits", "digits", seeds=5, test_images=360),
+    )
+}
 
 
 def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    before, after = text.partition(START)[0], text.partition(END)[2]
-    PAGE.write_text(before + START + state(planned()) + END + after, encoding="utf-8")
-    render(planned().out, planned().out / "report")
+    for name, experiment in EXPERIMENTS.items():
+        text = re.sub(place(name), lambda found, e=experiment: found[1] + state(e) + found[3], text, flags=re.DOTALL)
+        if experiment.out.exists():
+            render(experiment.out, experiment.out / "report")
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def place(name: str) -> str:
+    """Pattern of the table of an experiment in the page, between its marks."""
+    return rf"(<!-- state {name} -->\n)(.*?)(<!-- /state -->)"
 
 
 def render(runs: Path, out: Path) -> None:
@@ -30,20 +59,6 @@ def render(runs: Path, out: Path) -> None:
     for path in write_report(runs, out).paths:
         if path.suffix in (".tex", ".pdf"):
             path.unlink()
-
-
-def planned() -> Experiment:
-    """The experiment as `reproduce` plans it, in the folder of the repository; a block holds all images of a suite."""
-    return experiment_of(
-        dataset="cifar10",
-        data_name=NAME,
-        data_dir=None,
-        preset=PRESET,
-        seeds=SEEDS,
-        out=ROOT / "experiments" / f"{NAME}-{PRESET}",
-        test_images=TEST_IMAGES,
-        block=TEST_IMAGES,
-    )
 
 
 def state(experiment: Experiment) -> str:

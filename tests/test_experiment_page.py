@@ -1,23 +1,31 @@
 """experiments/: the report is that of the runs there, and README's table names what is there and what is missing."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import experiment_page
 
-
-def test_the_table_is_that_of_the_files() -> None:
-    text = experiment_page.PAGE.read_text(encoding="utf-8")
-    found = text.partition(experiment_page.START)[2].partition(experiment_page.END)[0]
-    assert found == experiment_page.state(experiment_page.planned())
+EXPERIMENTS = experiment_page.EXPERIMENTS
+CIFAR = EXPERIMENTS["cifar10-jpeg-cpu"]
 
 
-def test_the_report_is_that_of_the_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_table_is_that_of_the_files(name: str) -> None:
+    found = re.search(experiment_page.place(name), experiment_page.PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert found[2] == experiment_page.state(EXPERIMENTS[name])
+
+
+@pytest.mark.parametrize("name", [name for name, experiment in EXPERIMENTS.items() if experiment.out.exists()])
+def test_the_report_is_that_of_the_runs(name: str, tmp_path: Path) -> None:
     """Byte for byte, but for the pixels of figures, which another matplotlib may set otherwise."""
-    runs = experiment_page.planned().out
+    runs = EXPERIMENTS[name].out
     experiment_page.render(runs, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (runs / "report").iterdir()}
     for path in tmp_path.iterdir():
@@ -27,7 +35,7 @@ def test_the_report_is_that_of_the_runs(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     """One of six networks is trained, and its averaged weights have met suite quick."""
-    experiment = replace(experiment_page.planned(), out=tmp_path, recipes=("singleadv", "separate2adv"))
+    experiment = replace(CIFAR, out=tmp_path, recipes=("singleadv", "separate2adv"))
     run = tmp_path / experiment.run_name("singleadv", 1)
     evaluation = run / "evaluations" / "quick-averaged-n10000-linf8of255-00000000"
     evaluation.mkdir(parents=True)
