@@ -31,6 +31,8 @@ def given_source(data: Any, name: str | None = None, *, pair: str = ALL) -> Data
         told = f"{data!r}" if isinstance(data, str | Path) else f"a {type(data).__name__}"
         named = "; a data set by its name goes in dataset" if isinstance(data, str | Path) else ""
         raise InvalidValueError(f"data is {told}: expected {EXPECTED}{named}")
+    if ALL in parts and len(parts) > 1:
+        raise InvalidValueError(f"data has {ALL!r} beside splits: expected {', '.join(SPLITS)}, or {ALL!r} alone")
     for part, both in parts.items():
         if part not in (*SPLITS, ALL):
             raise InvalidValueError(f"data has a split {part!r}: expected {', '.join(SPLITS)}")

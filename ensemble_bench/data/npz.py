@@ -59,6 +59,10 @@ def _named(archive: Any, place: Place) -> dict[str, tuple[str, str]]:
             if at in found:
                 raise DataError(f"{place.path} holds {found[at]} and {key}, which mean the same: leave one")
             found[at] = key
+    whole = [found[ALL, images] for images in (True, False) if (ALL, images) in found]
+    if len(whole) == 2 and len(found) > 2:
+        told = next(key for (part, _), key in found.items() if part != ALL)
+        raise DataError(f"{place.path} holds {' and '.join(whole)} of no split, and {told} beside them: name the split")
     named = [part for part in SPLITS if (part, True) in found or (part, False) in found] or [ALL]
     missing = not found or any((part, images) not in found for part in named for images in (True, False))
     if missing:

@@ -88,6 +88,10 @@ ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "unnamed label": ({"classes": np.array(["a", "b"])}, "label 3 in .* has no name: 2 classes are named"),
     "objects": ({"x_test": np.array([None] * 10)}, "no .npz file of plain arrays"),
     "no labels": ({"y_test": None}, "holds x_train, y_train, x_test: expected x_train, y_train"),
+    "no split": (
+        {"x": pixels(9, 9, 8, 3), "y": np.arange(9)},
+        "holds x and y of no split, and x_train beside them: name the split",
+    ),
     "twice": ({"test_images": pixels(10, 9, 8, 3)}, "x_test and test_images, which mean the same"),
 }
 

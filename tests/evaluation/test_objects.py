@@ -112,6 +112,10 @@ BAD: dict[str, tuple[Callable[[Ensemble], object], str]] = {
     "data three": (lambda m: eb.evaluate(m, data=(X, Y, Y)), "data is a tuple: expected a DataSource"),
     "data empty": (lambda m: eb.evaluate(m, data={}), "data is a dict: expected a DataSource"),
     "split": (lambda m: eb.evaluate(m, data={"tset": (X, Y)}), "data has a split 'tset': expected train"),
+    "all beside": (
+        lambda m: eb.evaluate(m, data={"all": (X, Y), "test": (X, Y)}),
+        "data has 'all' beside splits: expected train, validation, test, or 'all' alone",
+    ),
     "no pair": (lambda m: eb.evaluate(m, data={"test": X}), r"data\['test'\] is a ndarray: expected images and labels"),
     "objects": (lambda m: eb.evaluate(m, data=([object()] * 4, Y)), r"images in data, test have shape \(4,\)"),
     "ragged": (lambda m: eb.evaluate(m, data=([[1], [1, 2]], Y)), "cannot make an array of a list"),
