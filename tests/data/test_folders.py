@@ -166,6 +166,25 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert memory_of(0.5) == 2**29
 
 
+@pytest.mark.parametrize(
+    "stat",
+    [
+        "anon 5\nfile 900000\nactive_file 100000\ninactive_file 700000\nshmem 100000\n",
+        "inactive_file 10\nactive_file 10\ntotal_inactive_file 600000\ntotal_active_file 200000\n",
+    ],
+)
+def test_files_in_the_page_cache_of_a_container_take_no_memory(
+    stat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    limit.write_text("3000000\n")
+    used.write_text("2900000\n")
+    monkeypatch.setattr(memories, "LIMITS", ((limit, used),))
+    assert memories.available() == 100_000
+    (tmp_path / "memory.stat").write_text(stat)
+    assert memories.available() == 900_000
+
+
 def test_mean_and_deviation_are_those_of_the_pixels() -> None:
     images = torch.from_numpy(pixels(50, 9, 7, 3))
     mean, std = statistics(images)
