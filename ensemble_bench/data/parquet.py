@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,20 @@ def _columns(path: Path) -> Columns:
     labels = [name for name in could if told.get(name, {}).get("_type") == "ClassLabel"] or could
     image = _one(images, IMAGE_NAMES, "images (bytes, or a struct with bytes)", path, schema.names)
     label = _one(labels, LABEL_NAMES, "labels (whole numbers or text)", path, schema.names)
-    names = told.get(label, {}).get("names")
     return Columns(
-        image=image,
-        label=label,
-        classes=tuple(map(str, names)) if isinstance(names, list) else None,
-        text=_is_text(schema.field(label).type),
+        image=image, label=label, classes=_classes(schema, label), text=_is_text(schema.field(label).type)
     )
+
+
+def _classes(schema: Any, label: str) -> tuple[str, ...] | None:
+    names = _told(schema).get(label, {}).get("names")
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _check_classes(first: Sequence[str], here: Sequence[str], path: Path) -> None:
+    for label, (expected, name) in enumerate(zip_longest(first, here) if first and here else ()):
+        if name != expected:
+            raise DataError(f"{path} calls class {label} {name!r}: another file of the data set calls it {expected!r}")
 
 
 def _check_names(schema: Any, path: Path) -> None:
@@ -180,6 +188,8 @@ def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:
         names = file.schema_arrow.names
         if missing := [name for name in (columns.image, columns.label) if name not in names]:
             raise DataError(f"{path} has columns {', '.join(names)}: expected {missing[0]}, as the others have")
+        if not columns.text:
+            _check_classes(columns.classes or (), _classes(file.schema_arrow, columns.label) or (), path)
         for batch in file.iter_batches(batch_size=CHUNK, columns=[columns.image, columns.label]):
             labels = batch.column(columns.label).to_pylist()
             for value, label in zip(batch.column(columns.image).to_pylist(), labels, strict=True):

@@ -45,6 +45,17 @@ def test_the_hubs_metadata_name_the_label_and_its_classes(tmp_path: Path) -> Non
     assert sorted(set(source.split("train").labels.tolist())) == [0, 1, 2]
 
 
+def test_files_that_name_the_classes_differently_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test.parquet", told={"kind": {"names": ["a", "b", "c"]}})
+    for names, message in ((["a", "c", "b"], "class 1 'c': .*'b'"), (["a", "b", "c", "d"], "class 3 'd': .*None")):
+        write_parquet(tmp_path / "train.parquet", told={"kind": {"names": names}})
+        with pytest.raises(DataError, match=message) as caught:
+            open_source(f"parquet:{tmp_path}")
+        assert "\n" not in str(caught.value)
+    write_parquet(tmp_path / "train.parquet")  # one without names says nothing else
+    open_source(f"parquet:{tmp_path}")
+
+
 def test_bad_parquet_gives_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "all.parquet"
     cases: list[tuple[dict[str, object], str]] = [
