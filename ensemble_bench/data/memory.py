@@ -48,9 +48,13 @@ def check_fits(n: int, image_shape: tuple[int, ...], what: str) -> None:
     size = n
     for side in image_shape:
         size *= side
+    shape = "x".join(str(side) for side in image_shape)
+    check_bytes_fit(size, f"{what}: {n:,} images of {shape}", "a smaller size (--resize, --crop) or fewer images")
+
+
+def check_bytes_fit(size: int, what: str, choice: str = "fewer images") -> None:
+    """Raise DataError, naming what there are and the `choice`, unless so many bytes fit into memory."""
     if size > (there := available()):
-        shape = "x".join(str(side) for side in image_shape)
         raise DataError(
-            f"{what}: {n:,} images of {shape} take {size / 2**30:,.1f} GiB of memory, {there / 2**30:,.1f} GiB are "
-            "free: choose a smaller size (--resize, --crop) or fewer images"
+            f"{what} take {size / 2**30:,.1f} GiB of memory, {there / 2**30:,.1f} GiB are free: choose {choice}"
         )

@@ -24,6 +24,7 @@ from ensemble_bench.data.arrange import (
 )
 from ensemble_bench.data.decode import Encoded, bytes_in
 from ensemble_bench.data.keep import decoded
+from ensemble_bench.data.memory import check_bytes_fit
 from ensemble_bench.data.source import DataSource
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
@@ -60,13 +61,15 @@ def read_parquet(root: Path, *, resize: int | None, crop: int | None) -> tuple[A
 
     try:
         parts = _files(root)
-        columns = _columns(next(path for files in parts.values() for path in files))
+        files = [path for found in parts.values() for path in found]
+        columns = _columns(files[0])
+        # Before they are read: encoded images stay in memory until all are decoded.
+        check_bytes_fit(sum(_size(path, columns.image) for path in files), f"{root}: its encoded images")
         rows = {part: [row for path in files for row in _rows(path, columns)] for part, files in parts.items()}
         given = {part: [label for _, label in found] for part, found in rows.items()}
         labels, names = _numbered(given, columns, str(root))
         classes = classes_of(labels, names, str(root))
         images = {part: [image for image, _ in found] for part, found in rows.items()}
-        files = [path for found in parts.values() for path in found]
         folder = root if root.is_dir() else root.parent
         chosen = splits_of(labels, str(root))
         return decoded(folder, files, images, labels, chosen, resize=resize, crop=crop), classes
@@ -176,6 +179,16 @@ def _one(found: Sequence[str], known: Sequence[str], what: str, path: Path, colu
         return usual[0]
     listed = ", ".join(found) if found else f"none of {', '.join(columns)}"
     raise DataError(f"{path}: expected one column of {what}, found {listed}: call it {known[0]}")
+
+
+def _size(path: Path, column: str) -> int:
+    """Bytes of a column, a struct's parts together."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
 
 
 def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:

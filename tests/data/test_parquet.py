@@ -56,6 +56,14 @@ def test_files_that_name_the_classes_differently_are_refused(tmp_path: Path) -> 
     open_source(f"parquet:{tmp_path}")
 
 
+def test_files_larger_than_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_parquet(tmp_path / "all.parquet")
+    monkeypatch.setattr("ensemble_bench.data.memory.available", lambda: images.size)  # PNG of noise takes more
+    monkeypatch.setattr("ensemble_bench.data.parquet._rows", lambda *_: pytest.fail("read"))
+    with pytest.raises(DataError, match=r"its encoded images take .* GiB of memory, .* are free: choose fewer images"):
+        open_source(f"parquet:{tmp_path / 'all.parquet'}")
+
+
 def test_bad_parquet_gives_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "all.parquet"
     cases: list[tuple[dict[str, object], str]] = [
