@@ -11,6 +11,7 @@ from own_images import arrays, pixels, write_npz
 
 from ensemble_bench import data
 from ensemble_bench.data import open_source
+from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import DataError
 
 NAMES = (
@@ -71,6 +72,21 @@ def test_shades_between_two_bytes_are_told(tmp_path: Path) -> None:
     content["x_train"] = np.full((40, 9, 8, 3), 0.5)
     with pytest.warns(UserWarning, match=r"rounded to the nearest of 256 shades, by up to 0\.0020"):
         open_source(write_npz(tmp_path / "a.npz", **content))
+
+
+@pytest.mark.parametrize("shades", [2, 4, 16])
+def test_shades_are_those_of_all_images_and_not_of_the_first(shades: int) -> None:
+    few = np.random.default_rng(0).integers(0, shades + 1, (100, 8, 8)) / shades
+    many = pixels(100, 8, 8) / 255
+    y = np.arange(200) % 2
+    with pytest.warns(UserWarning, match=r"256 shades, by up to 0\.00"):
+        source = given_source((np.concatenate([few, many]), y), pair="test")
+    x, _ = source.split("test").batch(slice(100, None))
+    assert source.scale == 255
+    assert np.array_equal(x[:, 0].numpy(), many.astype(np.float32))
+    first_black = np.concatenate([np.zeros((100, 8, 8)), few])
+    x, _ = given_source((first_black, y), pair="test").split("test").batch(slice(None))
+    assert np.array_equal(x[:, 0].numpy(), first_black.astype(np.float32))
 
 
 ARRAYS: dict[str, tuple[dict[str, object], str]] = {
