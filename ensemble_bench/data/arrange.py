@@ -110,7 +110,7 @@ class Arranged:
         """Splits with the fingerprint of them all, and mean and deviation of what is trained on (else of the test)."""
         mean, std = statistics(images[TRAIN if TRAIN in images else TEST], scale)
         parts = {split: (images[split].permute(0, 3, 1, 2), labels[split]) for split in images}
-        digest = fingerprint(parts)
+        digest = fingerprint(parts, scale)
         return cls(images=images, labels=labels, ids=ids, fingerprint=digest, mean=mean, std=std, scale=scale)
 
     def read(self, split: str) -> Rows:

@@ -89,6 +89,14 @@ def test_shades_are_those_of_all_images_and_not_of_the_first(shades: int) -> Non
     assert np.array_equal(x[:, 0].numpy(), first_black.astype(np.float32))
 
 
+def test_counts_and_their_fractions_are_other_images() -> None:
+    counts, y = pixels(20, 8, 8) // 16, np.arange(20) % 2
+    dark, light = given_source((counts, y), pair="test"), given_source((counts / 16, y), pair="test")
+    assert np.array_equal(dark.split("test").images, light.split("test").images)
+    assert (dark.scale, light.scale) == (255, 16)
+    assert dark.fingerprint != light.fingerprint
+
+
 ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "0 to 255 as float": ({"x_test": np.full((10, 9, 8, 3), 200.0)}, "go from 200 to 200: expected 0 to 1 .*255"),
     "negative": ({"x_test": np.full((10, 9, 8, 3), -0.5)}, "go from -0.5 to -0.5: expected 0 to 1"),
