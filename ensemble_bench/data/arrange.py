@@ -66,18 +66,19 @@ def splits_of(parts: Mapping[str, Labels], where: str, *, in_order: bool = False
         rest = np.arange(len(parts.get(TRAIN, ())))
     if not len(found[TEST].rows):
         raise DataError(f"{where} holds no test images")
-    if training not in parts:
-        return found
     if found[TEST].part != VALIDATION and VALIDATION in parts:
         found[VALIDATION] = Chosen(part=VALIDATION, rows=_fair(parts[VALIDATION]))
-    else:
-        if len(rest) < 2:
-            raise DataError(f"{where} holds {len(rest)} images for training: expected at least 2")
-        size = min(max(len(rest) // 10, 1), MOST_VALIDATION)
-        drawn, left = _drawn(parts[training][rest], size)
-        found[VALIDATION], rest = Chosen(part=training, rows=rest[drawn]), rest[left]
-    found[TRAIN] = Chosen(part=training, rows=rest)
-    return {split: found[split] for split in SPLITS}
+        if not len(parts[VALIDATION]):
+            raise DataError(f"{where} holds no validation images")
+    if training in parts:
+        if len(rest) < (fewest := 1 if VALIDATION in found else 2):
+            raise DataError(f"{where} holds {len(rest)} images for training: expected at least {fewest}")
+        if VALIDATION not in found:
+            size = min(max(len(rest) // 10, 1), MOST_VALIDATION)
+            drawn, left = _drawn(parts[training][rest], size)
+            found[VALIDATION], rest = Chosen(part=training, rows=rest[drawn]), rest[left]
+        found[TRAIN] = Chosen(part=training, rows=rest)
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _drawn(labels: Labels, size: int) -> tuple[Labels, Labels]:

@@ -85,6 +85,13 @@ def test_test_images_alone_can_be_evaluated_on(tmp_path: Path) -> None:
         source.split("train")
 
 
+def test_validation_images_are_there_without_training_images(tmp_path: Path) -> None:
+    source = open_source(f"folder:{split(tmp_path, {'val': 5, 'test': 4})}")
+    assert [len(source.split(part)) for part in ("validation", "test")] == [15, 12]
+    with pytest.raises(DataError, match="no train images"):
+        source.split("train")
+
+
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("RGBA", 3), ("P", 3), ("LA", 3), ("RGB", 3)])
 def test_every_mode_is_read_as_pillow_converts_it(mode: str, channels: int, tmp_path: Path) -> None:
     for label in "ab":

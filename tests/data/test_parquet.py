@@ -56,6 +56,21 @@ def test_files_that_name_the_classes_differently_are_refused(tmp_path: Path) -> 
     open_source(f"parquet:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("empty", "message"),
+    [
+        ("train", "holds 0 images for training: expected at least 1"),
+        ("validation", "holds no validation images"),
+    ],
+)
+def test_a_part_without_images_is_refused(empty: str, message: str, tmp_path: Path) -> None:
+    for part in ("train", "validation", "test"):
+        n = 0 if part == empty else 30
+        write_parquet(tmp_path / f"{part}.parquet", n=n, kind=np.arange(n) % 3)
+    with pytest.raises(DataError, match=message):
+        open_source(f"parquet:{tmp_path}")
+
+
 def test_files_larger_than_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = write_parquet(tmp_path / "all.parquet")
     monkeypatch.setattr("ensemble_bench.data.memory.available", lambda: images.size)  # PNG of noise takes more
