@@ -27,6 +27,8 @@ PARTS = {
     "valid": VALIDATION,
     "validation": VALIDATION,
 }
+# Folders and files of the official images, whose names would make a copy look like these.
+ARCHIVES = ("cifar-10-batches-py", "cifar-10-python", "cifar-100-python")
 # More than any data set has: every class gets a name, and a network an output.
 MOST_CLASSES = 100_000
 MOST_VALIDATION = 5_000
@@ -191,12 +193,23 @@ def name_of(place: Place) -> str:
 
 
 def clean_name(text: str, kind: str) -> str:
-    """`text` as a name in results, which is that of no registered data set."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    if plain in {re.sub(r"[^a-z0-9]", "", known.lower()) for known in names("data set")} or not plain:
-        return "-".join(part for part in (name, kind) if part)
-    return name
+    """`text` as a name in results, followed by `kind` where it is taken."""
+    name = file_name(text)
+    return "-".join(part for part in (name, kind) if part) if is_taken(name) else name
+
+
+def file_name(text: str) -> str:
+    """`text` in characters that suit a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+
+
+def is_taken(name: str) -> bool:
+    """Whether a name says nothing, or is that of a registered data set or of an official archive, however written."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    return plain(name) in {"", *map(plain, (*ARCHIVES, *names("data set")))}
 
 
 def labels_of(values: object, where: str) -> Labels:
