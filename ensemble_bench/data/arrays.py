@@ -103,8 +103,10 @@ def _rounded(array: Array, where: str, scale: int) -> Array:
     low, high = array.min(), array.max()
     whole, top = array.dtype.kind in "iu", 255 if array.dtype.kind in "iu" else 1
     if not (low >= 0 and high <= top):  # also where there is a NaN
-        hint = "; divide by 255" if not whole and low >= 0 and 1 < high <= 255 else ""
-        raise DataError(f"pixels in {where} go from {low:g} to {high:g}: expected 0 to {top} for {array.dtype}{hint}")
+        hint = "; divide by 255" if not whole and low >= 0 and 2 <= high <= 255 else ""
+        # All digits, as rounding alone leads to values like 1.0000001.
+        told = " to ".join(str(value).removesuffix(".0") for value in (low, high))
+        raise DataError(f"pixels in {where} go from {told}: expected 0 to {top} for {array.dtype}{hint}")
     out = np.empty(array.shape, dtype=np.uint8)
     off = 0.0
     for row, image in enumerate(array):
@@ -119,18 +121,20 @@ def _rounded(array: Array, where: str, scale: int) -> Array:
 
 def _taken(pixels: Array, rows: Labels) -> Array:
     whole = len(rows) == len(pixels) and bool((np.diff(rows) == 1).all())
-    return pixels if whole else pixels[rows]
+    return pixels if whole and pixels.flags.writeable else pixels[rows]  # torch warns of arrays that are read-only
 
 
 def _plain(values: object) -> Array:
     """An array of what a caller gives: a tensor, an array or lists."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values
-        return np.asarray(values.numpy())
     try:
+        if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
+            values = torch.stack(list(values))
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
         return np.asarray(values)
-    except ValueError as error:
+    # The last two of tensors: their layout, or sizes that differ.
+    except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"cannot make an array of a {type(values).__name__}: {error}") from error
 
 
