@@ -113,7 +113,8 @@ class DataSource:
 def given_folder(data_dir: str | Path | None) -> Path | None:
     """The folder of the data, absolute: `data_dir`, else that in ENSEMBLE_BENCH_DATA, else None."""
     given = data_dir or os.environ.get("ENSEMBLE_BENCH_DATA")
-    return Path(os.path.abspath(Path(given).expanduser())) if given else None
+    # Unlike Path's, it leaves the ~ of a user that there is not, and the error names the path.
+    return Path(os.path.abspath(os.path.expanduser(given))) if given else None
 
 
 def fingerprint(
