@@ -121,9 +121,7 @@ def _columns(path: Path) -> Columns:
     labels = [name for name in could if told.get(name, {}).get("_type") == "ClassLabel"] or could
     image = _one(images, IMAGE_NAMES, "images (bytes, or a struct with bytes)", path, schema.names)
     label = _one(labels, LABEL_NAMES, "labels (whole numbers or text)", path, schema.names)
-    return Columns(
-        image=image, label=label, classes=_classes(schema, label), text=_is_text(schema.field(label).type)
-    )
+    return Columns(image=image, label=label, classes=_classes(schema, label), text=_is_text(schema.field(label).type))
 
 
 def _classes(schema: Any, label: str) -> tuple[str, ...] | None:
