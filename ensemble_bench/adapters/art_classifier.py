@@ -24,7 +24,7 @@ class ViewClassifier(PyTorchClassifier):  # type: ignore[misc]
 
     def predict(self, x: Any, batch_size: int = 128, training_mode: bool = False, **kwargs: Any) -> Any:
         """Logits, float32, of an array of images."""
-        x, _ = self._apply_preprocessing(x, y=None, fit=False)
+        x, _ = self._apply_preprocessing(_plain(x), y=None, fit=False)
         self._model.eval()
         with torch.no_grad():
             logits = [self.model(part.to(self.device)) for part in torch.split(torch.from_numpy(x), batch_size)]
@@ -32,11 +32,11 @@ class ViewClassifier(PyTorchClassifier):  # type: ignore[misc]
 
     def loss_gradient(self, x: Any, y: Any, training_mode: bool = False, **kwargs: Any) -> Any:
         """Gradient of the batch's mean loss with respect to `x`, in its dtype."""
-        return super().loss_gradient(x, y, training_mode=False, **kwargs)
+        return super().loss_gradient(_plain(x), y, training_mode=False, **kwargs)
 
     def class_gradient(self, x: Any, label: Any = None, training_mode: bool = False, **kwargs: Any) -> Any:
         """Gradients of the logits with respect to `x`."""
-        return super().class_gradient(x, label, training_mode=False, **kwargs)
+        return super().class_gradient(_plain(x), label, training_mode=False, **kwargs)
 
     def fit(self, x: Any, y: Any, *args: Any, **kwargs: Any) -> None:
         """Train the model; raises InvalidValueError without an optimizer."""
@@ -120,7 +120,9 @@ def images_of(estimator: PyTorchClassifier, x: Any) -> Float[Tensor, "batch *ima
     if not np.issubdtype(x.dtype, np.floating) or x.shape[1:] != shape:
         raise InvalidValueError(f"x is {x.dtype} of shape {x.shape}: expected floating point of shape {('n', *shape)}")
     dtype = next((p.dtype for p in estimator.model.parameters() if p.is_floating_point()), None)
-    return torch.from_numpy(np.ascontiguousarray(x)).to(estimator.device, dtype)
+    # A network in half precision takes images in single precision, whose rounding does not leave the ball.
+    dtype = None if dtype is None else torch.promote_types(dtype, torch.float32)
+    return torch.from_numpy(_plain(x)).to(estimator.device, dtype)
 
 
 def labels_of(estimator: PyTorchClassifier, y: Any) -> Int64[Tensor, "batch"]:
@@ -133,6 +135,11 @@ def labels_of(estimator: PyTorchClassifier, y: Any) -> Int64[Tensor, "batch"]:
             f"y is {y.dtype} of shape {y.shape}: expected classes 0 to {classes - 1}, or one-hot rows"
         )
     return torch.from_numpy(y.astype(np.int64)).to(estimator.device)
+
+
+def _plain(x: Any) -> Any:
+    """An array as torch takes it: in order, as it has no negative strides, and not read-only, of which it warns."""
+    return np.require(x, requirements=["C", "W"]) if isinstance(x, np.ndarray) else x
 
 
 def _changes_nothing(operation: Any) -> bool:

@@ -12,7 +12,7 @@ from ensemble_bench.adapters.arguments import threat_of
 from ensemble_bench.adapters.art_attack import SPELLED
 from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of, optimizer_of
 from ensemble_bench.attacks import engine
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_whole
 from ensemble_bench.models.calling import modes_kept
 from ensemble_bench.models.ensemble import Ensemble, Single, as_ensemble
 from ensemble_bench.models.entry import entered_once
@@ -52,6 +52,9 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
         super().__init__(classifier)
         self._model = cast(Ensemble, network_of(classifier))
         self._optimizer, self._threat = optimizer_of(classifier), threat_of(norm, eps, choices=SPELLED)
+        dtype = next((p.dtype for p in self._model.parameters() if p.is_floating_point()), torch.float32)
+        if dtype != torch.float32:
+            raise InvalidValueError(f"the classifier's network is {dtype}: only torch.float32 can be trained")
         if attack_start not in STARTS:
             raise InvalidValueError(f"attack_start is {attack_start!r}: choose from {', '.join(STARTS)}")
         if objective not in LOSSES:
@@ -73,8 +76,10 @@ class EnsembleTrainer(Trainer):  # type: ignore[misc]
         engine.validate(images, labels, torch.arange(len(images)))
         if images.dim() != 4:
             raise InvalidValueError(f"x has shape {tuple(images.shape)}: expected (n, channel, row, column)")
-        if not 2 <= batch_size <= len(images):  # batch norm needs two images
-            raise InvalidValueError(f"batch_size is {batch_size}: choose 2 to {len(images)}, the number of images")
+        check_whole("nb_epochs", nb_epochs, least=1)
+        check_whole("batch_size", batch_size, least=2, most=len(images))  # batch norm needs two images
+        # What lies beyond an edge is a reflection, and there is but one of every pixel.
+        check_whole("crop", self.crop, most=2 * (min(images.shape[2:]) - 1))
         batches = Batches(
             images=images.permute(0, 2, 3, 1).contiguous(),
             labels=labels,

@@ -90,10 +90,7 @@ def pyautoattack_standard(
     entered = entered_once(model, x)
     counted = Counted(entered.model)
     with calling.frozen(model), tracer_kept(), _quiet(), torch.enable_grad():
-        with torch.no_grad():
-            classes = calling.logits_of(model, x[:1]).shape[1]
-        if classes < 4:
-            raise InvalidValueError(f"the model has {classes} classes: AutoAttack's targeted DLR loss needs 4 or more")
+        classes = classes_of(model, x)
         made = AutoAttack(
             AttackView(counted),
             norm=NORMS[threat.norm],
@@ -102,11 +99,25 @@ def pyautoattack_standard(
             device=budget.device,
             version="rand" if randomised or entered.randomised else "standard",
         )
-        made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
+        limit_targets(made, classes)
         # Its checks call .view(), which images that are not contiguous do not have.
         x_adv, predicted = made.run_standard_evaluation(x.contiguous(), y, batch_size=budget.batch_size)
     check_named("pyautoattack", threat, x_adv, x)
     return x_adv, predicted == y, counted.passes
+
+
+def classes_of(model: nn.Module, x: Float[Tensor, "batch channel row column"]) -> int:
+    """Classes that a model tells apart; raises InvalidValueError where they are too few for AutoAttack."""
+    with torch.no_grad():
+        classes = calling.logits_of(model, x[:1]).shape[1]
+    if classes < 4:
+        raise InvalidValueError(f"the model has {classes} classes: AutoAttack's targeted DLR loss needs 4 or more")
+    return classes
+
+
+def limit_targets(made: Any, classes: int) -> None:
+    """Let an AutoAttack go through the classes that there are: with fewer than ten, its nine targets raise."""
+    made.fab.n_target_classes = made.apgd_targeted.n_target_classes = min(9, classes - 1)
 
 
 def _attacks() -> dict[str, type]:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ def load_model(name: str, *, folder: Path, data: DataSource | None = None) -> nn
     is no image classifier or lacks weights, InvalidValueError unless it has as many classes as `data` (None: any).
     """
     source = f"hf:{name}"
-    place = Path(name).expanduser()
+    place = Path(os.path.expanduser(name))
     if not place.is_dir():
         place = _downloaded(source, name)
     network = _network(source, place)

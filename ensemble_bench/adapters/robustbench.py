@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble_bench import data
-from ensemble_bench.adapters.autoattack import tracer_kept
+from ensemble_bench.adapters.autoattack import classes_of, limit_targets, tracer_kept
 from ensemble_bench.adapters.view import AttackView
 from ensemble_bench.attacks import engine
 from ensemble_bench.errors import InvalidValueError, check_kind
@@ -135,10 +135,12 @@ def benchmark(
     its content: only where it is "cifar10" do the numbers compare with published ones. RobustBench takes whatever it
     gets for CIFAR-10. `threat` defaults to the data set's; RobustBench draws its `seed` from the clock, here it is
     given. `settings` are its own model_name and to_disk. Its prints go to stderr. Global random state, the model and
-    its device are left as they were found. Before that the model is looked at (models/entry.py).
+    its device are left as they were found. With fewer than ten classes there are fewer targets. Before all that the
+    model is looked at (models/entry.py).
 
-    Raises AttackError for a model that this refuses, what `eb.data.load` raises, and InvalidValueError for an unknown
-    setting, and for to_disk where the file would pass other images for the official ones.
+    Raises AttackError for a model that this refuses, what `eb.data.load` raises, and InvalidValueError below four
+    classes, for an unknown setting, and for to_disk without model_name or where the file would pass other images for
+    the official ones.
     """
     for name in settings:
         if name not in SETTINGS:
@@ -152,22 +154,32 @@ def benchmark(
     source = data.open_source(dataset, data_dir)
     images = source.split("test")
     images = images if n is None else images.first(n)
-    if settings.get("to_disk") and source.name != "cifar10":
-        raise InvalidValueError(f"to_disk is True: RobustBench would file results on {source.name} as cifar10")
+    if settings.get("to_disk"):
+        if source.name != "cifar10":
+            raise InvalidValueError(f"to_disk is True: RobustBench would file results on {source.name} as cifar10")
+        if settings.get("model_name") is None:  # which RobustBench says when all attacks have run
+            raise InvalidValueError("to_disk is True: model_name is missing, the name to file results under")
     threat = threat or ThreatModel(eps=source.default_eps)
     own = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     at = own if device is None else resolve_device(device)
     x, _ = images.batch(slice(IMAGES))
     entered = entered_once(model, x.to(own))
     theirs = import_robustbench().eval
-    patched = partial(mock.patch.object, theirs)
+    patched, their_attack = partial(mock.patch.object, theirs), theirs.AutoAttack
+
+    def auto_attack(*args: Any, **given: Any) -> Any:
+        made = their_attack(*args, seed=budget.seed, **given)
+        limit_targets(made, classes)
+        return made
+
     with (
         calling.frozen(model),
         tracer_kept(),
         contextlib.redirect_stdout(sys.stderr),  # stdout is for results
         patched("load_clean_dataset", lambda *_: images.batch(slice(None))),
-        patched("AutoAttack", partial(theirs.AutoAttack, seed=budget.seed)),
+        patched("AutoAttack", auto_attack),
     ):
+        classes = classes_of(entered.model, x.to(own))
         try:
             clean, robust = theirs.benchmark(
                 AttackView(entered.model),

@@ -112,10 +112,17 @@ def _create(name: str, **settings: Any) -> Any:
 
 def _check(name: str) -> None:
     timm = _timm()
-    if not name.startswith(HUB) and not timm.is_model(name):
+    if name.startswith(HUB):
+        return
+    if not timm.is_model(name):
         # All of its names would fill pages.
         near = difflib.get_close_matches(name, timm.list_models(), n=8, cutoff=0.3)
         raise UnknownNameError("timm model", name, near or timm.list_models("resnet*"))
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # weights that it does not have, behind a point; `is_model` does not look there
+        bare = name.partition(".")[0]
+        raise UnknownNameError("timm model", name, [bare, *timm.list_pretrained(f"{bare}.*")]) from error
 
 
 def _timm() -> ModuleType:

@@ -27,6 +27,8 @@ PARTS = {
     "valid": VALIDATION,
     "validation": VALIDATION,
 }
+# Folders and files of the official images, whose names would make a copy look like these.
+ARCHIVES = ("cifar-10-batches-py", "cifar-10-python", "cifar-100-python")
 # More than any data set has: every class gets a name, and a network an output.
 MOST_CLASSES = 100_000
 MOST_VALIDATION = 5_000
@@ -66,18 +68,19 @@ def splits_of(parts: Mapping[str, Labels], where: str, *, in_order: bool = False
         rest = np.arange(len(parts.get(TRAIN, ())))
     if not len(found[TEST].rows):
         raise DataError(f"{where} holds no test images")
-    if training not in parts:
-        return found
     if found[TEST].part != VALIDATION and VALIDATION in parts:
         found[VALIDATION] = Chosen(part=VALIDATION, rows=_fair(parts[VALIDATION]))
-    else:
-        if len(rest) < 2:
-            raise DataError(f"{where} holds {len(rest)} images for training: expected at least 2")
-        size = min(max(len(rest) // 10, 1), MOST_VALIDATION)
-        drawn, left = _drawn(parts[training][rest], size)
-        found[VALIDATION], rest = Chosen(part=training, rows=rest[drawn]), rest[left]
-    found[TRAIN] = Chosen(part=training, rows=rest)
-    return {split: found[split] for split in SPLITS}
+        if not len(parts[VALIDATION]):
+            raise DataError(f"{where} holds no validation images")
+    if training in parts:
+        if len(rest) < (fewest := 1 if VALIDATION in found else 2):
+            raise DataError(f"{where} holds {len(rest)} images for training: expected at least {fewest}")
+        if VALIDATION not in found:
+            size = min(max(len(rest) // 10, 1), MOST_VALIDATION)
+            drawn, left = _drawn(parts[training][rest], size)
+            found[VALIDATION], rest = Chosen(part=training, rows=rest[drawn]), rest[left]
+        found[TRAIN] = Chosen(part=training, rows=rest)
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def _drawn(labels: Labels, size: int) -> tuple[Labels, Labels]:
@@ -110,7 +113,7 @@ class Arranged:
         """Splits with the fingerprint of them all, and mean and deviation of what is trained on (else of the test)."""
         mean, std = statistics(images[TRAIN if TRAIN in images else TEST], scale)
         parts = {split: (images[split].permute(0, 3, 1, 2), labels[split]) for split in images}
-        digest = fingerprint(parts)
+        digest = fingerprint(parts, scale)
         return cls(images=images, labels=labels, ids=ids, fingerprint=digest, mean=mean, std=std, scale=scale)
 
     def read(self, split: str) -> Rows:
@@ -190,12 +193,23 @@ def name_of(place: Place) -> str:
 
 
 def clean_name(text: str, kind: str) -> str:
-    """`text` as a name in results, which is that of no registered data set."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    if plain in {re.sub(r"[^a-z0-9]", "", known.lower()) for known in names("data set")} or not plain:
-        return "-".join(part for part in (name, kind) if part)
-    return name
+    """`text` as a name in results, followed by `kind` where it is taken."""
+    name = file_name(text)
+    return "-".join(part for part in (name, kind) if part) if is_taken(name) else name
+
+
+def file_name(text: str) -> str:
+    """`text` in characters that suit a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+
+
+def is_taken(name: str) -> bool:
+    """Whether a name says nothing, or is that of a registered data set or of an official archive, however written."""
+
+    def plain(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    return plain(name) in {"", *map(plain, (*ARCHIVES, *names("data set")))}
 
 
 def labels_of(values: object, where: str) -> Labels:

@@ -17,6 +17,7 @@ from ensemble_bench.registry.terms import SMALLEST
 CHANNELS = (1, 3)
 # A float that is farther from a multiple of 1/255, or of another fraction, is none: a hundredth of a shade.
 OFF_GRID = 4e-5
+# Images looked at together: most wrong scales are seen in the first.
 LOOKED_AT = 64
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -59,19 +60,19 @@ def from_arrays(
 
 def scale_of(arrays: Sequence[Array]) -> int:
     """The number that makes whole numbers of all floats, 16 for images of 17 shades; 255 for others and for bytes."""
-    some = [array[:LOOKED_AT] for array in arrays if array.ndim]
-    if not all(array.dtype.kind == "f" and array.size for array in some):
+    if not all(array.dtype.kind == "f" and array.size for array in arrays if array.ndim):
         return 255
-    return next(
-        (scale for scale in (255, *range(1, 255)) if all(_off(array, scale) <= OFF_GRID for array in some)), 255
-    )
+    return next((scale for scale in (255, *range(1, 255)) if all(_on_grid(array, scale) for array in arrays)), 255)
 
 
-def _off(array: Array, scale: int) -> float:
-    """The farthest that a value is from a multiple of 1/scale."""
-    shades = np.asarray(array, dtype=np.float64) * scale
-    with np.errstate(invalid="ignore"):  # infinite values are refused later
-        return float(np.abs(shades - np.rint(shades)).max()) / scale
+def _on_grid(array: Array, scale: int) -> bool:
+    """Whether every value is a multiple of 1/scale."""
+    for first in range(0, len(array) if array.ndim else 0, LOOKED_AT):
+        shades = np.asarray(array[first : first + LOOKED_AT], dtype=np.float64) * scale
+        with np.errstate(invalid="ignore"):  # infinite values are refused later
+            if not np.abs(shades - np.rint(shades)).max() / scale <= OFF_GRID:
+                return False
+    return True
 
 
 def bytes_of(values: object, where: str, *, scale: int = 255) -> Array:
@@ -102,8 +103,10 @@ def _rounded(array: Array, where: str, scale: int) -> Array:
     low, high = array.min(), array.max()
     whole, top = array.dtype.kind in "iu", 255 if array.dtype.kind in "iu" else 1
     if not (low >= 0 and high <= top):  # also where there is a NaN
-        hint = "; divide by 255" if not whole and low >= 0 and 1 < high <= 255 else ""
-        raise DataError(f"pixels in {where} go from {low:g} to {high:g}: expected 0 to {top} for {array.dtype}{hint}")
+        hint = "; divide by 255" if not whole and low >= 0 and 2 <= high <= 255 else ""
+        # All digits, as rounding alone leads to values like 1.0000001.
+        told = " to ".join(str(value).removesuffix(".0") for value in (low, high))
+        raise DataError(f"pixels in {where} go from {told}: expected 0 to {top} for {array.dtype}{hint}")
     out = np.empty(array.shape, dtype=np.uint8)
     off = 0.0
     for row, image in enumerate(array):
@@ -118,18 +121,20 @@ def _rounded(array: Array, where: str, scale: int) -> Array:
 
 def _taken(pixels: Array, rows: Labels) -> Array:
     whole = len(rows) == len(pixels) and bool((np.diff(rows) == 1).all())
-    return pixels if whole else pixels[rows]
+    return pixels if whole and pixels.flags.writeable else pixels[rows]  # torch warns of arrays that are read-only
 
 
 def _plain(values: object) -> Array:
     """An array of what a caller gives: a tensor, an array or lists."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values
-        return np.asarray(values.numpy())
     try:
+        if isinstance(values, list | tuple) and values and all(isinstance(value, Tensor) for value in values):
+            values = torch.stack(list(values))
+        if isinstance(values, Tensor):
+            values = values.detach().cpu()
+            values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
         return np.asarray(values)
-    except ValueError as error:
+    # The last two of tensors: their layout, or sizes that differ.
+    except (ValueError, TypeError, RuntimeError) as error:
         raise DataError(f"cannot make an array of a {type(values).__name__}: {error}") from error
 
 

@@ -17,7 +17,7 @@ FORMAT = 1
 def cache_dir() -> Path:
     """Folder for files that can be made again: ENSEMBLE_BENCH_CACHE, else ~/.cache/ensemble-bench."""
     chosen = os.environ.get("ENSEMBLE_BENCH_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "ensemble-bench"
+    return Path(os.path.expanduser(chosen)) if chosen else Path.home() / ".cache" / "ensemble-bench"
 
 
 def content_key(root: Path, files: Iterable[Path], *, layout: str) -> str:

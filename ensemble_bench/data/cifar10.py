@@ -1,7 +1,6 @@
 """CIFAR-10 (Krizhevsky, 2009) from the official archive, from hub parquet or from folders of image files."""
 
 import hashlib
-import re
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ensemble_bench.data.arrange import file_name, is_taken
 from ensemble_bench.data.cache import cache_dir, content_key, read_entry, write_entry
 from ensemble_bench.data.layouts import BATCHES, CLASSES, Layout, find_layout
 from ensemble_bench.data.source import DataSource, Rows, fingerprint, given_folder, stratified_draw
@@ -29,8 +29,6 @@ OFFICIAL_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# Folder names that would make a copy look like the official images, or like another data set.
-_RESERVED = ("cifar10", "cifar10batchespy", "cifar10python", "digits")
 
 
 def open_cifar10(data_dir: str | Path | None = None) -> DataSource:
@@ -114,10 +112,9 @@ def _is_official(layout: Layout) -> bool:
 
 
 def _copy_name(root: Path) -> str:
-    """Return the name of an unofficial copy in `root`: its folder's, in characters that suit a file name."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", root.name).strip("-.")
-    bare = re.sub(r"[^a-z0-9]", "", name.lower())
-    return "cifar10-unofficial" if not bare or bare in _RESERVED else name
+    """Return the name of an unofficial copy in `root`: its folder's, unless that is the name of other images."""
+    name = file_name(root.name)
+    return "cifar10-unofficial" if is_taken(name) else name
 
 
 def _download() -> Path:

@@ -41,6 +41,7 @@ def open_digits(data_dir: str | Path | None = None) -> DataSource:
         std=STD,
         default_eps=32 / 255,
         scale=16,
+        # Without their scale, as in records since the first; no other data set is opened by this name.
         fingerprint=fingerprint({"train": (rest.images, rest.labels), "test": (test.images, test.labels)}),
         read=splits.__getitem__,
     )

@@ -8,7 +8,7 @@ from ensemble_bench.data.arrange import ALL, clean_name
 from ensemble_bench.data.arrays import from_arrays
 from ensemble_bench.data.source import DataSource
 from ensemble_bench.errors import InvalidValueError
-from ensemble_bench.registry.terms import SPLITS
+from ensemble_bench.registry.terms import SPLITS, TRAIN
 
 ARRAYS = "arrays"
 """The data set and, unless told otherwise, the name of data in memory."""
@@ -18,7 +18,8 @@ EXPECTED = "a DataSource, images and labels as (x, y), or {'train': (x, y), 'tes
 def given_source(data: Any, name: str | None = None, *, pair: str = ALL) -> DataSource:
     """The data set of what a caller gives: itself, or images and labels in memory, called `name`.
 
-    A pair (x, y) is of the part `pair`: "test" to be evaluated on in its order, "all" to be split as files are.
+    A pair (x, y) is of the part `pair`: "test" to be evaluated on in its order, "all" to be split as files are. Parts
+    with images for training are arranged as files are, too, so that they are the same data whatever is done with them.
     Raises InvalidValueError for what is neither, and what `from_arrays` raises.
     """
     if isinstance(data, DataSource):
@@ -31,6 +32,8 @@ def given_source(data: Any, name: str | None = None, *, pair: str = ALL) -> Data
         told = f"{data!r}" if isinstance(data, str | Path) else f"a {type(data).__name__}"
         named = "; a data set by its name goes in dataset" if isinstance(data, str | Path) else ""
         raise InvalidValueError(f"data is {told}: expected {EXPECTED}{named}")
+    if ALL in parts and len(parts) > 1:
+        raise InvalidValueError(f"data has {ALL!r} beside splits: expected {', '.join(SPLITS)}, or {ALL!r} alone")
     for part, both in parts.items():
         if part not in (*SPLITS, ALL):
             raise InvalidValueError(f"data has a split {part!r}: expected {', '.join(SPLITS)}")
@@ -42,5 +45,5 @@ def given_source(data: Any, name: str | None = None, *, pair: str = ALL) -> Data
         where="data",
         dataset=ARRAYS,
         name=ARRAYS if name is None else clean_name(name, ARRAYS),
-        in_order=pair != ALL,
+        in_order=not {ALL, TRAIN} & parts.keys(),
     )

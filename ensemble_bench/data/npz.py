@@ -27,14 +27,15 @@ def open_npz(place: Place) -> DataSource:
     """
     path = place.path
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} is a single array: expected an .npz file of {EXPECTED}")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} is a single array: expected an .npz file of {EXPECTED}")
+        with archive:
             found, names = _named(archive, place), None
             if (key := next((key for key in CLASSES if key in archive.files), None)) is not None:
                 if (told := np.asarray(archive[key])).ndim != 1:
                     raise DataError(f"{path}: {key} has shape {told.shape}: expected a list of names")
-                names = [str(name) for name in told.tolist()]
+                names = [name.decode() if isinstance(name, bytes) else str(name) for name in told.tolist()]
             images = {part: archive[x] for part, (x, _) in found.items()}
             labels = {part: archive[y] for part, (_, y) in found.items()}
     except DataError:
@@ -59,6 +60,10 @@ def _named(archive: Any, place: Place) -> dict[str, tuple[str, str]]:
             if at in found:
                 raise DataError(f"{place.path} holds {found[at]} and {key}, which mean the same: leave one")
             found[at] = key
+    whole = [found[ALL, images] for images in (True, False) if (ALL, images) in found]
+    if len(whole) == 2 and len(found) > 2:
+        told = next(key for (part, _), key in found.items() if part != ALL)
+        raise DataError(f"{place.path} holds {' and '.join(whole)} of no split, and {told} beside them: name the split")
     named = [part for part in SPLITS if (part, True) in found or (part, False) in found] or [ALL]
     missing = not found or any((part, images) not in found for part in named for images in (True, False))
     if missing:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ensemble_bench.data.arrange import (
 )
 from ensemble_bench.data.decode import Encoded, bytes_in
 from ensemble_bench.data.keep import decoded
+from ensemble_bench.data.memory import check_bytes_fit
 from ensemble_bench.data.source import DataSource
 from ensemble_bench.data.unpickle import first_line
 from ensemble_bench.errors import DataError
@@ -59,13 +61,15 @@ def read_parquet(root: Path, *, resize: int | None, crop: int | None) -> tuple[A
 
     try:
         parts = _files(root)
-        columns = _columns(next(path for files in parts.values() for path in files))
+        files = [path for found in parts.values() for path in found]
+        columns = _columns(files[0])
+        # Before they are read: encoded images stay in memory until all are decoded.
+        check_bytes_fit(sum(_size(path, columns.image) for path in files), f"{root}: its encoded images")
         rows = {part: [row for path in files for row in _rows(path, columns)] for part, files in parts.items()}
         given = {part: [label for _, label in found] for part, found in rows.items()}
         labels, names = _numbered(given, columns, str(root))
         classes = classes_of(labels, names, str(root))
         images = {part: [image for image, _ in found] for part, found in rows.items()}
-        files = [path for found in parts.values() for path in found]
         folder = root if root.is_dir() else root.parent
         chosen = splits_of(labels, str(root))
         return decoded(folder, files, images, labels, chosen, resize=resize, crop=crop), classes
@@ -117,13 +121,18 @@ def _columns(path: Path) -> Columns:
     labels = [name for name in could if told.get(name, {}).get("_type") == "ClassLabel"] or could
     image = _one(images, IMAGE_NAMES, "images (bytes, or a struct with bytes)", path, schema.names)
     label = _one(labels, LABEL_NAMES, "labels (whole numbers or text)", path, schema.names)
-    names = told.get(label, {}).get("names")
-    return Columns(
-        image=image,
-        label=label,
-        classes=tuple(map(str, names)) if isinstance(names, list) else None,
-        text=_is_text(schema.field(label).type),
-    )
+    return Columns(image=image, label=label, classes=_classes(schema, label), text=_is_text(schema.field(label).type))
+
+
+def _classes(schema: Any, label: str) -> tuple[str, ...] | None:
+    names = _told(schema).get(label, {}).get("names")
+    return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def _check_classes(first: Sequence[str], here: Sequence[str], path: Path) -> None:
+    for label, (expected, name) in enumerate(zip_longest(first, here) if first and here else ()):
+        if name != expected:
+            raise DataError(f"{path} calls class {label} {name!r}: another file of the data set calls it {expected!r}")
 
 
 def _check_names(schema: Any, path: Path) -> None:
@@ -170,6 +179,16 @@ def _one(found: Sequence[str], known: Sequence[str], what: str, path: Path, colu
     raise DataError(f"{path}: expected one column of {what}, found {listed}: call it {known[0]}")
 
 
+def _size(path: Path, column: str) -> int:
+    """Bytes of a column, a struct's parts together."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
+
+
 def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:
     """Every image of a file, still encoded, with its label."""
     import pyarrow.parquet as pq
@@ -180,6 +199,8 @@ def _rows(path: Path, columns: Columns) -> list[tuple[Encoded, Any]]:
         names = file.schema_arrow.names
         if missing := [name for name in (columns.image, columns.label) if name not in names]:
             raise DataError(f"{path} has columns {', '.join(names)}: expected {missing[0]}, as the others have")
+        if not columns.text:
+            _check_classes(columns.classes or (), _classes(file.schema_arrow, columns.label) or (), path)
         for batch in file.iter_batches(batch_size=CHUNK, columns=[columns.image, columns.label]):
             labels = batch.column(columns.label).to_pylist()
             for value, label in zip(batch.column(columns.image).to_pylist(), labels, strict=True):

@@ -113,18 +113,20 @@ class DataSource:
 def given_folder(data_dir: str | Path | None) -> Path | None:
     """The folder of the data, absolute: `data_dir`, else that in ENSEMBLE_BENCH_DATA, else None."""
     given = data_dir or os.environ.get("ENSEMBLE_BENCH_DATA")
-    return Path(os.path.abspath(Path(given).expanduser())) if given else None
+    # Unlike Path's, it leaves the ~ of a user that there is not, and the error names the path.
+    return Path(os.path.abspath(os.path.expanduser(given))) if given else None
 
 
 def fingerprint(
-    parts: Mapping[str, tuple[UInt8[Tensor, "n channel row column"], Int64[Tensor, "n"]]],
+    parts: Mapping[str, tuple[UInt8[Tensor, "n channel row column"], Int64[Tensor, "n"]]], scale: int = 255
 ) -> str:
     """Return "sha256:…" over the pixels and labels of all `parts` (name -> images, labels), in the order given.
 
     It is a hash of decoded content: the same images in the same order have the same fingerprint as pickled batches,
-    parquet or image files. Another order has another fingerprint, because its first n images are others.
+    parquet or image files. Another order has another fingerprint, because its first n images are others; so do the
+    same counts of another `scale`, which are other pixels.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"" if scale == 255 else f"scale {scale}\n".encode())
     for name, (images, labels) in parts.items():
         digest.update(f"{name} {tuple(images.shape)}\n".encode())
         for first in range(0, len(images), CHUNK):  # those kept channels-last are put in order without a copy of all

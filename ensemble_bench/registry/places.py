@@ -63,7 +63,7 @@ def place_of(name: str) -> Place | None:
         if key not in ("resize", "crop") or not re.fullmatch("[0-9]{1,9}", value) or key in sizes:
             raise InvalidValueError(f"data set is {name!r}: expected resize=N or crop=N behind ?, found {option!r}")
         sizes[key] = int(value)
-    return _checked(Place(kind=kind, path=Path(path).expanduser().absolute(), **sizes))
+    return _checked(Place(kind=kind, path=Path(os.path.expanduser(path)).absolute(), **sizes))
 
 
 def homeless(text: str) -> str:

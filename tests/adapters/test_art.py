@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,22 @@ def test_predictions_are_log_probabilities_and_take_any_float() -> None:
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
     assert made.predict(x[:0].numpy()).shape == (0, 10)
+
+
+def test_mirrored_and_read_only_arrays_are_images_too() -> None:
+    model, (x, y) = trained(members=2), images(6)
+    made, mirrored = classifier(model), x.numpy()[..., ::-1]
+    whole = np.ascontiguousarray(mirrored)
+    whole.setflags(write=False)
+    for ask in (
+        made.predict,
+        lambda array: made.loss_gradient(array, one_hot(y)),
+        lambda array: made.class_gradient(array, 3),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(ask(mirrored), ask(whole.copy()))
+            assert np.array_equal(ask(whole), ask(whole.copy()))
 
 
 def test_the_shape_is_known_of_checkpoints_and_asked_for_otherwise(tmp_path: Path) -> None:

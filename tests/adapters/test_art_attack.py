@@ -95,6 +95,16 @@ def test_the_precision_of_the_array_is_kept(dtype: Any) -> None:
     assert np.abs(found - x_half[:, :, ::-1]).max() <= 0.1 + 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_network_in_half_precision_is_attacked_as_by_the_attack_itself(dtype: torch.dtype) -> None:
+    model, (x, y) = trained(members=2).to(dtype), images(8)
+    found = EngineAttack(classifier(model), "ifgsm5", eps=0.1).generate(x.numpy(), y.numpy())
+    assert found.dtype == np.float32
+    wanted = eb.attacks.get("ifgsm5")(model, x, y, eb.ThreatModel(eps=0.1))
+    assert np.array_equal(found, wanted.numpy())
+    assert not torch.equal(wanted, x)
+
+
 def test_preprocessing_in_torch_is_attacked_through() -> None:
     from art.defences.preprocessor import SpatialSmoothing
 

@@ -268,6 +268,20 @@ def test_arrays_out_of_range(arrays: tuple[Any, Tensor]) -> None:
     ):
         with pytest.raises(InvalidValueError, match=message):
             trainer.fit(x_wrong, y_wrong)
+    for sizes, message in (
+        ({"nb_epochs": 0}, "nb_epochs is 0: choose 1 or more"),
+        ({"nb_epochs": 1.5}, "nb_epochs is 1.5: choose a whole number"),
+        ({"batch_size": 4.0}, "batch_size is 4.0: choose a whole number"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            trainer.fit(x, y, **{"batch_size": 4, **sizes})
+    for crop in (-1, 15, 1.5):
+        with pytest.raises(InvalidValueError, match=f"crop is {crop}: choose .*0 to 14"):
+            EnsembleTrainer(made, crop=crop).fit(x, y, batch_size=4)
+    for dtype in (torch.float64, torch.bfloat16):
+        other = untrained().to(dtype)
+        with pytest.raises(InvalidValueError, match=f"network is {dtype}: only torch.float32 can be trained"):
+            EnsembleTrainer(classifier(other, optimizer=sgd(other)))
     assert torch.equal(weights(model), before)
     single = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     made = classifier(single, optimizer=sgd(single))

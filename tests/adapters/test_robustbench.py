@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch.nn import functional as F
 import ensemble_bench as eb
 from ensemble_bench.adapters import robustbench
 from ensemble_bench.adapters.robustbench import benchmark, import_robustbench
+from ensemble_bench.data import DataSource
+from ensemble_bench.data.given import given_source
 from ensemble_bench.data.layouts import CLASSES
 from ensemble_bench.errors import DataError, InvalidValueError
 from ensemble_bench.records import worst_case
@@ -160,8 +163,26 @@ def test_images_come_through_our_reader_and_keep_their_name(copy: Path, right: P
     assert sorted(path.name for path in copy.iterdir()) == ["test", "train"]  # nothing was downloaded there
 
 
-def test_values_that_cannot_be(copy: Path) -> None:
+@pytest.mark.parametrize("classes", [4, 6])
+def test_fewer_classes_have_fewer_targets(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.arange(4)
+    weight = torch.eye(classes, 64)
+    x = weight[y].view(4, 1, 8, 8)  # a pixel for each class: what breaks them is half of it
+    source = given_source({"test": (x, y)}, pair="test")
+    monkeypatch.setattr("ensemble_bench.data.open_source", lambda *_: source)
+    model = Linear(weight, torch.zeros(classes))
+    assert benchmark(model, dataset="mine", threat=ThreatModel(eps=0.4)) == (1.0, 1.0)
+    assert benchmark(model, dataset="mine", threat=ThreatModel(eps=0.6)) == (1.0, 0.0)
+    with pytest.raises(InvalidValueError, match="the model has 3 classes: AutoAttack's targeted DLR loss needs 4"):
+        benchmark(Linear(weight[:3], torch.zeros(3)), dataset="mine")
+
+
+def test_values_that_cannot_be(copy: Path, digits: DataSource, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained()
+    monkeypatch.setattr("ensemble_bench.data.open_source", lambda *_: replace(digits, name="cifar10"))
+    with pytest.raises(InvalidValueError, match="to_disk is True: model_name is missing"):
+        benchmark(model, n=6, to_disk=True)
+    monkeypatch.undo()
     with pytest.raises(
         InvalidValueError, match=r"'colour' is no setting of robustbench\.benchmark: choose from model_n"
     ):

@@ -108,6 +108,8 @@ def test_what_a_zoo_model_was_trained_for(name: str, norm: str, eps: float) -> N
         ("robustbench:L3/Standard", "threat model of RobustBench 'L3': .*choose from L2, Linf"),
         ("timm:resnt18", "timm model 'resnt18': did you mean resnet18"),
         ("timm:", "timm model ''"),
+        ("timm:resnet18.a9_in1k", r"timm model 'resnet18\.a9_in1k': did you mean resnet18\.a\d_in1k"),
+        ("timm:resnet18.a9_in1k?random", "choose from resnet18, resnet18.a1_in1k"),
     ],
 )
 def test_unknown_names_offer_near_ones(source: str, message: str) -> None:

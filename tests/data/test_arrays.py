@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from own_images import arrays, pixels, write_npz
 
 from ensemble_bench import data
 from ensemble_bench.data import open_source
+from ensemble_bench.data.given import given_source
 from ensemble_bench.errors import DataError
 
 NAMES = (
@@ -61,6 +63,26 @@ def test_arrays_without_splits_and_with_names(tmp_path: Path) -> None:
     assert [len(source.split(part)) for part in ("train", "validation", "test")] == [44, 4, 12]
 
 
+def test_class_names_in_bytes(tmp_path: Path) -> None:
+    content = arrays()
+    names = np.array(["a", "b", "c", "ä"])
+    name = write_npz(tmp_path / "a.npz", **content, classes=np.char.encode(names, "utf-8"))
+    assert open_source(name).classes == tuple(names)
+
+
+def test_tensors_in_a_list_and_read_only_arrays() -> None:
+    x, y = pixels(6, 8, 8), np.arange(6) % 2
+    expected = given_source((x, y), pair="test").fingerprint
+    x.setflags(write=False)
+    assert given_source((x, y), pair="test").fingerprint == expected
+    tensors = [torch.from_numpy(image / 255).requires_grad_() for image in x]
+    assert given_source((tensors, list(torch.from_numpy(y))), pair="test").fingerprint == expected
+    for wrong in (torch.zeros(2, 8, 8).to_sparse(), [torch.zeros(8, 8), torch.zeros(9, 9)]):
+        with pytest.raises(DataError, match="cannot make an array of a ") as caught:
+            given_source((wrong, [0, 1]), pair="test")
+        assert "\n" not in str(caught.value)
+
+
 def test_grey_arrays(tmp_path: Path) -> None:
     source = open_source(write_npz(tmp_path / "a.npz", **arrays(shape=(9, 8))))
     assert source.image_shape == (1, 9, 8)
@@ -73,8 +95,35 @@ def test_shades_between_two_bytes_are_told(tmp_path: Path) -> None:
         open_source(write_npz(tmp_path / "a.npz", **content))
 
 
+@pytest.mark.parametrize("shades", [2, 4, 16])
+def test_shades_are_those_of_all_images_and_not_of_the_first(shades: int) -> None:
+    few = np.random.default_rng(0).integers(0, shades + 1, (100, 8, 8)) / shades
+    many = pixels(100, 8, 8) / 255
+    y = np.arange(200) % 2
+    with pytest.warns(UserWarning, match=r"256 shades, by up to 0\.00"):
+        source = given_source((np.concatenate([few, many]), y), pair="test")
+    x, _ = source.split("test").batch(slice(100, None))
+    assert source.scale == 255
+    assert np.array_equal(x[:, 0].numpy(), many.astype(np.float32))
+    first_black = np.concatenate([np.zeros((100, 8, 8)), few])
+    x, _ = given_source((first_black, y), pair="test").split("test").batch(slice(None))
+    assert np.array_equal(x[:, 0].numpy(), first_black.astype(np.float32))
+
+
+def test_counts_and_their_fractions_are_other_images() -> None:
+    counts, y = pixels(20, 8, 8) // 16, np.arange(20) % 2
+    dark, light = given_source((counts, y), pair="test"), given_source((counts / 16, y), pair="test")
+    assert np.array_equal(dark.split("test").images, light.split("test").images)
+    assert (dark.scale, light.scale) == (255, 16)
+    assert dark.fingerprint != light.fingerprint
+
+
 ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "0 to 255 as float": ({"x_test": np.full((10, 9, 8, 3), 200.0)}, "go from 200 to 200: expected 0 to 1 .*255"),
+    "a little above": (
+        {"x_test": np.full((10, 9, 8, 3), np.nextafter(np.float32(1), np.float32(2)))},
+        "go from 1.0000001 to 1.0000001: expected 0 to 1 for float32$",
+    ),
     "negative": ({"x_test": np.full((10, 9, 8, 3), -0.5)}, "go from -0.5 to -0.5: expected 0 to 1"),
     "nan": ({"x_test": np.full((10, 9, 8, 3), np.nan)}, "go from nan to nan"),
     "text": ({"x_test": np.full((10, 9, 8, 3), "a")}, "are <U1: expected uint8"),
@@ -88,6 +137,10 @@ ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "unnamed label": ({"classes": np.array(["a", "b"])}, "label 3 in .* has no name: 2 classes are named"),
     "objects": ({"x_test": np.array([None] * 10)}, "no .npz file of plain arrays"),
     "no labels": ({"y_test": None}, "holds x_train, y_train, x_test: expected x_train, y_train"),
+    "no split": (
+        {"x": pixels(9, 9, 8, 3), "y": np.arange(9)},
+        "holds x and y of no split, and x_train beside them: name the split",
+    ),
     "twice": ({"test_images": pixels(10, 9, 8, 3)}, "x_test and test_images, which mean the same"),
 }
 
@@ -109,6 +162,12 @@ def test_what_is_no_archive(content: bytes | None, message: str, tmp_path: Path)
         (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DataError, match=message):
         open_source(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", pixels(9, 8, 8))
+    with pytest.raises(DataError, match=r"a\.npy is a single array: expected an \.npz file of x_train"):
+        open_source(f"npz:{tmp_path / 'a.npy'}")
 
 
 def test_load_takes_a_place(tmp_path: Path) -> None:

@@ -94,6 +94,9 @@ def test_official_batches_are_known_by_content(
         ("CIFAR-10", "cifar10-unofficial"),
         ("cifar-10-batches-py", "cifar10-unofficial"),
         ("digits", "cifar10-unofficial"),
+        ("cifar100", "cifar10-unofficial"),
+        ("cifar-100-python", "cifar10-unofficial"),
+        ("ImageNet", "cifar10-unofficial"),
         ("日本", "cifar10-unofficial"),
     ],
 )

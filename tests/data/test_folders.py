@@ -85,6 +85,13 @@ def test_test_images_alone_can_be_evaluated_on(tmp_path: Path) -> None:
         source.split("train")
 
 
+def test_validation_images_are_there_without_training_images(tmp_path: Path) -> None:
+    source = open_source(f"folder:{split(tmp_path, {'val': 5, 'test': 4})}")
+    assert [len(source.split(part)) for part in ("validation", "test")] == [15, 12]
+    with pytest.raises(DataError, match="no train images"):
+        source.split("train")
+
+
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("1", 1), ("RGBA", 3), ("P", 3), ("LA", 3), ("RGB", 3)])
 def test_every_mode_is_read_as_pillow_converts_it(mode: str, channels: int, tmp_path: Path) -> None:
     for label in "ab":
@@ -164,6 +171,25 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert memories.available() == 2 * 2**20
     assert memory_of(None) == 1.5 * 2**20
     assert memory_of(0.5) == 2**29
+
+
+@pytest.mark.parametrize(
+    "stat",
+    [
+        "anon 5\nfile 900000\nactive_file 100000\ninactive_file 700000\nshmem 100000\n",
+        "inactive_file 10\nactive_file 10\ntotal_inactive_file 600000\ntotal_active_file 200000\n",
+    ],
+)
+def test_files_in_the_page_cache_of_a_container_take_no_memory(
+    stat: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    limit.write_text("3000000\n")
+    used.write_text("2900000\n")
+    monkeypatch.setattr(memories, "LIMITS", ((limit, used),))
+    assert memories.available() == 100_000
+    (tmp_path / "memory.stat").write_text(stat)
+    assert memories.available() == 900_000
 
 
 def test_mean_and_deviation_are_those_of_the_pixels() -> None:

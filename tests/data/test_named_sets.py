@@ -32,6 +32,8 @@ def test_cifar100_from_its_batches(tmp_path: Path) -> None:
     assert np.array_equal(test.images.numpy(), images["test"].reshape(-1, 3, 32, 32))
     assert test.labels.tolist() == [i % 100 for i in range(200)]
     assert source.trains_like == "cifar10"
+    # Folders with the archive's own name do not make a copy official.
+    assert open_source("cifar100", tmp_path / "copy/cifar-100-python").name == "cifar-100-python-unofficial"
 
 
 def test_cifar100_that_is_not_there(tmp_path: Path) -> None:

@@ -45,6 +45,40 @@ def test_the_hubs_metadata_name_the_label_and_its_classes(tmp_path: Path) -> Non
     assert sorted(set(source.split("train").labels.tolist())) == [0, 1, 2]
 
 
+def test_files_that_name_the_classes_differently_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "test.parquet", told={"kind": {"names": ["a", "b", "c"]}})
+    for names, message in ((["a", "c", "b"], "class 1 'c': .*'b'"), (["a", "b", "c", "d"], "class 3 'd': .*None")):
+        write_parquet(tmp_path / "train.parquet", told={"kind": {"names": names}})
+        with pytest.raises(DataError, match=message) as caught:
+            open_source(f"parquet:{tmp_path}")
+        assert "\n" not in str(caught.value)
+    write_parquet(tmp_path / "train.parquet")  # one without names says nothing else
+    open_source(f"parquet:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("empty", "message"),
+    [
+        ("train", "holds 0 images for training: expected at least 1"),
+        ("validation", "holds no validation images"),
+    ],
+)
+def test_a_part_without_images_is_refused(empty: str, message: str, tmp_path: Path) -> None:
+    for part in ("train", "validation", "test"):
+        n = 0 if part == empty else 30
+        write_parquet(tmp_path / f"{part}.parquet", n=n, kind=np.arange(n) % 3)
+    with pytest.raises(DataError, match=message):
+        open_source(f"parquet:{tmp_path}")
+
+
+def test_files_larger_than_memory_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_parquet(tmp_path / "all.parquet")
+    monkeypatch.setattr("ensemble_bench.data.memory.available", lambda: images.size)  # PNG of noise takes more
+    monkeypatch.setattr("ensemble_bench.data.parquet._rows", lambda *_: pytest.fail("read"))
+    with pytest.raises(DataError, match=r"its encoded images take .* GiB of memory, .* are free: choose fewer images"):
+        open_source(f"parquet:{tmp_path / 'all.parquet'}")
+
+
 def test_bad_parquet_gives_one_clear_line(tmp_path: Path) -> None:
     path = tmp_path / "all.parquet"
     cases: list[tuple[dict[str, object], str]] = [

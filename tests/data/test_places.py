@@ -6,7 +6,7 @@ import pytest
 from own_images import flat
 
 from ensemble_bench.data import open_source
-from ensemble_bench.errors import InvalidValueError, UnknownNameError
+from ensemble_bench.errors import DataError, InvalidValueError, UnknownNameError
 from ensemble_bench.registry import check_data
 from ensemble_bench.registry.places import place_of
 
@@ -40,6 +40,12 @@ def test_a_place_leads_back_to_itself() -> None:
     assert place.path.is_absolute()
     assert place_of(place.text) == place
     assert place_of("cifar10") is None
+
+
+@pytest.mark.parametrize(("name", "folder"), [("cifar10", "~nobody-here/x"), ("folder:~nobody-here/x", None)])
+def test_the_home_of_nobody_does_not_exist(name: str, folder: str | None) -> None:
+    with pytest.raises(DataError, match=r"~nobody-here/x does not exist"):
+        open_source(name, folder)
 
 
 def test_a_copy_is_not_named_like_a_registered_data_set(tmp_path: Path) -> None:

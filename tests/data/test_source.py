@@ -89,6 +89,7 @@ def test_fingerprint_sees_every_change() -> None:
         {"train": (images.view(6, 3, 2, 8), labels)},
     ]
     assert len({fingerprint(parts) for parts in variants}) == len(variants)
+    assert len({fingerprint(variants[0], scale) for scale in (255, 16, 15)}) == 3
     # Memory order is not content.
     strided = images.contiguous(memory_format=torch.channels_last)
     assert fingerprint({"train": (strided, labels)}) == fingerprint(variants[0])

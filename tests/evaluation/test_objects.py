@@ -58,6 +58,14 @@ def test_arrays_tensors_and_bytes_are_the_same_images(
     assert torch.equal(given_source((shades, y), pair="test").split("test").images, shades)
 
 
+def test_what_is_trained_on_is_the_same_data_when_evaluated_on() -> None:
+    x, y = eb.data.load("digits", n=40)
+    parts = {"train": (x, y), "test": (x, y.sort().values)}  # class by class, and so put in a random order
+    assert given_source(parts, pair="test").fingerprint == given_source(parts).fingerprint
+    alone = given_source({"test": parts["test"]}, pair="test")
+    assert torch.equal(alone.split("test").labels, y.sort().values)
+
+
 def test_a_source_and_a_name(model: Ensemble, digits: DataSource, digits_xy: Any) -> None:
     assert eb.evaluate(model, data=digits, **QUIET).record.data_hash == digits.fingerprint
     assert eb.evaluate(model, data=digits_xy, dataset="my digits", **QUIET).record.data_name == "my-digits"
@@ -112,6 +120,10 @@ BAD: dict[str, tuple[Callable[[Ensemble], object], str]] = {
     "data three": (lambda m: eb.evaluate(m, data=(X, Y, Y)), "data is a tuple: expected a DataSource"),
     "data empty": (lambda m: eb.evaluate(m, data={}), "data is a dict: expected a DataSource"),
     "split": (lambda m: eb.evaluate(m, data={"tset": (X, Y)}), "data has a split 'tset': expected train"),
+    "all beside": (
+        lambda m: eb.evaluate(m, data={"all": (X, Y), "test": (X, Y)}),
+        "data has 'all' beside splits: expected train, validation, test, or 'all' alone",
+    ),
     "no pair": (lambda m: eb.evaluate(m, data={"test": X}), r"data\['test'\] is a ndarray: expected images and labels"),
     "objects": (lambda m: eb.evaluate(m, data=([object()] * 4, Y)), r"images in data, test have shape \(4,\)"),
     "ragged": (lambda m: eb.evaluate(m, data=([[1], [1, 2]], Y)), "cannot make an array of a list"),
