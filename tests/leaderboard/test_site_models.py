@@ -107,6 +107,22 @@ def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
         assert (row["seeds_mean"], row["seeds_sd"], row["seeds_n"]) == ("0.3000", "0.1000", "3")
 
 
+def test_a_seed_that_was_trained_again_counts_once_on_the_page_and_in_its_files(tmp_path: Path) -> None:
+    """Not the better of the two, and no ensemble that joins a network of one that counts."""
+    seeds = {"a": (0,), "again": (0,), "b": (1,), "joined": (1, 2)}
+    for (name, own), count in zip(seeds.items(), (3, 9, 4, 8), strict=True):
+        robust = [image < count for image in range(10)]
+        about = {"seeds": own, "model": f"{name}/best", "weights_hash": sha256_bytes(name.encode())}
+        record, samples = make_record([True] * 10, {"pgd5": robust}, **about)
+        write(record, samples, tmp_path / "runs" / name)
+    index = build_site(tmp_path / "runs", tmp_path / "site")
+    for row in csv.DictReader(index.with_name("leaderboard.csv").open()):
+        assert (row["seeds_mean"], row["seeds_n"]) == ("0.3500", "2")
+    line = next(iter(Page(index).rows()))
+    assert line["Robust %"][0] == "35.0 ± 7.1"
+    assert "mean of 2 seeds" in line["Model"][0]
+
+
 def test_a_recipe_that_is_only_claimed_is_shown_as_claimed(tmp_path: Path) -> None:
     record, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv")
     local, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv", model="run/best")
