@@ -123,6 +123,22 @@ def test_a_seed_that_was_trained_again_counts_once_on_the_page_and_in_its_files(
     assert "mean of 2 seeds" in line["Model"][0]
 
 
+def test_what_is_of_other_weights_says_so(tmp_path: Path) -> None:
+    """The parts of a model stand beside the whole of the same weights, and each warning names whose it is."""
+    for name, part in (("averaged", None), ("averaged", "member1"), ("last", None)):
+        warning = NamedWarning(name=f"seen-on-{name}", message="a figure")
+        about = {"checkpoint": name, "weights_hash": sha256_bytes(name.encode()), "view": part}
+        about |= {"model": f"m/{name}{f'#{part}' if part else ''}", "warnings": (warning,)}
+        record, samples = make_record([True], {"pgd5": [True]}, suite="appendix", **about)
+        write(record, samples, tmp_path / "runs" / "m")
+    (model,) = read_models(tmp_path / "runs")
+    page = Page(build_site(tmp_path / "runs", tmp_path / "site").parent / model.folder / "index.html")
+    assert [line["Part"][0] for line in page.rows(len(page.tables) - 1)] == ["whole", "member1"]
+    text = " ".join(page.text.split())
+    assert "seen-on-averaged a figure Suite appendix, n = 1 seen-on-last" in text
+    assert "seen-on-last a figure Suite appendix, n = 1, other weights (last checkpoint)" in text
+
+
 def test_a_recipe_that_is_only_claimed_is_shown_as_claimed(tmp_path: Path) -> None:
     record, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv")
     local, _ = make_record([True], {"pgd5": [True]}, recipe="ensemble2adv", model="run/best")

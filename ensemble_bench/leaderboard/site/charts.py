@@ -30,7 +30,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A point with its interval (pixels), and what it is; `line` is the id of its line in the table."""
+    """A point with its interval (pixels), and what it is; `line` is the id of its line in the table, `name` its name."""
 
     x: float
     y: float
@@ -40,6 +40,7 @@ class Mark:
     shape: str = "circle"
     colour: str = "c0"
     line: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
