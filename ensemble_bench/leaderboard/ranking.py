@@ -170,16 +170,18 @@ def _beside(
         date = "" if verdict is None else verdict.date
         return place_of(record.checkpoint), date, name_of(record), record.id, str(record.path)
 
+    # Whose weights are whose is a matter of dates alone, as what a checkpoint is called is its submitter's choice.
+    owners: dict[str, str] = {}
+    for place in sorted(candidates, key=lambda place: order(place)[1:]):
+        owners.setdefault(records[place].weights_hash, name_of(records[place]))
     names: dict[str, Record] = {}
-    weights: dict[str, str] = {}
     for place in sorted(candidates, key=order):
         record, name = records[place], name_of(records[place])
-        if name in names:
+        if (owner := owners[record.weights_hash]) != name:
+            yield place, f"these weights are published as {owner}"
+        elif name in names:
             other = names[name]
             what = "another evaluation" if other.weights_hash == record.weights_hash else f"{other.checkpoint} weights"
             yield place, f"the model is ranked by {what} of it"
-        elif record.weights_hash in weights:
-            yield place, f"these weights are published as {weights[record.weights_hash]}"
         else:
             names[name] = record
-            weights[record.weights_hash] = name
