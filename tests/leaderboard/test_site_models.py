@@ -49,6 +49,17 @@ def test_weights_card_and_verification(tmp_path: Path) -> None:
     assert line["Verified"] == ("✓ verified", "verified")
 
 
+def test_weights_that_are_kept_elsewhere_are_in_the_site(tmp_path: Path) -> None:
+    """As tools for large files have it: a symbolic link, by a path that holds where it lies."""
+    model = published(tmp_path / "boards")
+    weights = model.weights[0]
+    weights.rename(tmp_path / "boards" / "kept")
+    weights.symlink_to("../../../../kept")
+    site = build_site(tmp_path / "boards", tmp_path / "site").parent
+    copy = site / model.folder / weights.name
+    assert (copy.is_symlink(), sha256_file(copy)) == (False, model.record.weights_hash)
+
+
 def test_verified_needs_no_claim(tmp_path: Path) -> None:
     model = published(tmp_path / "boards")
     site = build_site(tmp_path / "boards", tmp_path / "site").parent
