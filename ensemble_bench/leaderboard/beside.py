@@ -1,14 +1,13 @@
 """RobustBench's leaderboard (Croce et al. 2021) and our records in one ranked table."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.leaderboard import model_info
-from ensemble_bench.leaderboard.model_info import STRONGEST, architecture_text, data_note, holds, images_of
+from ensemble_bench.leaderboard.model_info import STRONGEST, architecture_text, data_note, holds, images_of, on_a_line
 from ensemble_bench.leaderboard.ranking import NO_CONTEST
 from ensemble_bench.records import Record, Threat
 from ensemble_bench.records.table import Cell, Table, Value
@@ -113,14 +112,14 @@ def _theirs(folder: Path, threat: Threat) -> Iterator[_Entry]:
         yield _Entry(
             model=model,
             source="RobustBench",
-            architecture=_line(info.architecture),
+            architecture=on_a_line(info.architecture),
             clean=info.clean,
             autoattack=info.autoattack,
             best_known=Value(accuracy=info.best_known),
             forward_passes=info.number_forward_passes,
             additional_data=info.additional_data,
             notes="; ".join(notes),
-            venue=_line(info.venue) or None,
+            venue=on_a_line(info.venue) or None,
             comparable=not info.unreliable,
         )
 
@@ -159,8 +158,3 @@ def _robust(record: Record) -> float:
 
 def _near(one: Threat, other: Threat) -> bool:
     return one.norm == other.norm and abs(one.eps - other.eps) < NEAR
-
-
-def _line(text: str) -> str:
-    """Text of an entry on one line, without the line breaks that RobustBench writes for its page."""
-    return " ".join(re.sub(r"<br\s*/?>", " ", text).split())

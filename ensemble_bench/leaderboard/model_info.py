@@ -288,6 +288,11 @@ def architecture_text(record: Record) -> str:
     return text if members == 1 else f"{text} ({members}x {kind})"
 
 
+def on_a_line(text: str) -> str:
+    """Text of an entry on one line, without the line breaks that RobustBench writes for its page."""
+    return " ".join(re.sub(r"<br\s*/?>", " ", text).split())
+
+
 def _worth(record: Record) -> tuple[object, ...]:
     return _is_official(record), record.split == TEST, record.n, -record.robust.accuracy, record.id
 
