@@ -131,7 +131,8 @@ def _other_definition(record: Record) -> str:
     """
     suite, own = registry.suite_of(record.suite), settings_of(record)
     if record.randomised is not None and suite.randomised:
-        suite = replace(suite, attacks=suite.randomised, one_in={})
+        one_in = {name: k for name, k in suite.one_in.items() if name in suite.randomised}
+        suite = replace(suite, attacks=suite.randomised, one_in=one_in)
     needed = [name for name in suite.attacks if name not in suite.ensembles]
     if any(name in own for name in suite.ensembles):
         needed = list(suite.attacks)
