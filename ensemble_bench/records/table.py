@@ -16,6 +16,9 @@ _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "≥": r"$\geq$",
@@ -156,7 +159,8 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table, label: str) -> str:
     def line(cells: Iterable[str]) -> str:
-        return " & ".join(map(_escape, cells)) + r" \\"
+        text = " & ".join(map(_escape, cells)) + r" \\"
+        return f"{{}}{text}" if text.startswith(("[", "*")) else text  # arguments of the \\ that ends the row before
 
     align = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
     title = _escape(table.title)
