@@ -1,7 +1,6 @@
 """Ranks: which records of a board may be ordered by their robust accuracy, and why the others may not."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,14 +143,14 @@ def _other_definition(record: Record) -> str:
 
 
 def _of_another_version(records: Sequence[Record], candidates: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Candidates with an attack whose settings are not those that most candidates gave it."""
-    counts: dict[str, Counter[str]] = {}
+    """Candidates with an attack whose settings are not those that most models met it with."""
+    models: dict[str, dict[str, set[str]]] = {}
     texts = {place: _texts(settings_of(records[place])) for place in candidates}
-    for own in texts.values():
+    for place, own in texts.items():
         for name, text in own.items():
-            counts.setdefault(name, Counter())[text] += 1
+            models.setdefault(name, {}).setdefault(text, set()).add(name_of(records[place]))
     # Of equally many the first by its text: any choice will do, if it is always the same.
-    usual = {name: min(count, key=lambda text: (-count[text], text)) for name, count in counts.items()}
+    usual = {name: min(by, key=lambda text: (-len(by[text]), text)) for name, by in models.items()}
     for place, own in texts.items():
         if unlike := [name for name, text in own.items() if text != usual[name]]:
             yield place, f"other settings of {', '.join(unlike)} than most models of the board were attacked with"

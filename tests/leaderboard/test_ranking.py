@@ -143,6 +143,18 @@ def test_other_settings_than_the_others_had_have_no_rank(tmp_path: Path) -> None
     assert found["easy"].reasons[0].startswith("other settings of ifgsm5 than most models")
 
 
+def test_a_model_of_several_records_is_one_of_those_that_set_the_usual_settings(tmp_path: Path) -> None:
+    """Three evaluations of one model with few steps do not outvote two models."""
+    easy = [scored("easy", 20 - commit, commit=str(commit) * 40) for commit in range(3)]
+    easy = [replace(record, attacks=(replace(record.attacks[0], settings={"steps": 1}),)) for record in easy]
+    board(tmp_path, scored("a", 5), scored("b", 6))
+    for record in easy:
+        publish(tmp_path, "easy", record, verified=verdicts_on(*easy))
+    found = find_records(tmp_path)
+    ranks = {(record.run, standing.rank) for record, standing in zip(found, standings(found), strict=True)}
+    assert ranks == {("b", 1), ("a", 2), ("easy", None)}
+
+
 def test_a_model_has_one_rank_and_is_not_punished_for_further_evaluations(tmp_path: Path) -> None:
     """Ten more seeds, each of which breaks another image: the rank stays, and the union stands beside it."""
     often, once = scored("often", 10), scored("once", 9)
