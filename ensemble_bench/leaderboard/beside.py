@@ -85,9 +85,9 @@ def beside_robustbench(
         title=f"RobustBench and ours: {dataset}, {threat}",
         caption=(
             "Accuracy in %, ranked by the best known robust accuracy: RobustBench's external evaluation where there is "
-            "one, else AutoAttack; ours under the suites strongest, exhaustive and autoattack, with its 95 % interval. RobustBench "
-            f"scores all of {dataset}'s test images: where ours are others, or a number is contested, notes say so "
-            "instead of a rank. "
+            "one, else AutoAttack; ours under the suites strongest, exhaustive and autoattack, with its 95 % interval. "
+            f"RobustBench scores all of {dataset}'s test images: where ours are others, or a number is contested, "
+            "notes say so instead of a rank. "
             f"A rank is no test: none of the {pairs:,} comparisons between ranked models is tested here."
         ),
         columns=tuple(HEADINGS.values()),

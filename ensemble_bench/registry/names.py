@@ -213,7 +213,7 @@ def _one_in(parts: Sequence[Suite]) -> dict[str, int]:
 
 
 def _randomised(parts: Sequence[Suite]) -> tuple[str, ...]:
-    """Attacks on a model that answers at random: of every part those that it has for one, else all; none if none has."""
+    """Attacks on a model that answers at random, none if no part has such: of each these, or else all."""
     if not any(part.randomised for part in parts):
         return ()
     return tuple(dict.fromkeys(name for part in parts for name in part.randomised or part.attacks))

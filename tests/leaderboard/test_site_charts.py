@@ -112,6 +112,17 @@ def test_curves_are_the_records(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_no_tick_is_a_part_of_a_step(steps: int) -> None:
+    record, _ = make_record([True], {"ifgsm7": [True]})
+    curve = tuple(0.9 - 0.1 * step for step in range(steps + 1))
+    chart = steps_chart(replace(record, attacks=(replace(record.attacks[0], curve=curve),)))
+    assert chart is not None
+    ticks = [float(tick.text) for tick in chart.x_ticks]
+    assert len(ticks) > 1
+    assert all(tick.is_integer() for tick in ticks)
+
+
 @pytest.mark.parametrize("flops", [(10**6,), (10**6, 10**6 + 1, 3 * 10**6)])
 def test_labels_lie_on_nothing(flops: tuple[int, ...]) -> None:
     """Twelve models of equal or nearly equal cost and close accuracies: labels apart, from each other and the marks."""

@@ -134,6 +134,14 @@ def test_a_seed_that_was_trained_again_counts_once_on_the_page_and_in_its_files(
     assert "mean of 2 seeds" in line["Model"][0]
 
 
+def test_a_model_of_which_nothing_is_known_is_described_by_its_data(tmp_path: Path) -> None:
+    record, samples = make_record([True], {"pgd5": [True]}, recipe=None, architecture=None, model="timm:net")
+    write(replace(record, checkpoint=None), samples, tmp_path / "runs" / "net")
+    (model,) = read_models(tmp_path / "runs")
+    page = build_site(tmp_path / "runs", tmp_path / "site").parent / model.folder / "index.html"
+    assert "<h1>timm:net</h1>\n<p>digits, linf 8/255</p>" in page.read_text()
+
+
 def test_what_is_of_other_weights_says_so(tmp_path: Path) -> None:
     """The parts of a model stand beside the whole of the same weights, and each warning names whose it is."""
     for name, part in (("averaged", None), ("averaged", "member1"), ("last", None)):

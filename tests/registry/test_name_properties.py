@@ -112,7 +112,9 @@ def test_a_radius_in_255ths_is_read_back_from_its_text(threat: Threat) -> None:
     assert threat.slug.replace("-", "").replace("_", "").isalnum()
 
 
-@pytest.mark.parametrize(("eps", "text"), [(1.0, "1"), (3.0, "3"), (0.5, "0.5"), (128 / 255, "128/255"), (8 / 255, "8/255")])
+@pytest.mark.parametrize(
+    ("eps", "text"), [(1.0, "1"), (3.0, "3"), (0.5, "0.5"), (128 / 255, "128/255"), (8 / 255, "8/255")]
+)
 def test_a_whole_radius_is_no_fraction(eps: float, text: str) -> None:
     assert str(Threat(norm="l2", eps=eps)) == f"l2 {text}"
 

@@ -30,7 +30,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A point with its interval (pixels), and what it is; `line` is the id of its line in the table, `name` its name."""
+    """A point with its interval (pixels), and what it is; `line` and `name` are those of its line in the table."""
 
     x: float
     y: float
@@ -102,7 +102,8 @@ def steps_chart(record: Record) -> Chart | None:
     def scale(x: float) -> float:
         return math.log1p(x) if logarithmic else x
 
-    ticks = (0, *(base * 10**power for power in range(5) for base in (1, 2, 5))) if logarithmic else _nice(0, last)
+    whole = [step for step in _nice(0, last) if step.is_integer()]
+    ticks = (0, *(base * 10**power for power in range(5) for base in (1, 2, 5))) if logarithmic else whole
     x = Axis(0.0, scale(last), LEFT, WIDTH - RIGHT - LETTER * max(len(short(name)) for name in known))
     y = percent_axis(value for points in known.values() for _, value in points)
     placed = {name: [(x(scale(a)), y(100 * b)) for a, b in points] for name, points in known.items()}

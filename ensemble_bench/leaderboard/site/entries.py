@@ -117,7 +117,7 @@ def with_seeds(models: Sequence[Model]) -> list[Entry]:
 
 
 def one_a_seed(entries: Sequence[Entry]) -> list[Entry]:
-    """Those that a mean over seeds counts, by seed and name: none that has a network's seed in common with one before."""
+    """Those that a mean over seeds counts, by seed and name: none that shares a network's seed with one before it."""
     counted: list[Entry] = []
     for entry in sorted(entries, key=lambda entry: (entry.seeds, entry.name)):
         if all(entry.seeds != other.seeds and set(entry.seeds).isdisjoint(other.seeds) for other in counted):
