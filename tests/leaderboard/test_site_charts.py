@@ -17,7 +17,7 @@ from ensemble_bench.leaderboard.site.looks import BACKGROUNDS, luminance, visibl
 from ensemble_bench.leaderboard.site.markdown import to_html
 from ensemble_bench.leaderboard.site.models import read_models
 from ensemble_bench.leaderboard.site.scatter import scatter
-from ensemble_bench.records import Threat, find_records
+from ensemble_bench.records import Record, StageResult, Threat, find_records
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import day_text, quantity
 from ensemble_bench.registry import RECIPES
@@ -121,6 +121,14 @@ def test_no_tick_is_a_part_of_a_step(steps: int) -> None:
     ticks = [float(tick.text) for tick in chart.x_ticks]
     assert len(ticks) > 1
     assert all(tick.is_integer() for tick in ticks)
+
+
+def test_stages_that_met_no_image_are_no_line() -> None:
+    record, _ = make_record([False, False], {"blackbox": [None, None]})
+    stages = tuple(StageResult(name=f"blackbox/{n}", attacked=0, broken=0, seconds=0.0, passes=0) for n in (10, 20))
+    attack = replace(record.attacks[0], stages=stages)
+    assert Record.from_dict(replace(record, attacks=(attack,)).as_dict()).attacks == (attack,)
+    assert steps_chart(replace(record, attacks=(attack,))) is None
 
 
 @pytest.mark.parametrize("flops", [(10**6,), (10**6, 10**6 + 1, 3 * 10**6)])

@@ -166,7 +166,7 @@ def steps_of(attack: AttackResult, *, cascade: bool = False) -> list[tuple[float
     """
     if attack.curve is not None:
         return [(float(step), accuracy) for step, accuracy in enumerate(attack.curve)]
-    stages = () if cascade else attack.stages or ()
+    stages = () if cascade or not attack.n else attack.stages or ()
     steps = [stage.name.rpartition("/")[2] for stage in stages]
     if not all(step.isascii() and step.isdigit() for step in steps):
         return []
