@@ -1,17 +1,18 @@
 """RobustBench's leaderboard (Croce et al. 2021) and our records in one ranked table."""
 
-import re
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError, UnknownNameError
 from ensemble_bench.leaderboard import model_info
-from ensemble_bench.leaderboard.model_info import STRONGEST, architecture_text, data_note, holds, images_of
+from ensemble_bench.leaderboard.model_info import STRONGEST, architecture_text, data_note, holds, images_of, on_a_line
 from ensemble_bench.leaderboard.ranking import NO_CONTEST
 from ensemble_bench.records import Record, Threat
 from ensemble_bench.records.table import Cell, Table, Value
 
+DECIMALS = 6  # of a fraction; RobustBench's have four, and differ in their last bits from a quotient
 # RobustBench counts eps = 0.031 among 8/255.
 NEAR = 0.5 / 255
 HEADINGS = {
@@ -45,6 +46,11 @@ class _Entry:
     venue: str | None
     comparable: bool
 
+    @property
+    def score(self) -> float:
+        """What ranks: equal for what is written as 65.88 % and for 6,588 of 10,000 images."""
+        return round(self.best_known.accuracy, DECIMALS)
+
     def cells(self, rank: int | None) -> tuple[Cell, ...]:
         extra = None if self.additional_data is None else "yes" if self.additional_data else "no"
         autoattack = None if self.autoattack is None else Value(accuracy=self.autoattack)
@@ -58,10 +64,11 @@ def beside_robustbench(
 ) -> Table:
     """RobustBench's entries below its model_info `folder` and our `records`, for one data set and threat model.
 
-    `threat` defaults to linf 8/255. Ranked by the best known robust accuracy: theirs is the external evaluation where
-    there is one, else AutoAttack; ours the worst case of the suites strongest and autoattack, and models with neither
-    are left out. Records on other images than the official ones, of whatever number, and what counts as unreliable
-    stand below without a rank, and say so in their notes; entries of another eps say so too.
+    `threat` defaults to linf 8/255. Ranked by the best known robust accuracy, equal ones alike: theirs is the external
+    evaluation where there is one, else AutoAttack; ours the worst case of the suites strongest, exhaustive and
+    autoattack, and models with none of these are left out. Records on other images than the official ones, of whatever
+    number, and what counts as unreliable stand below without a rank, and say so in their notes; entries of another eps
+    say so too.
 
     Raises UnknownNameError for a norm, and RecordError for a folder without such entries or with a broken one.
     """
@@ -70,22 +77,22 @@ def beside_robustbench(
         raise UnknownNameError("norm", threat.norm, model_info.NORMS)
     entries = [*_theirs(Path(folder) / dataset / model_info.NORMS[threat.norm], threat)]
     entries += _ours(record for record in records if record.dataset == dataset and _near(record.threat, threat))
-    entries.sort(key=lambda e: (not e.comparable, -e.best_known.accuracy, -e.clean, e.source, e.model, e.notes))
-    ranked = sum(entry.comparable for entry in entries)
-    pairs = ranked * (ranked - 1) // 2
+    entries.sort(key=lambda e: (not e.comparable, -e.score, -e.clean, e.source, e.model, e.notes))
+    ranked = [entry.score for entry in entries if entry.comparable]
+    pairs = math.comb(len(ranked), 2)
     return Table(
         name="beside_robustbench",
         title=f"RobustBench and ours: {dataset}, {threat}",
         caption=(
             "Accuracy in %, ranked by the best known robust accuracy: RobustBench's external evaluation where there is "
-            "one, else AutoAttack; ours under the suites strongest and autoattack, with its 95 % interval. RobustBench "
-            f"scores all of {dataset}'s test images: where ours are others, or a number is contested, notes say so "
-            "instead of a rank. "
+            "one, else AutoAttack; ours under the suites strongest, exhaustive and autoattack, with its 95 % interval. "
+            f"RobustBench scores all of {dataset}'s test images: where ours are others, or a number is contested, "
+            "notes say so instead of a rank. "
             f"A rank is no test: none of the {pairs:,} comparisons between ranked models is tested here."
         ),
         columns=tuple(HEADINGS.values()),
         keys=tuple(HEADINGS),
-        rows=tuple(entry.cells(rank if entry.comparable else None) for rank, entry in enumerate(entries, start=1)),
+        rows=tuple(entry.cells(1 + ranked.index(entry.score) if entry.comparable else None) for entry in entries),
         about={"dataset": dataset, "threat": str(threat)},
     )
 
@@ -105,14 +112,14 @@ def _theirs(folder: Path, threat: Threat) -> Iterator[_Entry]:
         yield _Entry(
             model=model,
             source="RobustBench",
-            architecture=_line(info.architecture),
+            architecture=on_a_line(info.architecture),
             clean=info.clean,
             autoattack=info.autoattack,
             best_known=Value(accuracy=info.best_known),
             forward_passes=info.number_forward_passes,
             additional_data=info.additional_data,
             notes="; ".join(notes),
-            venue=_line(info.venue) or None,
+            venue=on_a_line(info.venue) or None,
             comparable=not info.unreliable,
         )
 
@@ -151,8 +158,3 @@ def _robust(record: Record) -> float:
 
 def _near(one: Threat, other: Threat) -> bool:
     return one.norm == other.norm and abs(one.eps - other.eps) < NEAR
-
-
-def _line(text: str) -> str:
-    """Text of an entry on one line, without the line breaks that RobustBench writes for its page."""
-    return " ".join(re.sub(r"<br\s*/?>", " ", text).split())

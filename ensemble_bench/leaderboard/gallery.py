@@ -71,9 +71,12 @@ def gallery_file(record: Record) -> Path:
 
 def gallery_of(records: Sequence[Record]) -> Gallery | None:
     """The first gallery of one of the records, None where there is none; raises RecordError for a broken file."""
-    places = {gallery_file(record): record for record in reversed(records) if record.path is not None}
-    found = ((record, read_gallery(path)) for path, record in reversed(places.items()) if path.is_file())
-    return next((gallery for record, gallery in found if gallery.is_of(record)), None)
+    for record in records:
+        if record.path is not None and (path := gallery_file(record)).is_file():
+            gallery = read_gallery(path)
+            if gallery.is_of(record):
+                return gallery
+    return None
 
 
 def read_gallery(path: Path) -> Gallery:

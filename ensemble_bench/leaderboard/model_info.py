@@ -11,15 +11,18 @@ from typing import Any
 
 from ensemble_bench.errors import RecordError, shortened
 from ensemble_bench.files import write_atomic
+from ensemble_bench.leaderboard.ranking import NO_CONTEST
 from ensemble_bench.records import Record
 from ensemble_bench.records.decoding import decode, strict
 from ensemble_bench.records.threat import parse_eps
+from ensemble_bench.registry.terms import TEST
 
 # Published entries have at most 2 kB, tables of corruptions 15 kB.
 LARGEST = 1_000_000
 NORMS = {"linf": "Linf", "l2": "L2"}
 """What RobustBench calls our norms, in its folders too."""
-OFFICIAL = ("cifar10", "test", 10_000)
+OFFICIAL: Mapping[str, int] = {"cifar10": 10_000, "cifar100": 10_000, "imagenet-robustbench": 5_000}
+"""How many test images RobustBench evaluates on, by the name that its data have here."""
 # Suites that leave nothing standing which AutoAttack is known to break.
 STRONGEST = ("strongest", "exhaustive")
 BACKBONES: Mapping[str, str] = {
@@ -210,11 +213,11 @@ def from_records(
 ) -> ModelInfo:
     """Make the entry of a model from its records: one of suite autoattack, and of strongest or exhaustive if any.
 
-    Of several runs of autoattack it is the one on official images, then the one on the most. The others count on the
-    same images only, and becomes `external` unless it found less than AutoAttack. `dataset` is what the images are
-    ("cifar10-jpeg"), and the footnote says which and how many, wherever they are not CIFAR-10's 10,000 test images.
-    Signs of masked gradients make the entry unreliable and stand in the footnote. `name` is the paper's title, by
-    default the model's name.
+    Of several runs of autoattack it is the one on official test images, then on any test images, then on the most, then
+    the lowest. The others count on the same images only, and the lowest becomes `external` unless it found less than
+    AutoAttack. `dataset` is what the images are ("cifar10-jpeg"), and the footnote says which and how many, wherever
+    they are not all that RobustBench evaluates on. Warnings stand in the footnote; those that contest the number make
+    the entry unreliable. `name` is the paper's title, by default the model's name.
 
     Raises RecordError without a record of autoattack, and for records of different models or threat models.
     """
@@ -248,7 +251,7 @@ def from_records(
         autoattack_acc=_percent(autoattack.robust.accuracy),
         external=None if strongest is None else _percent(strongest.robust.accuracy),
         footnote=" ".join(notes) or None,
-        unreliable=bool(warnings),
+        unreliable=not NO_CONTEST.issuperset(warnings),
     )
 
 
@@ -263,8 +266,8 @@ def images_of(record: Record) -> tuple[str, str, int]:
 
 
 def data_note(record: Record) -> str:
-    """A sentence on the images of a record; empty for CIFAR-10's own 10,000 test images."""
-    if (record.data_name, record.split, record.n) == OFFICIAL:
+    """A sentence on the images of a record; empty for all those that RobustBench evaluates on."""
+    if _is_official(record) and record.n == OFFICIAL[record.data_name]:
         return ""
     return f"On the first {record.n} {record.split} images of {record.data_name}."
 
@@ -285,8 +288,17 @@ def architecture_text(record: Record) -> str:
     return text if members == 1 else f"{text} ({members}x {kind})"
 
 
-def _worth(record: Record) -> tuple[bool, int, str]:
-    return record.data_name == OFFICIAL[0], record.n, record.id
+def on_a_line(text: str) -> str:
+    """Text of an entry on one line, without the line breaks that RobustBench writes for its page."""
+    return " ".join(re.sub(r"<br\s*/?>", " ", text).split())
+
+
+def _worth(record: Record) -> tuple[object, ...]:
+    return _is_official(record), record.split == TEST, record.n, -record.robust.accuracy, record.id
+
+
+def _is_official(record: Record) -> bool:
+    return record.split == TEST and record.data_name in OFFICIAL
 
 
 def _robust(record: Record) -> float:

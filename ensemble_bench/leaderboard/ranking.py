@@ -1,7 +1,6 @@
 """Ranks: which records of a board may be ordered by their robust accuracy, and why the others may not."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +130,8 @@ def _other_definition(record: Record) -> str:
     """
     suite, own = registry.suite_of(record.suite), settings_of(record)
     if record.randomised is not None and suite.randomised:
-        suite = replace(suite, attacks=suite.randomised, one_in={})
+        one_in = {name: k for name, k in suite.one_in.items() if name in suite.randomised}
+        suite = replace(suite, attacks=suite.randomised, one_in=one_in)
     needed = [name for name in suite.attacks if name not in suite.ensembles]
     if any(name in own for name in suite.ensembles):
         needed = list(suite.attacks)
@@ -143,14 +143,14 @@ def _other_definition(record: Record) -> str:
 
 
 def _of_another_version(records: Sequence[Record], candidates: Sequence[int]) -> Iterator[tuple[int, str]]:
-    """Candidates with an attack whose settings are not those that most candidates gave it."""
-    counts: dict[str, Counter[str]] = {}
+    """Candidates with an attack whose settings are not those that most models met it with."""
+    models: dict[str, dict[str, set[str]]] = {}
     texts = {place: _texts(settings_of(records[place])) for place in candidates}
-    for own in texts.values():
+    for place, own in texts.items():
         for name, text in own.items():
-            counts.setdefault(name, Counter())[text] += 1
+            models.setdefault(name, {}).setdefault(text, set()).add(name_of(records[place]))
     # Of equally many the first by its text: any choice will do, if it is always the same.
-    usual = {name: min(count, key=lambda text: (-count[text], text)) for name, count in counts.items()}
+    usual = {name: min(by, key=lambda text: (-len(by[text]), text)) for name, by in models.items()}
     for place, own in texts.items():
         if unlike := [name for name, text in own.items() if text != usual[name]]:
             yield place, f"other settings of {', '.join(unlike)} than most models of the board were attacked with"
@@ -170,16 +170,18 @@ def _beside(
         date = "" if verdict is None else verdict.date
         return place_of(record.checkpoint), date, name_of(record), record.id, str(record.path)
 
+    # Whose weights are whose is a matter of dates alone, as what a checkpoint is called is its submitter's choice.
+    owners: dict[str, str] = {}
+    for place in sorted(candidates, key=lambda place: order(place)[1:]):
+        owners.setdefault(records[place].weights_hash, name_of(records[place]))
     names: dict[str, Record] = {}
-    weights: dict[str, str] = {}
     for place in sorted(candidates, key=order):
         record, name = records[place], name_of(records[place])
-        if name in names:
+        if (owner := owners[record.weights_hash]) != name:
+            yield place, f"these weights are published as {owner}"
+        elif name in names:
             other = names[name]
             what = "another evaluation" if other.weights_hash == record.weights_hash else f"{other.checkpoint} weights"
             yield place, f"the model is ranked by {what} of it"
-        elif record.weights_hash in weights:
-            yield place, f"these weights are published as {weights[record.weights_hash]}"
         else:
             names[name] = record
-            weights[record.weights_hash] = name

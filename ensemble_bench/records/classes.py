@@ -1,5 +1,6 @@
 """Results by class: accuracies, and what images of each class are taken for, clean and under attack."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,6 @@ def confusion(samples: "pd.DataFrame", *, attacked: bool) -> Confusion:
             # Missing values compare with nothing, themselves included.
             taken[row] = told[row] if isinstance(told[row], int) else None
     names = sorted({*labels, *(label for label in taken if label is not None)})
-    pairs = list(zip(labels, taken, strict=True))
-    counts = tuple(tuple(pairs.count((true, other)) for other in names) for true in names)
-    return Confusion(labels=tuple(names), counts=counts, unknown=tuple(pairs.count((true, None)) for true in names))
+    pairs = Counter(zip(labels, taken, strict=True))
+    counts = tuple(tuple(pairs[true, other] for other in names) for true in names)
+    return Confusion(labels=tuple(names), counts=counts, unknown=tuple(pairs[true, None] for true in names))

@@ -101,8 +101,7 @@ def paired(left: Robust, right: Robust) -> Contrast:
     """Compare two models, no recipes, on the same images; arrays (image), True where the model is right.
 
     The p-value is McNemar's exact one; where an array holds shares of draws, it is Student's, as the interval is, which
-    is over images as in `contrast`. Raises InvalidValueError for
-    different images or fewer than two.
+    is over images as in `contrast`. Raises InvalidValueError for different images or fewer than two.
     """
     check_images([left[None], right[None]])
     by_image = left.astype(float) - right

@@ -16,6 +16,9 @@ _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     "±": r"$\pm$",
     "−": r"$-$",
     "≥": r"$\geq$",
@@ -148,15 +151,16 @@ def _markdown(table: Table) -> str:
         return "| " + " | ".join(cells) + " |"
 
     rules = [":--" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
-    # What others wrote must not become markup.
-    rows = (map(markdown, row) for row in table.text_rows())
-    body = [line(table.columns), line(rules), *map(line, rows)]
-    return "\n".join([f"### {table.title}", "", table.caption, "", *body, ""])
+    # What others wrote must not become markup: names of models, attacks and data stand in all of these.
+    head, *rows = (map(markdown, row) for row in (table.columns, *table.text_rows()))
+    body = [line(head), line(rules), *map(line, rows)]
+    return "\n".join([f"### {markdown(table.title)}", "", markdown(table.caption, line=True), "", *body, ""])
 
 
 def _latex(table: Table, label: str) -> str:
     def line(cells: Iterable[str]) -> str:
-        return " & ".join(map(_escape, cells)) + r" \\"
+        text = " & ".join(map(_escape, cells)) + r" \\"
+        return f"{{}}{text}" if text.startswith(("[", "*")) else text  # arguments of the \\ that ends the row before
 
     align = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
     title = _escape(table.title)

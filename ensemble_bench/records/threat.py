@@ -29,9 +29,10 @@ class Threat:
 
     @property
     def eps_text(self) -> str:
-        """`eps` as people write it: in 255ths where it is a whole number of them."""
+        """`eps` as people write it: in 255ths where it is a whole number of them, but "1" for 255 of them."""
         levels = round(self.eps * 255)
-        return f"{levels}/255" if levels and math.isclose(self.eps, levels / 255, rel_tol=1e-6) else f"{self.eps:g}"
+        whole = levels % 255 and math.isclose(self.eps, levels / 255, rel_tol=1e-6)
+        return f"{levels}/255" if whole else f"{self.eps:g}"
 
     def as_dict(self) -> dict[str, Any]:
         """Norm and eps, as records hold them."""

@@ -160,6 +160,7 @@ def suite_of(text: str) -> Suite:
         one_in=_one_in(parts),
         ensembles=tuple(name for name in joined("ensembles") if all(_leaves_out(part, name) for part in parts)),
         weighted=joined("weighted"),
+        randomised=_randomised(parts),
         views=joined("views"),
         probe=any(part.probe for part in parts),
         recapture=any(part.recapture for part in parts),
@@ -209,6 +210,13 @@ def _one_in(parts: Sequence[Suite]) -> dict[str, int]:
         k = min(part.one_in.get(name, 1) for part in parts if name in part.attacks)
         found |= {name: k} if k > 1 else {}
     return found
+
+
+def _randomised(parts: Sequence[Suite]) -> tuple[str, ...]:
+    """Attacks on a model that answers at random, none if no part has such: of each these, or else all."""
+    if not any(part.randomised for part in parts):
+        return ()
+    return tuple(dict.fromkeys(name for part in parts for name in part.randomised or part.attacks))
 
 
 def _leaves_out(part: Suite, name: str) -> bool:

@@ -31,11 +31,11 @@ TYPES: Mapping[str, tuple[str, str | None]] = {
     "preset": ("ensemble_bench.training.presets:Preset", "name"),
 }
 FACTORIES = ("attack", "backbone", "data set")
-# Samples and leaderboards have a column for each attack beside these; the others of theirs have an underscore.
+# Samples, leaderboards and the site's CSV have a column for each attack beside these; their others have an underscore.
 RESERVED = (
     *("id", "label", "clean", "model", "suite", "split", "n", "threat", "recipe", "preset", "checkpoint", "seeds"),
     *("dataset", "norm", "eps", "parameters", "flops", "precision", "tree", "warnings", "record", "smaller-eps"),
-    *("rank", "unranked", "verdict"),
+    *("rank", "unranked", "verdict", "source", "verified", "page", "link"),
 )
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ensemble_bench.errors import InvalidValueError, UnknownNameError, check_kind, check_whole
@@ -67,10 +67,12 @@ class Recipe:
 
     def _own_name(self) -> str:
         """A name that says what it does, that of a recipe of ours where it does the same."""
+        for ours in RECIPES.values():
+            if replace(self, name=ours.name, description=ours.description, look=ours.look) == ours:
+                return ours.name
         if self.joins:
             return f"joined{self.joins}-{self.of}"
-        single = self.members == 1 and self.width_times == 1
-        if single:
+        if self.members == 1 and self.width_times == 1:
             name = "singleadv" if self.adversarial else "baseline"
         else:
             size = f"ensemble{self.members}" if self.members > 1 else f"wide{self.width_times}"

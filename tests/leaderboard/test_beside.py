@@ -97,10 +97,26 @@ def test_only_full_evaluations_of_whole_models_stand_beside_theirs(theirs: Path)
     row = rows_of(beside_robustbench(theirs, [*left_out, official]))["x"]
     assert (row["notes"], row["additional_data"]) == (None, None)
     assert row["best_known"].ci_low < 0.5 < row["best_known"].ci_high
-    assert row["rank"] == 3
+    assert row["rank"] == 2  # beside Near's 50.00 %
     contested = replace(official, warnings=(WARNING,))
     assert rows_of(beside_robustbench(theirs, [contested]))["x"]["rank"] is None
     assert "none of the 3 comparisons between ranked models" in beside_robustbench(theirs, [official]).caption
+
+
+def test_equal_accuracies_share_a_rank(theirs: Path) -> None:
+    """Also 65.88 % as a text beside 6,588 of 10,000 images, which differ in the last bit of a float."""
+    entry(theirs / "cifar10" / "Linf" / "Even.json", "95.00", "65.88")
+    entry(theirs / "cifar10" / "Linf" / "Equal.json", "85.00", "65.88")
+    ours = scored("x", "autoattack", 6588, 10_000, data_name="cifar10")
+    rows = beside_robustbench(theirs, [ours]).rows
+    assert [row[:2] for row in rows if row[0]] == [(1, "Even"), (1, "Equal"), (1, "x"), (4, "Good"), (5, "Near")]
+
+
+def test_other_data_sets_have_official_images_too(theirs: Path) -> None:
+    entry(theirs / "cifar100" / "Linf" / "Good.json", "60.00", "25.00", dataset="cifar100")
+    ours = scored("x", "autoattack", 3000, 10_000, data_name="cifar100", dataset="cifar100")
+    rows = beside_robustbench(theirs, [ours], dataset="cifar100").rows
+    assert [row[:2] for row in rows] == [(1, "x"), (2, "Good")]
 
 
 def test_other_images_are_rows_of_their_own_and_warnings_show(theirs: Path) -> None:

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ensemble_bench.data import DataSource, open_source
 from ensemble_bench.errors import InvalidValueError, RecordError
 from ensemble_bench.leaderboard.gallery import GALLERY_FILE, read_gallery, write_gallery
 from ensemble_bench.leaderboard.site import build_site
+from ensemble_bench.leaderboard.site.models import read_models
 from ensemble_bench.records import Record
 from ensemble_bench.submissions.gallery import make_gallery
 
@@ -111,6 +113,19 @@ def test_the_page_of_that_model_alone_shows_it(tmp_path: Path, source: DataSourc
         assert bool(page.all("img")) == ("Adversarial images" in page.headings) == shown
         assert all(image["alt"] for image in page.all("img"))
         assert len({image["alt"] for image in page.all("img")}) == len(page.all("img"))
+
+
+def test_it_is_found_by_any_record_that_it_is_of(tmp_path: Path, source: DataSource, record: Record) -> None:
+    """A board keeps one file a model, some of whose records may be of data that were changed since."""
+    publish(tmp_path / "boards", "mine", record)
+    path = make_gallery(saved(tmp_path / "adv", source, record), root=tmp_path / "boards")
+    other, _ = make_record([True] * 4, {"pgd5": [True] * 4}, data_hash="sha256:changed", suite="strongest")
+    publish(tmp_path / "boards", "mine", other)
+    write_gallery(replace(read_gallery(path), amplified=127.0), path)
+    (model,) = read_models(tmp_path / "boards")
+    assert (model.record, model.gallery) == (other, read_gallery(path))
+    page = Page(build_site(tmp_path / "boards", tmp_path / "site").parent / model.folder / "index.html")
+    assert "shown about 127 times as large" in " ".join(page.text.split())
 
 
 def test_large_images_are_shown_smaller(tmp_path: Path, source: DataSource, record: Record, monkeypatch: Any) -> None:

@@ -21,7 +21,8 @@ from ensemble_bench.leaderboard.model_info import (
     read_corruptions,
     write,
 )
-from ensemble_bench.records import Record, Threat
+from ensemble_bench.leaderboard.ranking import NO_CONTEST
+from ensemble_bench.records import NamedWarning, Record, Threat
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data" / "robustbench-model_info"
 
@@ -238,7 +239,9 @@ def test_an_entry_of_ours_reads_like_theirs(tmp_path: Path) -> None:
 
 
 def test_only_official_numbers_go_without_a_footnote() -> None:
-    assert from_records([scored("autoattack", 5000, 10_000)]).footnote is None
+    for data_name, n in (("cifar10", 10_000), ("cifar100", 10_000), ("imagenet-robustbench", 5000)):
+        assert from_records([scored("autoattack", 1000, n, data_name=data_name)]).footnote is None
+        assert from_records([scored("autoattack", 1000, n - 1, data_name=data_name)]).footnote is not None
     for fields in ({"data_name": "cifar10-jpeg"}, {"split": "validation"}):
         info = from_records([scored("autoattack", 5000, 10_000, **fields)])
         assert info.footnote == (
@@ -266,6 +269,12 @@ def test_of_several_runs_of_autoattack_official_images_come_first_then_most() ->
     assert from_records(runs).autoattack_acc == "45.00"
     jpeg = scored("autoattack", 300, 1000, data_name="cifar10-jpeg")
     assert from_records([*runs, jpeg]).autoattack_acc == "45.00"
+    training = scored("autoattack", 40_000, 45_000, split="train")
+    assert from_records([*runs, training]).autoattack_acc == "45.00"
+    assert from_records([jpeg, training]).autoattack_acc == "30.00"
+    for robust in (89, 90, 91):  # another seed, on the same images
+        again = from_records([*runs, replace(scored("autoattack", robust, 200), id=f"{robust:064}")])
+        assert again.autoattack_acc == f"{min(robust, 90) / 2:.2f}"
 
 
 def test_signs_of_masked_gradients_make_it_unreliable() -> None:
@@ -273,6 +282,14 @@ def test_signs_of_masked_gradients_make_it_unreliable() -> None:
     assert info.unreliable
     assert info.footnote is not None
     assert info.footnote.endswith("Warnings: blackbox-beats-whitebox.")
+
+
+@pytest.mark.parametrize("name", sorted(NO_CONTEST))
+def test_a_warning_that_contests_no_number_stands_in_the_footnote_alone(name: str) -> None:
+    info = from_records([scored("autoattack", 500, warnings=(NamedWarning(name=name, message="a figure"),))])
+    assert not info.unreliable
+    assert info.footnote is not None
+    assert info.footnote.endswith(f"Warnings: {name}.")
 
 
 def test_records_that_make_no_entry() -> None:

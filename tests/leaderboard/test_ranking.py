@@ -13,6 +13,7 @@ from synthetic_runs import make_record, write
 from ensemble_bench.errors import RecordError
 from ensemble_bench.evaluation.trust.masking import WARNINGS
 from ensemble_bench.leaderboard import leaderboard_csv
+from ensemble_bench.leaderboard.published import name_of
 from ensemble_bench.leaderboard.ranking import NO_CONTEST, Standing, standings
 from ensemble_bench.leaderboard.rules import Rules, read_rules, rules_of, write_rules
 from ensemble_bench.leaderboard.site import build_site
@@ -120,9 +121,12 @@ def test_what_did_not_come_out_again_has_no_rank(tmp_path: Path) -> None:
     assert found.reasons == ("the operator's verdict on it is not reproduced",)
 
 
-def test_the_same_weights_have_one_rank(tmp_path: Path) -> None:
+@pytest.mark.parametrize("headline", ["best", "averaged"])
+def test_the_same_weights_have_one_rank(headline: str, tmp_path: Path) -> None:
+    """That of the model that was published first, also if a copy calls them its headline checkpoint."""
     first = scored("first", 9)
-    copy = scored("copy", 9, weights_hash=first.weights_hash)
+    about = {"checkpoint": headline, "model": f"copy/{headline}"}
+    copy = scored("copy", 9, weights_hash=first.weights_hash, **about)
     board(tmp_path, first)
     publish(tmp_path, "copy", copy, verified=verdicts_on(copy, date="2027-01-01"))
     found = {r.run: s for r, s in zip(find_records(tmp_path), standings(find_records(tmp_path)), strict=True)}
@@ -137,6 +141,18 @@ def test_other_settings_than_the_others_had_have_no_rank(tmp_path: Path) -> None
     found = board(tmp_path, scored("a", 5), scored("b", 6), easy)
     assert (found["a"].rank, found["b"].rank, found["easy"].rank) == (2, 1, None)
     assert found["easy"].reasons[0].startswith("other settings of ifgsm5 than most models")
+
+
+def test_a_model_of_several_records_is_one_of_those_that_set_the_usual_settings(tmp_path: Path) -> None:
+    """Three evaluations of one model with few steps do not outvote two models."""
+    easy = [scored("easy", 20 - commit, commit=str(commit) * 40) for commit in range(3)]
+    easy = [replace(record, attacks=(replace(record.attacks[0], settings={"steps": 1}),)) for record in easy]
+    board(tmp_path, scored("a", 5), scored("b", 6))
+    for record in easy:
+        publish(tmp_path, "easy", record, verified=verdicts_on(*easy))
+    found = find_records(tmp_path)
+    ranks = {(record.run, standing.rank) for record, standing in zip(found, standings(found), strict=True)}
+    assert ranks == {("b", 1), ("a", 2), ("easy", None)}
 
 
 def test_a_model_has_one_rank_and_is_not_punished_for_further_evaluations(tmp_path: Path) -> None:
@@ -164,6 +180,20 @@ def test_runs_of_ones_own_have_no_rank(tmp_path: Path) -> None:
     write(record, samples, tmp_path / record.run)
     (standing,) = standings(find_records(tmp_path))
     assert standing.reasons == ("no operator of a board evaluated it",)
+
+
+@pytest.mark.parametrize("below", ["", "digits", "digits/linf8of255", "digits/linf8of255/records/low", "digits/.."])
+def test_ranks_are_the_same_from_every_folder(below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules lie in the root of the boards, whose records may be read from within it."""
+    board(tmp_path, scored("low", 5), scored("high", 15))
+    monkeypatch.chdir(tmp_path / below.removesuffix(".."))
+    root = Path("..") if below.endswith("..") else Path()
+    found = find_records(root)
+    ranks = {name_of(record): standing.rank for record, standing in zip(found, standings(found), strict=True)}
+    if below.endswith("low"):  # alone
+        assert ranks == {"low": 1}
+    else:
+        assert ranks == {"low": 2, "high": 1}
 
 
 def test_a_board_has_its_own_rules_or_those_of_its_root(tmp_path: Path) -> None:

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import build_runs, build_sweep
+from site_pages import Page
+from synthetic_runs import build_runs, build_sweep, make_record, write
 
+from ensemble_bench.leaderboard.site import build_site
 from ensemble_bench.leaderboard.site.boards import boards_of
 from ensemble_bench.leaderboard.site.charts import eps_chart, steps_chart
-from ensemble_bench.leaderboard.site.entries import Entry
+from ensemble_bench.leaderboard.site.entries import Entry, with_seeds
 from ensemble_bench.leaderboard.site.looks import BACKGROUNDS, luminance, visible
 from ensemble_bench.leaderboard.site.markdown import to_html
 from ensemble_bench.leaderboard.site.models import read_models
 from ensemble_bench.leaderboard.site.scatter import scatter
-from ensemble_bench.records import Threat, find_records
+from ensemble_bench.records import Record, StageResult, Threat, find_records
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import day_text, quantity
 from ensemble_bench.registry import RECIPES
@@ -110,6 +112,25 @@ def test_curves_are_the_records(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7])
+def test_no_tick_is_a_part_of_a_step(steps: int) -> None:
+    record, _ = make_record([True], {"ifgsm7": [True]})
+    curve = tuple(0.9 - 0.1 * step for step in range(steps + 1))
+    chart = steps_chart(replace(record, attacks=(replace(record.attacks[0], curve=curve),)))
+    assert chart is not None
+    ticks = [float(tick.text) for tick in chart.x_ticks]
+    assert len(ticks) > 1
+    assert all(tick.is_integer() for tick in ticks)
+
+
+def test_stages_that_met_no_image_are_no_line() -> None:
+    record, _ = make_record([False, False], {"blackbox": [None, None]})
+    stages = tuple(StageResult(name=f"blackbox/{n}", attacked=0, broken=0, seconds=0.0, passes=0) for n in (10, 20))
+    attack = replace(record.attacks[0], stages=stages)
+    assert Record.from_dict(replace(record, attacks=(attack,)).as_dict()).attacks == (attack,)
+    assert steps_chart(replace(record, attacks=(attack,))) is None
+
+
 @pytest.mark.parametrize("flops", [(10**6,), (10**6, 10**6 + 1, 3 * 10**6)])
 def test_labels_lie_on_nothing(flops: tuple[int, ...]) -> None:
     """Twelve models of equal or nearly equal cost and close accuracies: labels apart, from each other and the marks."""
@@ -131,6 +152,24 @@ def test_labels_lie_on_nothing(flops: tuple[int, ...]) -> None:
         assert 0 <= a < c <= chart.width
         for e, f, g, h in boxes[i + 1 :]:
             assert not (a < g and e < c and b < h and f < d)
+
+
+def test_a_mark_without_a_label_is_named_in_full(tmp_path: Path) -> None:
+    """Names of models from elsewhere begin with their source and a colon."""
+    for i in range(40):
+        name = f"robustbench:{'x' * 20}{i}"
+        about = {"model": name, "checkpoint": None, "recipe": None, "weights_hash": f"sha256:{i:064}"}
+        record, samples = make_record([True], {"pgd5": [True]}, **about)
+        write(record, samples, tmp_path / "runs" / str(i))
+    page = Page(build_site(tmp_path / "runs", tmp_path / "site"))
+    (board,) = boards_of(with_seeds(read_models(tmp_path / "runs")))
+    chart = scatter(board)
+    assert chart is not None
+    assert chart.legend
+    lines = {line.id: line.name for line in board.lines}
+    named = [item["data-line"] for item in page.all("li") if "data-line" in item]
+    assert named == [mark.line for mark in chart.legend]
+    assert all(f" {lines[str(line)]}\n" in page.text for line in named)
 
 
 def test_the_scatter_is_of_one_suite() -> None:

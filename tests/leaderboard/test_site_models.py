@@ -49,6 +49,17 @@ def test_weights_card_and_verification(tmp_path: Path) -> None:
     assert line["Verified"] == ("✓ verified", "verified")
 
 
+def test_weights_that_are_kept_elsewhere_are_in_the_site(tmp_path: Path) -> None:
+    """As tools for large files have it: a symbolic link, by a path that holds where it lies."""
+    model = published(tmp_path / "boards")
+    weights = model.weights[0]
+    weights.rename(tmp_path / "boards" / "kept")
+    weights.symlink_to("../../../../kept")
+    site = build_site(tmp_path / "boards", tmp_path / "site").parent
+    copy = site / model.folder / weights.name
+    assert (copy.is_symlink(), sha256_file(copy)) == (False, model.record.weights_hash)
+
+
 def test_verified_needs_no_claim(tmp_path: Path) -> None:
     model = published(tmp_path / "boards")
     site = build_site(tmp_path / "boards", tmp_path / "site").parent
@@ -105,6 +116,46 @@ def test_a_line_carries_the_spread_over_its_seeds(tmp_path: Path) -> None:
         write(record, samples, tmp_path / "runs" / record.run)
     for row in csv.DictReader(build_site(tmp_path / "runs", tmp_path / "site").with_name("leaderboard.csv").open()):
         assert (row["seeds_mean"], row["seeds_sd"], row["seeds_n"]) == ("0.3000", "0.1000", "3")
+
+
+def test_a_seed_that_was_trained_again_counts_once_on_the_page_and_in_its_files(tmp_path: Path) -> None:
+    """Not the better of the two, and no ensemble that joins a network of one that counts."""
+    seeds = {"a": (0,), "again": (0,), "b": (1,), "joined": (1, 2)}
+    for (name, own), count in zip(seeds.items(), (3, 9, 4, 8), strict=True):
+        robust = [image < count for image in range(10)]
+        about = {"seeds": own, "model": f"{name}/best", "weights_hash": sha256_bytes(name.encode())}
+        record, samples = make_record([True] * 10, {"pgd5": robust}, **about)
+        write(record, samples, tmp_path / "runs" / name)
+    index = build_site(tmp_path / "runs", tmp_path / "site")
+    for row in csv.DictReader(index.with_name("leaderboard.csv").open()):
+        assert (row["seeds_mean"], row["seeds_n"]) == ("0.3500", "2")
+    line = next(iter(Page(index).rows()))
+    assert line["Robust %"][0] == "35.0 ± 7.1"
+    assert "mean of 2 seeds" in line["Model"][0]
+
+
+def test_a_model_of_which_nothing_is_known_is_described_by_its_data(tmp_path: Path) -> None:
+    record, samples = make_record([True], {"pgd5": [True]}, recipe=None, architecture=None, model="timm:net")
+    write(replace(record, checkpoint=None), samples, tmp_path / "runs" / "net")
+    (model,) = read_models(tmp_path / "runs")
+    page = build_site(tmp_path / "runs", tmp_path / "site").parent / model.folder / "index.html"
+    assert "<h1>timm:net</h1>\n<p>digits, linf 8/255</p>" in page.read_text()
+
+
+def test_what_is_of_other_weights_says_so(tmp_path: Path) -> None:
+    """The parts of a model stand beside the whole of the same weights, and each warning names whose it is."""
+    for name, part in (("averaged", None), ("averaged", "member1"), ("last", None)):
+        warning = NamedWarning(name=f"seen-on-{name}", message="a figure")
+        about = {"checkpoint": name, "weights_hash": sha256_bytes(name.encode()), "view": part}
+        about |= {"model": f"m/{name}{f'#{part}' if part else ''}", "warnings": (warning,)}
+        record, samples = make_record([True], {"pgd5": [True]}, suite="appendix", **about)
+        write(record, samples, tmp_path / "runs" / "m")
+    (model,) = read_models(tmp_path / "runs")
+    page = Page(build_site(tmp_path / "runs", tmp_path / "site").parent / model.folder / "index.html")
+    assert [line["Part"][0] for line in page.rows(len(page.tables) - 1)] == ["whole", "member1"]
+    text = " ".join(page.text.split())
+    assert "seen-on-averaged a figure Suite appendix, n = 1 seen-on-last" in text
+    assert "seen-on-last a figure Suite appendix, n = 1, other weights (last checkpoint)" in text
 
 
 def test_a_recipe_that_is_only_claimed_is_shown_as_claimed(tmp_path: Path) -> None:

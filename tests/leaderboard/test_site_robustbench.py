@@ -60,6 +60,14 @@ def test_robustbench_stands_in_the_same_table(tmp_path: Path, runs: Path, below:
     assert "quoted, not evaluated" in page.text
 
 
+def test_models_and_folders_around_theirs_may_be_called_anything(tmp_path: Path, runs: Path) -> None:
+    folder = theirs(tmp_path / "L2" / "rb", L2={"architecture": "ResNet<br/>152", "venue": "GitHub,<br>2024"})
+    site = build_site(runs, tmp_path / "site", robustbench=folder).parent
+    told = next(row for row in json.loads((site / "leaderboard.json").read_text()) if row["model"] == "L2")
+    assert (told["data_name"], told["norm"]) == ("cifar10", "linf")
+    assert "RobustBench, ResNet 152, GitHub, 2024" in " ".join(Page(site / "index.html").text.split())
+
+
 def test_folders_say_what_entries_get_wrong(tmp_path: Path, runs: Path) -> None:
     folder = theirs(tmp_path / "rb", near={"eps": "0.031"})
     (folder / "cifar10").rename(folder / "cifar100")

@@ -1,5 +1,6 @@
 """Results by class, on images counted by hand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -36,6 +37,17 @@ def test_confusion_clean_and_attacked(samples: pd.DataFrame) -> None:
     assert attacked.labels == (0, 1, 2, 5)
     assert attacked.counts == ((1, 1, 1, 0), (0, 0, 0, 0), (0, 0, 2, 1), (0, 0, 0, 0))
     assert attacked.unknown == (0, 0, 0, 0)
+
+
+def test_a_thousand_classes_are_counted_as_numpy_counts_them() -> None:
+    labels, taken = np.random.default_rng(0).integers(0, 1000, (2, 5000))
+    about = {"id": range(5000), "label": labels, "clean_prediction": taken, "clean": labels == taken, "broken_by": None}
+    expected = np.zeros((1000, 1000), int)
+    np.add.at(expected, (labels, taken), 1)
+    found = confusion(pd.DataFrame(about), attacked=False)
+    known = np.array(found.labels)
+    assert (np.array(found.counts) == expected[np.ix_(known, known)]).all()
+    assert expected.sum() == np.sum(found.counts) == 5000
 
 
 def test_samples_from_before_do_not_say_what_broken_images_are_taken_for(samples: pd.DataFrame) -> None:

@@ -1,6 +1,7 @@
 """Samples: types by column name, equal bytes for equal frames, and the worst case per image."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,18 @@ import pytest
 from synthetic_runs import make_record
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.records import attack_columns, read_samples, samples_to_parquet, worst_case
+from ensemble_bench.records import (
+    Randomised,
+    attack_columns,
+    read_samples,
+    samples_to_parquet,
+    withstood,
+    worst_case,
+    write_record,
+)
+from ensemble_bench.records.statistics import wilson_around
 
+DRAWN = Randomised(draws=100, gradient_draws=20)
 ATTACKS: dict[str, Sequence[bool | None]] = {"ifgsm5": [True, True, False, True], "blackbox": [None, True, None, False]}
 
 
@@ -65,6 +76,28 @@ def test_the_worst_case_is_clean_and_withstood_everything_met(samples: pd.DataFr
     expected = [True, True, False, False]
     assert worst_case(again).tolist() == worst_case(samples).tolist() == expected
     assert worst_case(samples).dtype == np.bool_
+
+
+@pytest.mark.parametrize("order", ["as written", "ascending"])
+def test_an_expected_accuracy_is_that_of_its_shares_in_whichever_order_they_are_summed(
+    order: str, tmp_path: Path
+) -> None:
+    """A mean of 512 images and 100 draws may lie half-way between two numbers of nine digits, a bit up or down."""
+    drawn = [np.random.default_rng(seed).integers(0, 101, 512) / 100 for seed in range(300)]
+    halfway = [shares for shares in drawn if abs(shares.mean() * 1e9 % 1 - 0.5) < 1e-3]
+    assert len(halfway) > 20
+    for shares in halfway[:20]:
+        # A sum in another order, as another library or processor has it.
+        robust = float(shares.mean() if order == "as written" else np.sort(shares).sum() / 512)
+        record, frame = make_record([True] * 512, {"pgd5": [True] * 512}, randomised=DRAWN)
+        frame["expected_clean_accuracy"], frame["expected_accuracy"] = 1.0, shares
+        low, high = wilson_around(robust, 512)
+        score = replace(record.robust, accuracy=robust, ci_low=low, ci_high=high)
+        write_record(replace(record, robust=score), tmp_path)
+        assert withstood(read_samples(saved(frame, tmp_path))).tolist() == shares.tolist()
+    write_record(replace(record, robust=replace(score, accuracy=robust + 1e-6)), tmp_path)
+    with pytest.raises(RecordError, match="its images make expected_accuracy"):
+        read_samples(tmp_path)
 
 
 def test_incomplete_or_ill_typed_samples_are_refused(samples: pd.DataFrame) -> None:

@@ -94,6 +94,16 @@ def test_a_table_holds_no_markup_but_its_own() -> None:
     assert to_markdown([table]).splitlines()[-1] == r"| [x\](http://y) # \*z\* |"
 
 
+@pytest.mark.parametrize("text", MARKUP)
+def test_nor_do_its_title_its_caption_and_the_names_of_its_columns(text: str) -> None:
+    told = " ".join(text.split())
+    table = Table(name="t", title=f"T {text}", caption=text, columns=(text,), keys=("a",), rows=((1,),))
+    kinds, said = shown(to_markdown([table]))
+    assert said == f"T {told}{told}{told}1"
+    own = ("heading", "paragraph", "table", "thead", "tbody", "tr", "th", "td")
+    assert {kind.rpartition("_")[0] for kind in kinds} == set(own)
+
+
 def test_digits_of_other_scripts_are_no_numbers() -> None:
     assert natural("pgd２0") == [(False, 0, "pgd２"), (True, 0, "0")]
     assert natural("x²") == [(False, 0, "x²")]

@@ -69,8 +69,17 @@ def test_latex_is_escaped() -> None:
     assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\hline")] == [1, 1, 1, 0]
     assert r"\begin{tabular}{lrr}" in text
     assert r"a\_1 & 50.0 $\pm$ 1.3 & 33.3 [25.0, 45.0] \\" in text
-    assert r"b|c & -- & 100.0 \\" in text
+    assert r"b\textbar{}c & -- & 100.0 \\" in text
     assert text.count("{") == text.count("}")
+
+
+def test_no_name_is_a_command_or_another_character_in_latex() -> None:
+    """A row's end takes what follows in brackets, or a star, as its argument; the default font has dashes for bars."""
+    rows = tuple((name, None, None) for name in ("[3pt]", "*", "<a>|b"))
+    lines = to_latex([replace(TABLE, rows=rows)]).splitlines()
+    start = lines.index(r"\midrule")
+    told = [r"{}[3pt] & -- & -- \\", r"{}* & -- & -- \\", r"\textless{}a\textgreater{}\textbar{}b & -- & -- \\"]
+    assert lines[start + 1 : start + 4] == told
 
 
 def test_latex_captions_are_short_and_labels_tell_tables_apart() -> None:

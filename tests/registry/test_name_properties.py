@@ -112,6 +112,13 @@ def test_a_radius_in_255ths_is_read_back_from_its_text(threat: Threat) -> None:
     assert threat.slug.replace("-", "").replace("_", "").isalnum()
 
 
+@pytest.mark.parametrize(
+    ("eps", "text"), [(1.0, "1"), (3.0, "3"), (0.5, "0.5"), (128 / 255, "128/255"), (8 / 255, "8/255")]
+)
+def test_a_whole_radius_is_no_fraction(eps: float, text: str) -> None:
+    assert str(Threat(norm="l2", eps=eps)) == f"l2 {text}"
+
+
 @given(threat=st.builds(Threat, norm=st.just("l2"), eps=st.floats(1e-6, 1e6)))
 def test_any_other_is_read_back_to_the_six_digits_of_its_text(threat: Threat) -> None:
     again = Threat.parse(threat.eps_text, threat.norm)

@@ -107,6 +107,20 @@ def test_a_suite_without_its_black_box_attack(suite: str, expected: str) -> None
         assert left.strength == 0  # its worst case is no figure of the whole suite
 
 
+@pytest.mark.parametrize(
+    ("suite", "attacks"),
+    [
+        ("autoattack", "apgd100 apgd-dlr100"),
+        ("autoattack+recapture+probe", "apgd100 apgd-dlr100"),
+        ("autoattack+pgd20", "apgd100 apgd-dlr100 pgd20"),
+        ("paper500+autoattack", "ifgsm500 pgd500 apgd100 apgd-dlr100"),
+        ("quick+pgd20", ""),
+    ],
+)
+def test_a_sum_keeps_what_its_parts_have_for_models_that_answer_at_random(suite: str, attacks: str) -> None:
+    assert suite_of(suite).randomised == tuple(attacks.split())
+
+
 def test_nothing_can_be_left_out_of_what_has_no_black_box_attack() -> None:
     with pytest.raises(InvalidValueError, match="quick has no black-box attack to leave out"):
         suite_of("quick-blackbox")

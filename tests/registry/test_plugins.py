@@ -19,6 +19,7 @@ from ensemble_bench import attacks, data, evaluate, registry
 from ensemble_bench.cli import run
 from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.leaderboard.board import write_leaderboard
+from ensemble_bench.leaderboard.site.entries import FIELDS
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
 from ensemble_bench.records.samples import SAMPLE_COLUMNS
@@ -277,9 +278,9 @@ def test_no_attack_is_named_like_a_column(install: Install, tmp_path: Path) -> N
     runs = build_runs(tmp_path / "runs", ["baseline"], seeds=(0,), n=20, points=5)
     header = write_leaderboard(runs).read_text().splitlines()[0].split(",")
     ours = [column for column in header if not column.startswith(tuple(registry.ATTACKS))]
-    columns = {column for column in (*SAMPLE_COLUMNS, *ours) if "_" not in column}
-    # The last ones head the file of a published board alone.
-    assert columns | {"rank", "unranked", "verdict"} == set(plugins.RESERVED) - {"smaller-eps"}
+    columns = {column for column in (*SAMPLE_COLUMNS, *ours, *FIELDS) if "_" not in column}
+    # The last one heads the file of a published board alone.
+    assert columns | {"verdict"} == set(plugins.RESERVED) - {"smaller-eps"}
     install("odd", {"attack": dict.fromkeys(plugins.RESERVED, "odd:it")}, BROKEN)
     for name in plugins.RESERVED:
         with pytest.raises(InvalidValueError, match="cannot be used"):

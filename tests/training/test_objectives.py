@@ -1,6 +1,7 @@
 """Objectives that compare clean and attacked images, those of one's own, and how many members learn from them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -137,6 +138,7 @@ def test_a_recipe_object(tmp_path: Path) -> None:
         (Recipe(members=3, attacked="members", objective="trades"), "ensemble3adv-each-trades"),
         (Recipe(width_times=3), "wide3adv"),
         (Recipe(joins=3, of="singleadv"), "joined3-singleadv"),
+        *((replace(recipe, name="", description="", look=None), name) for name, recipe in RECIPES.items()),
     ],
 )
 def test_recipes_are_called_after_what_they_do(recipe: Recipe, name: str) -> None:

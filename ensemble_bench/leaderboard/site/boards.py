@@ -4,8 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ensemble_bench.leaderboard.site.entries import OURS, Entry, attack_names
-from ensemble_bench.records.statistics import mean_sd
+from ensemble_bench.leaderboard.site.entries import OURS, Entry, attack_names, mean_of, one_a_seed
 from ensemble_bench.records.table import Value
 from ensemble_bench.records.text import seeds_text
 
@@ -108,17 +107,8 @@ def _numbers(entries: list[Entry]) -> tuple[list[Entry], Value, Value]:
     """Entries by seed, with their robust and clean accuracy: the mean where there are several."""
     if len(entries) == 1:
         return entries, entries[0].robust, entries[0].clean
-    # Of two models of one seed the first counts.
-    seeds: dict[tuple[int, ...], Entry] = {}
-    for entry in entries:
-        seeds.setdefault(entry.seeds, entry)
-    own = sorted(entries, key=lambda entry: (entry.seeds, entry.name))
-    return own, _mean([e.robust for e in seeds.values()]), _mean([e.clean for e in seeds.values()])
-
-
-def _mean(scores: Sequence[Value]) -> Value:
-    spread = mean_sd([score.accuracy for score in scores])
-    return Value(accuracy=spread.mean, sd=spread.sd)
+    own, counted = sorted(entries, key=lambda entry: (entry.seeds, entry.name)), one_a_seed(entries)
+    return own, mean_of([entry.robust for entry in counted]), mean_of([entry.clean for entry in counted])
 
 
 def _place(line: tuple[list[Entry], Value, Value]) -> tuple[object, ...]:

@@ -102,7 +102,7 @@ def _files(models: Sequence[Model], entries: Sequence[Entry]) -> dict[str, str |
 def _copy(source: Path, path: Path) -> None:
     """Copy a file, as a second name of the same bytes where the file system has that: weights are many and large."""
     try:
-        os.link(source, path)
+        os.link(source.resolve(), path)  # not a second name of a symbolic link, which leads elsewhere from here
     except OSError:
         shutil.copyfile(source, path)
 

@@ -30,7 +30,7 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A point with its interval (pixels), and what it is; `line` is the id of its line in the table."""
+    """A point with its interval (pixels), and what it is; `line` and `name` are those of its line in the table."""
 
     x: float
     y: float
@@ -40,6 +40,7 @@ class Mark:
     shape: str = "circle"
     colour: str = "c0"
     line: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,8 @@ def steps_chart(record: Record) -> Chart | None:
     def scale(x: float) -> float:
         return math.log1p(x) if logarithmic else x
 
-    ticks = (0, *(base * 10**power for power in range(5) for base in (1, 2, 5))) if logarithmic else _nice(0, last)
+    whole = [step for step in _nice(0, last) if step.is_integer()]
+    ticks = (0, *(base * 10**power for power in range(5) for base in (1, 2, 5))) if logarithmic else whole
     x = Axis(0.0, scale(last), LEFT, WIDTH - RIGHT - LETTER * max(len(short(name)) for name in known))
     y = percent_axis(value for points in known.values() for _, value in points)
     placed = {name: [(x(scale(a)), y(100 * b)) for a, b in points] for name, points in known.items()}
@@ -164,7 +166,7 @@ def steps_of(attack: AttackResult, *, cascade: bool = False) -> list[tuple[float
     """
     if attack.curve is not None:
         return [(float(step), accuracy) for step, accuracy in enumerate(attack.curve)]
-    stages = () if cascade else attack.stages or ()
+    stages = () if cascade or not attack.n else attack.stages or ()
     steps = [stage.name.rpartition("/")[2] for stage in stages]
     if not all(step.isascii() and step.isdigit() for step in steps):
         return []

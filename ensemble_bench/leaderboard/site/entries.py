@@ -102,18 +102,33 @@ def entry_of(model: Model) -> Entry:
 
 def with_seeds(models: Sequence[Model]) -> list[Entry]:
     """The lines of models, each with the spread over those that were trained and evaluated alike but for their seed."""
-    alike: dict[str, dict[tuple[int, ...], float]] = {}
+    alike: dict[str, list[Entry]] = {}
     for model in models:
-        # Of two models of one seed the first counts.
-        alike.setdefault(_alike(model.record), {}).setdefault(model.record.seeds, model.record.robust.accuracy)
+        alike.setdefault(_alike(model.record), []).append(entry_of(model))
     entries = []
-    for model in models:
-        accuracies = list(alike[_alike(model.record)].values())
-        spread = mean_sd(accuracies)
-        over = None if spread.sd is None or not model.record.seeds else Value(accuracy=spread.mean, sd=spread.sd)
-        shared = "" if over is None else _alike(model.record)
-        entries.append(replace(entry_of(model), over_seeds=over, seed_count=len(accuracies), alike=shared))
+    for shared, own in alike.items():
+        counted = one_a_seed(own)
+        over = mean_of([entry.robust for entry in counted])
+        if over.sd is None:
+            entries += own
+        else:
+            entries += [replace(e, over_seeds=over, seed_count=len(counted), alike=shared) for e in own]
     return entries
+
+
+def one_a_seed(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that a mean over seeds counts, by seed and name: none that shares a network's seed with one before it."""
+    counted: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: (entry.seeds, entry.name)):
+        if all(entry.seeds != other.seeds and set(entry.seeds).isdisjoint(other.seeds) for other in counted):
+            counted.append(entry)
+    return counted
+
+
+def mean_of(scores: Sequence[Value]) -> Value:
+    """The mean of accuracies, with their spread."""
+    spread = mean_sd([score.accuracy for score in scores])
+    return Value(accuracy=spread.mean, sd=spread.sd)
 
 
 def _alike(record: Record) -> str:

@@ -98,6 +98,7 @@ def _mark(line: Line, x: Axis, y: Axis) -> Mark:
         shape="square" if first.members > 1 else "circle",
         colour=look_of(first.recipe),
         line=line.id,
+        name=line.name,
     )
 
 

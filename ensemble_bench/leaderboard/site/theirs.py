@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from ensemble_bench.errors import RecordError
-from ensemble_bench.leaderboard.model_info import NORMS, ModelInfo, read_all
+from ensemble_bench.leaderboard.model_info import NORMS, ModelInfo, on_a_line, read_all
 from ensemble_bench.leaderboard.site.entries import Entry, web_link
 from ensemble_bench.records import NamedWarning, Threat
 from ensemble_bench.records.table import Value
@@ -35,13 +35,12 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
     near = round(255 * info.radius) / 255 if norm == "linf" else 0.0
     threat = Threat(norm=norm, eps=near or info.radius)
     other_eps = "" if threat.eps_text == info.eps else f"eps {info.eps}"
-    venue = info.venue.replace("<br>", " ")  # as some of its entries have it
     note = NamedWarning(name="unreliable", message=info.footnote or "marked so by RobustBench")
     return Entry(
         name=path.name,
         source=THEIRS,
-        about=", ".join(part for part in (THEIRS, info.architecture, venue, other_eps) if part),
-        title=info.name,
+        about=", ".join(filter(None, (THEIRS, on_a_line(info.architecture), on_a_line(info.venue), other_eps))),
+        title=on_a_line(info.name),
         data_name=dataset or info.dataset,
         threat=threat,
         suite="autoattack" if info.external is None else "external",
@@ -57,7 +56,8 @@ def _entry(path: Path, info: ModelInfo) -> Entry:
 
 def _where(path: Path) -> tuple[str | None, str | None]:
     """Data set and norm that an entry's folders name: one published entry for CIFAR-100 says cifar10 itself."""
-    for above, folder in itertools.pairwise(path.parts):
+    # From the innermost, as folders around RobustBench's may be called anything.
+    for folder, above in itertools.pairwise(reversed(path.parent.parts)):
         if folder in FOLDERS:
             return above if above in IMAGES else None, FOLDERS[folder]
     return None, None
