@@ -17,7 +17,7 @@ HOME = Path(__file__).resolve().parents[1] / "experiments"
 PAGE = HOME / "README.md"
 
 
-def planned(dataset: str, data_name: str, *, seeds: int, test_images: int) -> Experiment:
+def planned(dataset: str, data_name: str, *, seeds: int, test_images: int, levels: int) -> Experiment:
     """What `reproduce --preset cpu` plans, in a folder of the repository; a block holds all images of a suite."""
     return experiment_of(
         dataset=dataset,
@@ -27,6 +27,7 @@ def planned(dataset: str, data_name: str, *, seeds: int, test_images: int) -> Ex
         seeds=seeds,
         out=HOME / f"{data_name}-cpu",
         test_images=test_images,
+        eps=levels / 255,
         block=test_images,
     )
 
@@ -34,8 +35,8 @@ def planned(dataset: str, data_name: str, *, seeds: int, test_images: int) -> Ex
 EXPERIMENTS: Mapping[str, Experiment] = {
     experiment.out.name: experiment
     for experiment in (
-        planned("cifar10", "cifar10-jpeg", seeds=3, test_images=10_000),
-        planned("digits", "digits", seeds=5, test_images=360),
+        planned("cifar10", "cifar10-jpeg", seeds=3, test_images=10_000, levels=8),
+        planned("digits", "digits", seeds=5, test_images=360, levels=32),
     )
 }
 

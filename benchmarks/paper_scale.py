@@ -59,6 +59,7 @@ def measure(data_dir: Path | str | None) -> dict[str, Any]:
             seeds=SEEDS,
             out=Path("runs/scale"),
             test_images=len(source.split("test")),
+            eps=source.default_eps,
             block=10**9,
             recipes=recipes,
         )
@@ -113,13 +114,17 @@ def planned_at(preset: str, source: Any, jobs: Sequence[Any]) -> dict[str, Any]:
     single = plan_of("singleadv", preset, source)
     counted: dict[str, int] = {"trainings": 0, "training": 0, "evaluation": 0}
     # Jobs of one kind cost the same, whatever their seed.
-    kinds = Counter((job.recipe, job.call, job.column, job.arguments.get("n")) for job in jobs if job.recipe)
-    for (recipe, call, suite, n), times in kinds.items():
+    kinds = Counter(
+        (job.recipe, job.call, job.column, job.arguments.get("n"), len(job.arguments.get("eps", ())))
+        for job in jobs
+        if job.recipe
+    )
+    for (recipe, call, suite, n, radii), times in kinds.items():
         joins, plan = registry.resolve("recipe", recipe).joins, plan_of(recipe, preset, source)
         if call != "train":
             whole = replace(plan.architecture, members=joins) if joins else plan.architecture
             bound = bound_of_suite(suite, whole, weighted=whole.gated)
-            counted["evaluation"] += times * round(n * bound) * cost.flops(whole)
+            counted["evaluation"] += times * radii * round(n * bound) * cost.flops(whole)
         elif not joins:
             counted["trainings"] += times
             counted["training"] += times * operations_of(plan)

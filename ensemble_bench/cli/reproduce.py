@@ -93,6 +93,7 @@ def reproduce(
         seeds=count,
         out=out or Path("runs") / f"reproduce-{source.name}-{preset}",
         test_images=len(source.split("test")),
+        eps=source.default_eps,
         block=BLOCK,
         recipes=chosen,
         most=n,

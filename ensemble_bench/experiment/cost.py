@@ -152,7 +152,9 @@ def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCos
     elif n > experiment.block:
         return JobCost()  # its blocks have done the work
     weighted = pace.architecture.gated
-    passes = n * bound_of_suite(job.arguments["suite"], pace.architecture, weighted=weighted)
+    passes = (
+        n * bound_of_suite(job.arguments["suite"], pace.architecture, weighted=weighted) * len(job.arguments["eps"])
+    )
     return JobCost(passes=round(passes), seconds=passes * pace.seconds_a_pass[job.arguments["precision"]])
 
 

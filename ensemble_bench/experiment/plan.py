@@ -11,7 +11,7 @@ from typing import Any
 from ensemble_bench import registry
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.experiment.sizes import LARGE, Scored, sizes_of
-from ensemble_bench.records import CHECKPOINTS
+from ensemble_bench.records import CHECKPOINTS, Threat
 
 BLACKBOX = "black-box set"
 TRAIN = "train"
@@ -42,10 +42,11 @@ class Job:
 class Experiment:
     """What to reproduce: recipes, seeds, data set, preset, and the folder of its runs.
 
-    `test_images` is the size of the test set, and `block` the images of a block, the smallest piece of an evaluation
-    that a job can be. `suites` says who meets which suite, and `large_seeds` how many seeds the costliest recipes have.
-    `max_steps` shortens every training, and `changed` holds what that adds to the names of a recipe's runs. `precision`
-    and `compile` are what presets and suites leave open, decided once for the workers of all machines.
+    `test_images` is the size of the test set, `eps` the data set's own, and `block` the images of a block, the smallest
+    piece of an evaluation that a job can be. `suites` says who meets which suite, and `large_seeds` how many seeds the
+    costliest recipes have. `max_steps` shortens every training, and `changed` holds what that adds to the names of a
+    recipe's runs. `precision` and `compile` are what presets and suites leave open, decided once for the workers of all
+    machines.
     """
 
     recipes: tuple[str, ...]
@@ -58,6 +59,7 @@ class Experiment:
     suites: Mapping[str, Scored] = field(hash=False)
     large_seeds: int | None = None
     test_images: int
+    eps: float
     block: int
     max_steps: int | None = None
     changed: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -91,6 +93,7 @@ def experiment_of(
     seeds: int,
     out: Path,
     test_images: int,
+    eps: float,
     block: int,
     recipes: Sequence[str] = (),
     most: int | None = None,
@@ -124,6 +127,7 @@ def experiment_of(
         suites={name: replace(scored, images=min(scored.images, cap)) for name, scored in sizes.suites.items()},
         large_seeds=sizes.large_seeds,
         test_images=test_images,
+        eps=eps,
         block=block,
         max_steps=max_steps,
         changed=changed or {},
@@ -220,6 +224,7 @@ def _evaluations(experiment: Experiment, row: str, folder: str, suite: str, whic
             "runs": str(experiment.out.resolve()),
             "suite": suite,
             "n": scored.images,
+            "eps": [times * experiment.eps for times in scored.times],
             "data_dir": experiment.where["data_dir"],
             "device": experiment.device,
             "precision": scored.precision or experiment.precision,
@@ -290,5 +295,6 @@ def _is_there(job: Job) -> bool:
     weights = weights_of(Path(job.arguments["run"]), job.arguments["checkpoint"])
     if weights is None:
         return False
-    wanted = f"evaluations/{job.arguments['suite']}-{weights.stem}-n{job.arguments['n']}-*/record.json"
-    return any(weights.parent.glob(wanted))
+    stem = f"{job.arguments['suite']}-{weights.stem}-n{job.arguments['n']}"
+    slugs = [Threat(norm="linf", eps=eps).slug for eps in job.arguments["eps"]]
+    return all(any(weights.parent.glob(f"evaluations/{stem}-{slug}-*/record.json")) for slug in slugs)

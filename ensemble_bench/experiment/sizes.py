@@ -17,13 +17,15 @@ APART = ("ensemble2adv", "ensemble4adv", "separate2adv")
 class Scored:
     """Who meets a suite: the first `seeds` seeds (None: all) of `recipes` (None: all), on so many test `images`.
 
-    Its attacks search in `precision`, None: in the experiment's.
+    Its attacks search in `precision`, None: in the experiment's. There is a record for each multiple of the data set's
+    eps in `times`.
     """
 
     images: int
     recipes: tuple[str, ...] | None = None
     seeds: int | None = None
     precision: str | None = None
+    times: tuple[float, ...] = (1,)
 
     def takes(self, recipe: str, seed: int) -> bool:
         """Whether the run of this recipe and seed meets the suite."""
@@ -32,7 +34,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """The suites, in the order in which a model meets them; a smaller test set is used whole.
+    """The suites, or attacks, in the order in which a model meets them; a smaller test set is used whole.
 
     `large_seeds` is how many seeds the recipes in LARGE get, None: as many as the others.
     """
@@ -43,6 +45,9 @@ class Sizes:
 
 # In the precision in which boards rank by it.
 STRONGEST = Scored(images=1000, precision="float32")
+
+# The curve over eps, by one attack that comes near AutoAttack; no suite that decides, whose claims are about one eps.
+CURVE, TIMES = "sweep10", (0.25, 0.5, 0.75, 1, 1.25, 1.5)
 
 _TINY = Sizes(
     # On the digits, whose test set is 360 images: under ten minutes on two cores in all. What takes hundreds of steps
@@ -65,6 +70,7 @@ _CPU = Sizes(
         "paper500": Scored(images=500),
         "appendix": Scored(images=200, recipes=APART),
         "strongest": STRONGEST,
+        CURVE: Scored(images=1000, seeds=1, times=TIMES),
         "autoattack": Scored(images=1000, seeds=1),
     },
     large_seeds=1,
@@ -76,6 +82,7 @@ _GPU = Sizes(
         "paper500": Scored(images=1000),
         "appendix": Scored(images=1000, recipes=APART),
         "strongest": STRONGEST,
+        CURVE: Scored(images=1000, times=TIMES),
         "autoattack": Scored(images=1000),
     },
 )
@@ -87,6 +94,7 @@ _DIGITS = Sizes(
         "paper500": Scored(images=1000),
         "appendix": Scored(images=1000, recipes=APART),
         "strongest": STRONGEST,
+        CURVE: Scored(images=1000, times=TIMES),
         "autoattack": Scored(images=1000),
     },
 )

@@ -25,6 +25,7 @@ def an_experiment(recipe: str) -> tuple[Experiment, list[Job]]:
         seeds=1,
         out=Path("runs/x"),
         test_images=360,
+        eps=32 / 255,
         block=1024,
         recipes=(recipe,),
         device="cpu",

@@ -9,7 +9,7 @@ from ensemble_bench.errors import InvalidValueError, UnknownNameError
 from ensemble_bench.experiment.plan import BLACKBOX, Experiment, Job, experiment_of, jobs_of, kept, weightless
 from ensemble_bench.experiment.sizes import LARGE, SIZES, Scored, sizes_of
 from ensemble_bench.leaderboard.rules import PRECISION, Rules
-from ensemble_bench.registry import PRESETS, RECIPES, SUITES
+from ensemble_bench.registry import PRESETS, RECIPES, suite_of
 
 OUT = Path("runs/x")
 
@@ -31,6 +31,7 @@ def an_experiment(
         seeds=seeds,
         out=OUT,
         test_images=test_images,
+        eps=32 / 255,
         block=block,
         recipes=recipes,
         most=most,
@@ -126,7 +127,7 @@ def test_the_sizes_name_what_exists() -> None:
         sizes = sizes_of(preset, "digits")
         assert sizes is SIZES[preset] or set(sizes.suites) == set(SIZES["cpu"].suites)
     for sizes in (*SIZES.values(), sizes_of("cpu", "digits")):
-        assert set(sizes.suites) <= set(SUITES)
+        assert {suite_of(name).name for name in sizes.suites} == set(sizes.suites)
         assert {recipe for scored in sizes.suites.values() for recipe in scored.recipes or ()} <= set(RECIPES)
 
 
@@ -162,11 +163,27 @@ def test_what_is_wrong_is_named(choice: dict[str, object], error: type[Exception
         "seeds": 1,
         "out": OUT,
         "test_images": 10,
+        "eps": 0.1,
         "block": 10,
         **choice,
     }
     with pytest.raises(error, match=message):
         experiment_of(**options)  # type: ignore[arg-type]
+
+
+def test_a_curve_over_eps_is_there_once_all_its_records_are(tmp_path: Path) -> None:
+    experiment = replace(an_experiment("baseline", seeds=1, preset="cpu"), out=tmp_path)
+    (curve,) = [job for job in jobs_of(experiment) if len(job.arguments.get("eps", ())) > 1]
+    assert curve.arguments["eps"] == pytest.approx([level / 255 for level in (8, 16, 24, 32, 40, 48)])
+    run = tmp_path / "baseline-digits-cpu-s0"
+    run.mkdir()
+    (run / "averaged.json").write_text("{}")
+    for level in (8, 16, 24, 32, 40, 48):
+        assert curve.name not in kept([curve])
+        record = run / "evaluations" / f"{curve.column}-averaged-n360-linf{level}of255-0123abcd" / "record.json"
+        record.parent.mkdir(parents=True)
+        record.write_text("{}")
+    assert curve.name in kept([curve])
 
 
 def test_what_lies_there_is_kept(tmp_path: Path) -> None:
