@@ -157,6 +157,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "serve --hours nan": ("hours is nan", "more than 0"),
     "serve token create": ("NAME", "create --help"),
     "serve token create 'a b' --data {empty}": ("'a b'", "expected"),
+    "serve --data {empty} token create alice": ("--data stands before token", "serve token list --data FOLDER"),
+    "serve --no-worker token list": ("--worker stands before token",),
     "reproduce --preset nope": ("'nope'", PRESETS),
     "reproduce --seeds 0": ("seeds is '0'", "at least 1", "0-2"),
     "reproduce --seeds 1-3": ("seeds is '1-3'", "from 0 on"),

@@ -82,6 +82,16 @@ Ray = Annotated[
 Gpus = Annotated[float, typer.Option(min=0.0, help="With --ray: GPUs of a task, such as 0.5 for two on a GPU.")]
 
 
+def given(context: typer.Context, *parameters: str) -> str | None:
+    """The first option among these parameters of a command that stands in the command line; None for none."""
+    for option in context.command.params:
+        # The source of a value is an enum of typer's, which its releases take from different places.
+        source = getattr(context.get_parameter_source(option.name or ""), "name", "")
+        if option.name in parameters and source == "COMMANDLINE":
+            return option.opts[0]
+    return None
+
+
 def chosen_data(dataset: str | None, resize: int | None, crop: int | None) -> str | None:
     """The data set asked for, None for the one trained on; raises as registry.check_data."""
     if dataset is not None:
