@@ -17,6 +17,7 @@ def names(kind: str) -> str:
 
 
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
+Sets = Annotated[Path, typer.Option(help="Folder below which black-box sets are looked for, and built if missing.")]
 DATASET = f"Data set: {names('data set')}, or {', '.join(FORMS)}."
 TrainedData = Annotated[str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
