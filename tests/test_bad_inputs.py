@@ -148,6 +148,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "blackbox bild": ("'bild'", "'build'"),
     "bundle nowhere": ("nowhere", "does not exist"),
     "bundle {run} --checkpoint bset": ("'bset'", "choose from averaged, best, last"),
+    "bundle {run}/best.safetensors --checkpoint last": ("'last'", "best.safetensors is another"),
+    "bundle {run} --name ''": ("name is ''", "letters, digits"),
     "bundle {run} --name 'a b'": ("'a b'", "letters, digits"),
     "verify nowhere": ("nowhere", "does not exist"),
     "verify nowhere --n 0": ("--n", "'0'", "1"),
