@@ -125,6 +125,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate {run} --save-images a.npz": ("'a.npz'", ".safetensors"),
     "evaluate {run} --workers 0": ("--workers", "'0'", "1"),
     "evaluate {run} --gpus -1": ("--gpus", "'-1'", "0"),
+    "evaluate {run} --gpus 1": ("gpus is 1.0", "--ray"),
+    "evaluate {run} --workers 2": ("workers is 2", "--ray"),
+    "evaluate {run} --suite quick --blackbox a.safetensors": ("'a.safetensors'", "quick has no black-box attack"),
     "evaluate {run} --dataset cifar": ("'cifar'", "did you mean cifar10"),
     # What is made of results
     "report": ("runs", "no such directory"),
@@ -173,6 +176,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "reproduce --seeds 0,2": ("seeds is '0,2'", "from 0 on"),
     "reproduce --recipes baseline,nope": ("'nope'", RECIPES),
     "reproduce --gpus 1": ("gpus is 1.0", "--ray"),
+    "reproduce --dry-run --gpus 1": ("gpus is 1.0", "--ray"),
 }
 
 

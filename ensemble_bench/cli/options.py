@@ -93,6 +93,13 @@ def given(context: typer.Context, *parameters: str) -> str | None:
     return None
 
 
+def check_ray(ray: str | None, **choices: float | None) -> None:
+    """Raise InvalidValueError for one of the `choices` that is made for Ray tasks without Ray."""
+    for name, value in choices.items():
+        if value and ray is None:
+            raise InvalidValueError(f"{name} is {value}: it is for Ray tasks, so give --ray too")
+
+
 def chosen_data(dataset: str | None, resize: int | None, crop: int | None) -> str | None:
     """The data set asked for, None for the one trained on; raises as registry.check_data."""
     if dataset is not None:
