@@ -5,12 +5,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from sample_bundles import META, Files, edited, files_of, honest, rehashed, zipped
+from sample_bundles import META, SUITE, Files, N, edited, files_of, honest, rehashed, scored, zipped
 from scipy.stats import binom
 from small_models import ARCHITECTURE, Wrapped, trained
 from torch import Tensor, nn
@@ -191,6 +192,19 @@ def test_a_claim_of_the_right_number_on_the_wrong_images_is_not_reproduced(board
 
     result = verified(edited(files_of(honest()), "claims.json", turn_around), boards, tmp_path)
     assert result.status == "not reproduced"
+
+
+def test_a_claim_sets_no_image_apart_by_a_black_box_set_that_its_suite_has_not(boards: Path, tmp_path: Path) -> None:
+    """All images but the first would be left out of the comparison, and all numbers free."""
+
+    def claim_all(values: dict[str, Any]) -> None:
+        (claim,) = values["claims"]
+        claim |= {"blackbox": f"sha256:{'0' * 64}", "outcomes": ["s" + "b" * (N - 1)]}
+        claim |= {"clean": scored("correct", N), "robust": scored("robust", 1)}
+
+    result = verified(edited(files_of(honest()), "claims.json", claim_all), boards, tmp_path)
+    assert result.status == "refused"
+    assert f"suite {SUITE} has none" in result.reasons[0]
 
 
 def test_claims_of_a_trivial_suite_on_one_image_by_a_lucky_seed_rank_nothing(boards: Path, tmp_path: Path) -> None:
