@@ -45,8 +45,8 @@ def publish(verification: Verification, folder: str | Path, root: str | Path) ->
         raise BundleError(f"{weights}: not the weights that were verified")
     board = board_of(records[0], root)
     with _alone(root):
-        check_free(name, str(verification.weights_hash), root)
         stem = Path(records[0].model).name
+        check_free(f"{name}/{stem}", str(verification.weights_hash), root)
         config = (folder / archive.CONFIG).read_bytes()
         known = find_records(board / "records") if (board / "records").is_dir() else []
         before = [r for r in known if r.weights_hash == verification.weights_hash and name_of(r) == name]
@@ -86,11 +86,13 @@ def withdraw(name: str, weights_hash: str, root: Path) -> None:
                 shutil.rmtree(home)
 
 
-def check_free(name: str, weights_hash: str, root: Path) -> None:
-    """Raise BundleError for a name that other weights have, or that differs from one in its case alone.
+def check_free(model: str, weights_hash: str, root: Path) -> None:
+    """Raise BundleError for a `model`, such as "mine/best", whose name other weights have, but for its case or not.
 
-    So it does for weights that are published under another name. RecordError for a published model that is damaged.
+    So it does for weights that are published under another name, or as another checkpoint: on a board they would be two
+    models. RecordError for a published model that is damaged.
     """
+    name, stem = model.split("/")
     for taken in root.glob("*/*/weights/*"):
         if taken.name.lower() != name.lower():
             if weights_hash in _hashes(taken):
@@ -102,6 +104,9 @@ def check_free(name: str, weights_hash: str, root: Path) -> None:
         hashes = _hashes(taken)
         if hashes and weights_hash not in hashes:
             raise BundleError(f"name {name!r} is that of another model in {taken.parents[1]}: choose another --name")
+        if hashes and not (taken / f"{stem}{checkpoint.SUFFIX}").exists():
+            known = min(file.stem for file in taken.glob(f"*{checkpoint.SUFFIX}"))
+            raise BundleError(f"these weights are published as {name}/{known}, not {stem}: a model is published once")
 
 
 def _alone(root: Path) -> AbstractContextManager[int | None]:

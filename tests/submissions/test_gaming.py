@@ -117,7 +117,17 @@ def test_an_honest_model_is_ranked_by_the_operators_evaluation_and_marked(boards
 def test_the_same_weights_under_another_name_are_refused_before_they_are_attacked(boards: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="these weights are published as 'mine'"):
         submit(zipped(renamed(files_of(honest())), tmp_path / "copy.zip"), str(boards))
-    check_free("mine", model_of(boards, "mine").record.weights_hash, boards)  # as itself it may come again
+    check_free("mine/best", model_of(boards, "mine").record.weights_hash, boards)  # as itself it may come again
+
+
+@pytest.mark.parametrize("stem", ["last", "averaged"])
+def test_the_same_weights_as_another_checkpoint_are_refused_before_they_are_attacked(
+    boards: Path, tmp_path: Path, stem: str
+) -> None:
+    """Which checkpoint it is the submitter says: each would have rows and a rank of its own."""
+    files = edited(files_of(honest()), "config.json", lambda config: config["meta"].update(checkpoint=stem))
+    with pytest.raises(BundleError, match=f"these weights are published as mine/best, not {stem}"):
+        submit(zipped(files, tmp_path / "again.zip"), str(boards))
 
 
 @pytest.mark.parametrize("change", [flip_a_bit, scale, shift], ids=["one bit", "scaled logits", "shifted logits"])

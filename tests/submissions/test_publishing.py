@@ -206,10 +206,10 @@ def test_names_are_taken_once(verified: tuple[Verification, Path], tmp_path: Pat
     with pytest.raises(BundleError, match="name 'mine' is that of another model"):
         publish(other, tmp_path / "work" / "bundle", tmp_path / "boards")
     with pytest.raises(BundleError, match="in its case alone"):
-        check_free("MINE", str(other.weights_hash), tmp_path / "boards")
+        check_free("MINE/best", str(other.weights_hash), tmp_path / "boards")
     assert tree(tmp_path / "boards") == before
-    check_free("other", str(other.weights_hash), tmp_path / "boards")
-    check_free("mine", str(verified[0].weights_hash), tmp_path / "boards")
+    check_free("other/best", str(other.weights_hash), tmp_path / "boards")
+    check_free("mine/best", str(verified[0].weights_hash), tmp_path / "boards")
 
 
 def test_only_what_was_verified_is_published(verified: tuple[Verification, Path], tmp_path: Path) -> None:
