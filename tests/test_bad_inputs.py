@@ -132,7 +132,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     # What is made of results
     "report": ("runs", "no such directory"),
     "report --table 9": ("'9'", "choose from 1, 2, classes"),
-    "report --figure 9": ("'9'", "choose from 2, 3, eps"),
+    "report --figure 9": ("'9'", "choose from 2, 3, cost, eps"),
     "report --tabel 1": ("--tabel", "--table"),
     "compare": ("models", "compare --help"),
     "compare nowhere nothing": ("nowhere", "does not exist"),
