@@ -31,7 +31,7 @@ INTERRUPTED, TERMINATED = 130, 143
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PATHS = (
     *("--blackbox", "--data", "--data-dir", "--leaderboards", "--model-dir", "--out", "--robustbench", "--root"),
-    *("--runs", "--save-images", "--work"),
+    *("--runs", "--save-images", "--to", "--work"),
 )
 STATUSES = (
     "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "

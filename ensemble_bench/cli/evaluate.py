@@ -22,7 +22,7 @@ from ensemble_bench.cli.options import (
     Split,
     Threads,
     TrainedData,
-    Workers,
+    check_ray,
     chosen_data,
     names,
     parse_sizes,
@@ -114,17 +114,27 @@ def evaluate(
     ] = False,
     ray: Ray = None,
     gpus: Gpus = 0.0,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --ray: tasks at once; by default one for local, else as many as the cluster has room for.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Attack SOURCES, our models or others, with a suite, and write a record and one row an image for each.
 
     Without a terminal a plain line tells the progress every 30 seconds. Whatever stops it, the same command goes on.
     """
-    registry.split_suite(suite)
+    attacks = registry.suite_of(suite).attacks
+    check_ray(ray, gpus=gpus, workers=workers)
     if no_blackbox:
         if blackbox is not None:
             raise InvalidValueError(f"--no-blackbox leaves out the attack that --blackbox {blackbox} is for: give one")
         suite = registry.without_blackbox(suite)
+    elif blackbox is not None and registry.BLACKBOX not in attacks:
+        raise InvalidValueError(f"--blackbox is {str(blackbox)!r}, but suite {suite} has no black-box attack")
     dataset = chosen_data(dataset, resize, crop)
     sizes = parse_sizes(eps) if eps is not None else None
     from ensemble_bench.cli.bars import shown_progress

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli.options import DataDir, Device, Runs
+from ensemble_bench.cli.options import DataDir, Device, Sets
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.records.threat import Threat
 
@@ -57,7 +57,7 @@ def evaluate(
     work: Annotated[
         Path | None, typer.Option(help="Folder to keep what was done in, and to go on from; by default none.")
     ] = None,
-    runs: Runs = Path("runs"),
+    runs: Sets = Path("runs"),
 ) -> None:
     """Evaluate published models by their board's own rules, and publish the records with the operator's verdict."""
     from ensemble_bench.cli.bars import shown_progress

@@ -17,6 +17,7 @@ def names(kind: str) -> str:
 
 
 Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
+Sets = Annotated[Path, typer.Option(help="Folder below which black-box sets are looked for, and built if missing.")]
 DATASET = f"Data set: {names('data set')}, or {', '.join(FORMS)}."
 TrainedData = Annotated[str | None, typer.Option(help=f"{DATASET} By default the one trained on.", show_default=False)]
 Split = Annotated[str, typer.Option(help="train, validation or test.")]
@@ -80,6 +81,23 @@ Ray = Annotated[
     ),
 ]
 Gpus = Annotated[float, typer.Option(min=0.0, help="With --ray: GPUs of a task, such as 0.5 for two on a GPU.")]
+
+
+def given(context: typer.Context, *parameters: str) -> str | None:
+    """The first option among these parameters of a command that stands in the command line; None for none."""
+    for option in context.command.params:
+        # The source of a value is an enum of typer's, which its releases take from different places.
+        source = getattr(context.get_parameter_source(option.name or ""), "name", "")
+        if option.name in parameters and source == "COMMANDLINE":
+            return option.opts[0]
+    return None
+
+
+def check_ray(ray: str | None, **choices: float | None) -> None:
+    """Raise InvalidValueError for one of the `choices` that is made for Ray tasks without Ray."""
+    for name, value in choices.items():
+        if value and ray is None:
+            raise InvalidValueError(f"{name} is {value}: it is for Ray tasks, so give --ray too")
 
 
 def chosen_data(dataset: str | None, resize: int | None, crop: int | None) -> str | None:

@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ensemble_bench import registry
-from ensemble_bench.cli.options import DATASET, Crop, DataDir, Device, Gpus, Ray, Resize, Workers, parse_count
+from ensemble_bench.cli.options import (
+    DATASET,
+    Crop,
+    DataDir,
+    Device,
+    Gpus,
+    Ray,
+    Resize,
+    Workers,
+    check_ray,
+    parse_count,
+)
 from ensemble_bench.cli.options import Preset as PresetOption
-from ensemble_bench.errors import EnsembleBenchError, InvalidValueError
+from ensemble_bench.errors import EnsembleBenchError
 
 if TYPE_CHECKING:
     from ensemble_bench.experiment.plan import Experiment, Job
@@ -64,6 +75,7 @@ def reproduce(
 
     What is finished is kept: the same command goes on where it was stopped. Exit status 1 if a job failed.
     """
+    check_ray(ray, gpus=gpus)
     count = parse_count(seeds)
     dataset = registry.check_data(dataset, resize=resize, crop=crop)
     registry.check("preset", preset)
@@ -111,8 +123,6 @@ def reproduce(
     if dry_run:
         show_costs(kept(jobs), workers=workers or len(places) or _cores())
         return
-    if gpus and ray is None:
-        raise InvalidValueError(f"gpus is {gpus}: it says what a Ray task gets, so give --ray too")
     with held(experiment.out, "reproduce", or_else=", or choose another --out", name=LOCK) as lock:
         there = kept(jobs)
         with closing(_pool(experiment, places, workers=workers, ray=ray, gpus=gpus, lock=lock)) as pool:
@@ -184,7 +194,7 @@ def _pool(
     gpus: float,
     lock: int | None,
 ) -> "Pool":
-    """The workers that `workers` and `ray` ask for; raises InvalidValueError for choices that do not go together."""
+    """The workers that `workers` and `ray` ask for."""
     if ray is not None:
         from ensemble_bench.experiment.cluster import RayPool
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_bench.cli.options import DataDir, Device
+from ensemble_bench.cli.options import DataDir, Device, given
 from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
@@ -61,6 +61,11 @@ def serve(
 ) -> None:
     """Take submissions over HTTP, verify them one by one, publish those that hold, and show the leaderboard."""
     if context.invoked_subcommand is not None:
+        if option := given(context, *context.params):
+            raise InvalidValueError(
+                f"{option} stands before {context.invoked_subcommand}, where nothing reads it: put options of tokens "
+                "last, as in serve token list --data FOLDER"
+            )
         return
     settings = ServiceSettings(
         data=data,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemble_bench.cli.options import DataDir, Device, Runs
-from ensemble_bench.errors import BundleError, UnknownNameError
+from ensemble_bench.cli.options import DataDir, Device, Sets, given
+from ensemble_bench.errors import BundleError, InvalidValueError, UnknownNameError
 from ensemble_bench.records import CHECKPOINTS
 from ensemble_bench.registry.terms import NOT_REPRODUCED, REFUSED, VERIFIED
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ensemble_bench.submissions.targets import Receipt
     from ensemble_bench.submissions.verification import Comparison, Verification
 
+# Parameters of submit by what --to has to be for them.
+THERE, HERE = ("token", "wait"), ("suite", "n", "data_dir", "device", "work", "runs")
 EXIT = {VERIFIED: 0, NOT_REPRODUCED: 1, REFUSED: 2}
 Name = Annotated[str | None, typer.Option(help="Name to publish under; by default the run's.")]
 Suite = Annotated[str | None, typer.Option(help="Repeat the claims of this suite only; by default all.")]
@@ -56,7 +58,7 @@ def verify(
     data_dir: DataDir = None,
     device: Device = None,
     work: Work = None,
-    runs: Runs = Path("runs"),
+    runs: Sets = Path("runs"),
 ) -> None:
     """Repeat what a bundle claims: exit status 0 if verified, 1 if not reproduced, 2 if refused."""
     if not path.exists():
@@ -81,6 +83,7 @@ def verify(
 
 
 def submit(
+    context: typer.Context,
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle, or a run folder.")],
     to: Annotated[
         str,
@@ -98,9 +101,18 @@ def submit(
     data_dir: DataDir = None,
     device: Device = None,
     work: Work = None,
-    runs: Runs = Path("runs"),
+    runs: Sets = Path("runs"),
 ) -> None:
-    """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided."""
+    """Submit a model to a leaderboard; exit status as verify, 0 while a service has not decided.
+
+    --token and --wait are for an upload service, the other options for a folder, whose models are verified here.
+    """
+    from ensemble_bench.submissions import targets
+
+    online, hub = targets.is_service(to), to.startswith(targets.HUB)
+    if option := given(context, *(() if online else THERE), *(HERE if online or hub else ())):
+        where = "an upload service" if online else "the Hub" if hub else "a folder"
+        raise InvalidValueError(f"{option} is given, but --to is {to!r}: {where} has no use for it")
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.submissions.submit import Publication
     from ensemble_bench.submissions.submit import submit as submit_model

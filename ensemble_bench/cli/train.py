@@ -20,6 +20,7 @@ from ensemble_bench.cli.options import (
     Runs,
     Seed,
     Threads,
+    given,
     names,
     parse_seeds,
 )
@@ -108,9 +109,7 @@ def train(
     dataset = registry.check_data(dataset, resize=resize, crop=crop)
     if objective is not None:
         registry.check("objective", objective)
-    # The source of a value is an enum of typer's, which its releases take from different places.
-    given = getattr(context.get_parameter_source("seed"), "name", "") == "COMMANDLINE"
-    jobs = _jobs(recipes, seed if given or seeds is None else None, seeds, out)
+    jobs = _jobs(recipes, seed if seeds is None or given(context, "seed") else None, seeds, out)
     choices: dict[str, Any] = {
         "dataset": dataset,
         "preset": preset,

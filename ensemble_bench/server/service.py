@@ -13,6 +13,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.files import clear_leftovers
 from ensemble_bench.locks import held
 from ensemble_bench.server.app import Lifespan, create_app
 from ensemble_bench.server.connections import BACKLOG, Guard, Server, most_connections
@@ -63,13 +64,15 @@ def recover(settings: ServiceSettings, store: Store) -> None:
         *(path for path in settings.uploads.iterdir() if path.stem not in pending),
         *(path for path in settings.work.iterdir() if path.name not in pending),
         *settings.data.glob(f".{settings.site.name}.*"),
-        *settings.root.rglob(".*.tmp"),
     ]
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
+    # Others publish there too, and keep what is theirs: it may be the operator's own folder.
+    for folder in {path.parent for path in settings.root.rglob(".*.tmp")}:
+        clear_leftovers(folder)
 
 
 def _listening(host: str, port: int) -> socket.socket:

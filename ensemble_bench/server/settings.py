@@ -8,6 +8,9 @@ from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.server.store import Quota
 from ensemble_bench.submissions.format.limits import Limits
 
+MOST_MEMORY = 2**20
+"""GiB; systems take no bound far beyond it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings:
@@ -51,6 +54,8 @@ class ServiceSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidValueError(f"{name} is {value}: expected more than 0")
+        if self.memory is not None and self.memory > MOST_MEMORY:
+            raise InvalidValueError(f"memory is {self.memory}: expected GiB, at most {MOST_MEMORY:,}")
 
     @property
     def store(self) -> Path:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from ensemble_bench.errors import BundleError
 from ensemble_bench.files import sha256_bytes, sha256_file, sync_directory
-from ensemble_bench.leaderboard.rules import rules_file, rules_of
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
 from ensemble_bench.submissions.faults import is_of_machine
 from ensemble_bench.submissions.format.archive import FILES
 from ensemble_bench.submissions.format.bundle import Bundle, unpack
-from ensemble_bench.submissions.price import check_price
+from ensemble_bench.submissions.price import check_price, rules_to_price
 
 
 class TooLargeError(Exception):
@@ -40,9 +39,7 @@ def check(path: Path, settings: ServiceSettings) -> Bundle:
     folder = path.with_suffix("")
     try:
         bundle = unpack(path, folder, limits=settings.limits)
-        claim = bundle.claims[0]
-        board = settings.root / claim.data_name / claim.threat.slug
-        rules = None if rules_file(board) is None else rules_of(board)
+        rules = rules_to_price(bundle, settings.root, settings.data_dir)
         check_price(bundle, settings.max_flops, suite=settings.suite, n=settings.n, rules=rules)
     except BundleError as error:
         shutil.rmtree(folder, ignore_errors=True)

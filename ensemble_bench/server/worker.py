@@ -116,10 +116,10 @@ def judge(submission: Submission, settings: ServiceSettings, store: Store) -> Ve
     from ensemble_bench.submissions.verification import verify
 
     try:
-        # Before hours of attacks, not after.
-        check_free(submission.name, submission.weights_hash, settings.root)
-        _check_owner(submission, settings.root, store)
         bundle = read(settings.upload(submission.id), settings.limits)
+        # Before hours of attacks, not after.
+        check_free(bundle.model, bundle.weights_hash, settings.root)
+        _check_owner(submission, settings.root, store)
         result = verify(
             bundle,
             suite=settings.suite,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble_bench import registry
-from ensemble_bench.errors import BundleError, RecordError
+from ensemble_bench.errors import BundleError, InvalidValueError, RecordError
 from ensemble_bench.files import new_folder, scratch_folder, write_atomic
 from ensemble_bench.kinds import takes
 from ensemble_bench.leaderboard import model_info
@@ -46,7 +46,8 @@ def bundle(
     `out` is a .zip (default: NAME.zip in the current folder) or else a folder; neither may exist. `name` (default: the
     run's) is what it is published under; `authors`, `link` and `venue` go into RobustBench's entry. Claimed is every
     record of the whole model under the threat model of its training, on test images. Raises BundleError, or
-    CheckpointError, for a run without a checkpoint or such records, and texts that no bundle may hold.
+    CheckpointError, for a run without a checkpoint or such records, and texts that no bundle may hold;
+    InvalidValueError for a name that no file may have, and a `checkpoint_name` beside the file of another checkpoint.
     """
     info = _checkpoint(run, checkpoint_name)
     name = _name(info, name)
@@ -135,11 +136,15 @@ def _checkpoint(run: str | Path | Ensemble, name: str | None) -> CheckpointInfo:
             "its weights, which others build and verify without running anybody's code"
         )
     run = Path(run)
-    return checkpoint.read_info(run / f"{name}{checkpoint.SUFFIX}" if name and run.is_dir() else run)
+    if name is not None and run.is_dir():
+        run /= f"{name}{checkpoint.SUFFIX}"
+    elif name is not None and run.is_file() and run.stem != name:
+        raise InvalidValueError(f"checkpoint is {name!r}, but {run} is another: give that one, or the run's folder")
+    return checkpoint.read_info(run)
 
 
 def _name(info: CheckpointInfo, name: str | None) -> str:
-    return claims.check_name(name or info.path.resolve().parent.name)
+    return claims.check_name(info.path.resolve().parent.name if name is None else name)
 
 
 def _make(folder: Path, name: str, info: CheckpointInfo, records: Sequence[Record], entry: ModelInfo) -> Bundle:

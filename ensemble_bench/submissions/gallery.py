@@ -2,21 +2,36 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ensemble_bench.data import ImageSet, open_source
-from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.errors import InvalidValueError, check_whole
 from ensemble_bench.evaluation.images import ABOUT_FILE, CLEAN, TABLE_FILE
 from ensemble_bench.leaderboard.gallery import WIDEST, Gallery, Picture, as_png, gallery_file, write_gallery
 from ensemble_bench.records import Record, find_records
 
 GREY = 128
+MODES = ("L", "LA", "RGB", "RGBA")
+"""Pillow's names of 8-bit pixels, a letter a channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What the table says of an image that an attack broke: its file, and what the data set calls it."""
+
+    file: str
+    id: int
+    label: int
+    prediction: int
+    broken_by: str
 
 
 def make_gallery(folder: Path, *, root: Path, data_dir: str | Path | None = None, count: int = 8) -> Path:
@@ -26,8 +41,10 @@ def make_gallery(folder: Path, *, root: Path, data_dir: str | Path | None = None
     classes as there are. Raises InvalidValueError for anything else, images that no attack broke, and a model that is
     not there; DataError as `open_source`.
     """
-    about, rows = _saved(Path(folder))
-    record = _record(about, Path(root), Path(folder))
+    folder, root = Path(folder), Path(root)
+    check_whole("count", count, least=1)
+    about, rows = _saved(folder)
+    record = _record(about, root, folder)
     source = open_source(record.dataset, data_dir)
     if source.fingerprint != record.data_hash:
         raise InvalidValueError(f"data set {source.name} is not the one of {folder}: expected {record.data_hash}")
@@ -35,7 +52,14 @@ def make_gallery(folder: Path, *, root: Path, data_dir: str | Path | None = None
     if not chosen:
         raise InvalidValueError(f"{folder}: no image that an attack broke; a gallery shows these")
     images = source.split(record.split)
-    pairs = [(_clean(images, int(row["id"])), _attacked(Path(folder) / row["file"])) for row in chosen]
+    for row in chosen:
+        if row.id not in images.ids or not {row.label, row.prediction} <= set(range(len(source.classes))):
+            raise InvalidValueError(
+                f"{folder / TABLE_FILE}: the image or a class of {row.file} is none of {source.name}"
+            )
+    clean = [_clean(images, row.id) for row in chosen]
+    attacked = [_attacked(folder / row.file, like) for row, like in zip(chosen, clean, strict=True)]
+    pairs = list(zip(clean, attacked, strict=True))
     largest = max(float(np.abs(attacked - clean).max()) for clean, attacked in pairs) or 1.0
     shrunk = -(-max(pairs[0][0].shape[:2]) // WIDEST)
     gallery = Gallery(
@@ -47,10 +71,10 @@ def make_gallery(folder: Path, *, root: Path, data_dir: str | Path | None = None
         shrunk=shrunk,
         pictures=tuple(
             Picture(
-                id=int(row["id"]),
-                label=source.classes[int(row["label"])],
-                prediction=source.classes[int(row["prediction"])],
-                broken_by=row["broken_by"],
+                id=row.id,
+                label=source.classes[row.label],
+                prediction=source.classes[row.prediction],
+                broken_by=row.broken_by,
                 clean=as_png(_levels(clean), shrunk),
                 adversarial=as_png(_levels(attacked), shrunk),
                 difference=as_png(_levels((attacked - clean) / largest * (GREY - 1) / 255 + GREY / 255), shrunk),
@@ -63,21 +87,28 @@ def make_gallery(folder: Path, *, root: Path, data_dir: str | Path | None = None
     return path
 
 
-def _saved(folder: Path) -> tuple[Mapping[str, Any], list[dict[str, str]]]:
-    """What the folder says of its evaluation, and the rows of its table."""
+def _saved(folder: Path) -> tuple[Mapping[str, Any], list[_Row]]:
+    """What the folder says of its evaluation, and the rows of the images that an attack broke."""
     try:
         about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         with (folder / TABLE_FILE).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        missing = {"weights_hash", "data_hash", "threat", "suite", "split"} - set(about)
-        missing |= {"file", "id", "label", "broken", "broken_by", "prediction"} - set(rows[0])
-    except (OSError, ValueError, TypeError, IndexError):
+            rows = [_row(row) for row in csv.DictReader(file, strict=True) if row["broken"] == "1"]
+        missing = {"weights_hash", "data_hash", "threat", "suite", "split"} - about.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error):
         missing = {"a readable table"}
     if missing:
         raise InvalidValueError(
             f"{folder}: expected a folder of PNG files, as `ensemble-bench evaluate --save-images FOLDER` writes it"
         )
-    return about, rows
+    return about, [row for row in rows if row.broken_by not in ("", CLEAN)]
+
+
+def _row(values: Mapping[str, str]) -> _Row:
+    """A row of the table; raises ValueError for a file that lies elsewhere, and a number that is none."""
+    if values["file"] != Path(values["file"]).name:
+        raise ValueError(values["file"])
+    numbers = {name: int(values[name]) for name in ("id", "label", "prediction")}
+    return _Row(file=values["file"], broken_by=values["broken_by"], **numbers)
 
 
 def _record(about: Mapping[str, Any], root: Path, folder: Path) -> Record:
@@ -94,16 +125,14 @@ def _record(about: Mapping[str, Any], root: Path, folder: Path) -> Record:
     return min(known, key=lambda record: (record.id != about.get("evaluation"), str(record.path)))
 
 
-def _chosen(rows: Sequence[Mapping[str, str]], count: int) -> list[Mapping[str, str]]:
+def _chosen(rows: Sequence[_Row], count: int) -> list[_Row]:
     """The first image of every class that an attack broke, then the second, up to `count`, in their order."""
-    broken = [row for row in rows if row["broken"] == "1" and row["broken_by"] not in ("", CLEAN)]
-    turns: dict[str, int] = {}
+    turns: Counter[int] = Counter()
     ordered = []
-    for place, row in enumerate(broken):
-        turns[row["label"]] = turns.get(row["label"], 0) + 1
-        ordered.append((turns[row["label"]], place, row))
-    first = sorted(ordered, key=lambda entry: entry[:2])[:count]
-    return [row for _, _, row in sorted(first, key=lambda entry: entry[1])]
+    for place, row in enumerate(rows):
+        turns[row.label] += 1
+        ordered.append((turns[row.label], place))
+    return [rows[place] for place in sorted(place for _, place in sorted(ordered)[:count])]
 
 
 def _clean(images: ImageSet, image: int) -> NDArray[np.float64]:
@@ -113,14 +142,19 @@ def _clean(images: ImageSet, image: int) -> NDArray[np.float64]:
     return pixels
 
 
-def _attacked(path: Path) -> NDArray[np.float64]:
-    """A PNG file in [0, 1], (row, column, channel)."""
+def _attacked(path: Path, clean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A PNG file in [0, 1], (row, column, channel); InvalidValueError unless it is one of the clean image's shape."""
     try:
-        with Image.open(path) as file:
-            pixels = np.asarray(file, dtype=np.float64) / 255
-    except (OSError, UnidentifiedImageError) as error:
+        with Image.open(path, formats=("PNG",)) as file:
+            # Before the pixels are decoded, which may be as many as there is no memory for.
+            if file.mode not in MODES or (file.height, file.width, len(file.mode)) != clean.shape:
+                size = f"{file.height}x{file.width} {file.mode}"
+                raise InvalidValueError(f"{path} is {size}: expected 8 bits and the clean image's shape, {clean.shape}")
+            return np.asarray(file, dtype=np.float64).reshape(clean.shape) / 255
+    except InvalidValueError:
+        raise
+    except Exception as error:  # of damaged files Pillow raises errors of many kinds
         raise InvalidValueError(f"{path}: not a PNG file ({type(error).__name__})") from None
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _levels(pixels: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,15 +1,21 @@
 """What a submission may cost to verify, told from its claims and its architecture before anything of it runs."""
 
+import functools
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
+from ensemble_bench import data
 from ensemble_bench.attacks import get
 from ensemble_bench.errors import BundleError, CheckpointError, InvalidValueError
 from ensemble_bench.evaluation.estimate import bound_of_suite
-from ensemble_bench.leaderboard.rules import Rules
+from ensemble_bench.leaderboard.rules import Rules, rules_file, rules_of
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.registry import BLACKBOX, suite_of
+from ensemble_bench.registry.terms import TEST
 from ensemble_bench.submissions.format.bundle import Bundle
+from ensemble_bench.submissions.format.limits import Limits
 
 LEAST = 2e7
 """FLOPs that take as long as starting the operations of one pass of the smallest network."""
@@ -38,7 +44,8 @@ def flops_of(bundle: Bundle, *, suite: str | None = None, n: int | None = None, 
     """FLOPs, at most, of repeating the claims of a bundle, and of its evaluation by the rules of its board.
 
     Passes of every attack, as if it broke nothing, by the FLOPs of one; a pass counts for at least LEAST. `suite` and
-    `n` are those of verification.verify. Raises BundleError for an architecture that is none.
+    `n` are those of verification.verify. Rules that ask for all images count as many as a claim may be of; see
+    `rules_to_price`. Raises BundleError for an architecture that is none.
     """
     architecture = architecture_of(bundle)
     images: Counter[str] = Counter()
@@ -46,13 +53,31 @@ def flops_of(bundle: Bundle, *, suite: str | None = None, n: int | None = None, 
         if suite in (None, claim.suite):
             images[claim.suite] += min(claim.n, n or claim.n)
     if rules is not None:
-        images[rules.suite] += rules.n or max(claim.n for claim in bundle.claims)
+        images[rules.suite] += rules.n or Limits().max_images
     weighted = architecture.gated or architecture.aggregation in ("draw", "vote")
     passes = sum(many * bound_of_suite(name, architecture, weighted=weighted) for name, many in images.items())
     try:
         return passes * max(cost.flops(architecture), LEAST)
     except RuntimeError as error:
         raise BundleError(f"config.json: {architecture.backbone} does not take such images: {error}") from error
+
+
+def rules_to_price(bundle: Bundle, root: Path, data_dir: Path | None) -> Rules | None:
+    """The rules that `bundle` is evaluated by below `root`, with the number of images; None for a board without any.
+
+    Raises RecordError for a broken board.json, DataError for a data set that is not here, where they ask for all of it.
+    """
+    claim = bundle.claims[0]
+    board = root / claim.data_name / claim.threat.slug
+    if rules_file(board) is None:
+        return None
+    rules = rules_of(board)
+    return rules if rules.n is not None else replace(rules, n=_test_images(claim.dataset, data_dir))
+
+
+@functools.cache
+def _test_images(dataset: str, data_dir: Path | None) -> int:
+    return len(data.open_source(dataset, data_dir).split(TEST))
 
 
 def check_price(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ensemble_bench.leaderboard import model_info
 from ensemble_bench.leaderboard.board import LEADERBOARD_FILE, leaderboard_csv
 from ensemble_bench.leaderboard.published import is_shown, name_of
 from ensemble_bench.leaderboard.verified import read_verified, verified_file
+from ensemble_bench.locks import held
 from ensemble_bench.models import checkpoint
 from ensemble_bench.records import RECORD_FILE, SAMPLES_FILE, Record, find_records
 from ensemble_bench.registry.terms import VERIFIED
@@ -20,14 +22,19 @@ from ensemble_bench.submissions.format import archive, card
 from ensemble_bench.submissions.placing import placed
 from ensemble_bench.submissions.verification import Verification
 
+LOCK = ".publishing.lock"
+PATIENCE = 600.0
+"""Seconds to wait for another publication, which takes moments: hours of attacks may stand behind this one."""
+
 
 def publish(verification: Verification, folder: str | Path, root: str | Path) -> Path:
     """Publish the model that was verified, from its bundle unpacked in `folder`, below `root`; returns its board.
 
     The board is <root>/<data name>/<threat>. All its files appear, the verdict last, or none does: whatever is raised,
     the board is as it was. A call that was killed is completed by calling again, and shows nothing until then;
-    repeating a complete one changes nothing. Raises BundleError for a submission that is not verified, other weights
-    than those verified, and a name that other weights have; RecordError for a damaged record elsewhere on the board.
+    repeating a complete one changes nothing. One is published below `root` at a time. Raises BundleError for a
+    submission that is not verified, other weights than those verified, and a name that other weights have; RecordError
+    for a damaged record elsewhere on the board; BusyError where another publication does not end.
     """
     folder, root = Path(folder), Path(root)
     if verification.status != VERIFIED or verification.name is None or verification.info is None:
@@ -36,47 +43,56 @@ def publish(verification: Verification, folder: str | Path, root: str | Path) ->
     weights = folder / archive.WEIGHTS
     if sha256_file(weights) != verification.weights_hash:
         raise BundleError(f"{weights}: not the weights that were verified")
-    check_free(name, str(verification.weights_hash), root)
     board = board_of(records[0], root)
-    stem = Path(records[0].model).name
-    config = (folder / archive.CONFIG).read_bytes()
-    known = find_records(board / "records") if (board / "records").is_dir() else []
-    before = [r for r in known if r.weights_hash == verification.weights_hash and name_of(r) == name]
-    ours = list({record.id: record for record in (*before, *records)}.values())
-    about = card.render(name, json.loads(config), ours, credit=credit_of(verification.info))
-    home = board / "weights" / name
-    files: dict[Path, bytes | Path] = {
-        home / f"{stem}.json": config,
-        home / f"{stem}{checkpoint.SUFFIX}": weights,
-        home / archive.CARD: about.encode(),
-        **_info(verification, ours, board),
-    }
-    _place(files | _records_and_verdicts(verification, board), board)
+    with _alone(root):
+        stem = Path(records[0].model).name
+        check_free(f"{name}/{stem}", str(verification.weights_hash), root)
+        config = (folder / archive.CONFIG).read_bytes()
+        known = find_records(board / "records") if (board / "records").is_dir() else []
+        before = [r for r in known if r.weights_hash == verification.weights_hash and name_of(r) == name]
+        ours = list({record.id: record for record in (*before, *records)}.values())
+        about = card.render(name, json.loads(config), ours, credit=credit_of(verification.info))
+        home = board / "weights" / name
+        files: dict[Path, bytes | Path] = {
+            home / f"{stem}.json": config,
+            home / f"{stem}{checkpoint.SUFFIX}": weights,
+            home / archive.CARD: about.encode(),
+            **_info(verification, ours, board),
+        }
+        _place(files | _records_and_verdicts(verification, board), board)
     return board
 
 
 def add(verification: Verification, board: Path) -> None:
-    """Add the records and verdicts of a verification to a model that is published on `board` already, or nothing."""
-    _place(_records_and_verdicts(verification, board), board)
+    """Add the records and verdicts of a verification to a model that is published on `board` already, or nothing.
+
+    Raises BusyError as `publish`.
+    """
+    with _alone(board.parents[1]):
+        _place(_records_and_verdicts(verification, board), board)
 
 
 def withdraw(name: str, weights_hash: str, root: Path) -> None:
-    """Remove what a publication of these weights that was cut short left below `root`: files of a name, no verdict."""
-    for home in root.glob(f"*/*/weights/{name}"):
-        board = home.parents[1]
-        if verified_file(board, name).exists():
-            continue
-        if _hashes(home) <= {weights_hash}:
-            (board / "model_info" / f"{name}.json").unlink(missing_ok=True)
-            shutil.rmtree(board / "records" / name, ignore_errors=True)
-            shutil.rmtree(home)
+    """Remove what a publication of these weights that was cut short left below `root`: files of a name, no verdict.
 
-
-def check_free(name: str, weights_hash: str, root: Path) -> None:
-    """Raise BundleError for a name that other weights have, or that differs from one in its case alone.
-
-    So it does for weights that are published under another name. RecordError for a published model that is damaged.
+    Raises BusyError as `publish`.
     """
+    with _alone(root):
+        for home in root.glob(f"*/*/weights/{name}"):
+            board = home.parents[1]
+            if not verified_file(board, name).exists() and _hashes(home) <= {weights_hash}:
+                (board / "model_info" / f"{name}.json").unlink(missing_ok=True)
+                shutil.rmtree(board / "records" / name, ignore_errors=True)
+                shutil.rmtree(home)
+
+
+def check_free(model: str, weights_hash: str, root: Path) -> None:
+    """Raise BundleError for a `model`, such as "mine/best", whose name other weights have, but for its case or not.
+
+    So it does for weights that are published under another name, or as another checkpoint: on a board they would be two
+    models. RecordError for a published model that is damaged.
+    """
+    name, stem = model.split("/")
     for taken in root.glob("*/*/weights/*"):
         if taken.name.lower() != name.lower():
             if weights_hash in _hashes(taken):
@@ -88,6 +104,14 @@ def check_free(name: str, weights_hash: str, root: Path) -> None:
         hashes = _hashes(taken)
         if hashes and weights_hash not in hashes:
             raise BundleError(f"name {name!r} is that of another model in {taken.parents[1]}: choose another --name")
+        if hashes and not (taken / f"{stem}{checkpoint.SUFFIX}").exists():
+            known = min(file.stem for file in taken.glob(f"*{checkpoint.SUFFIX}"))
+            raise BundleError(f"these weights are published as {name}/{known}, not {stem}: a model is published once")
+
+
+def _alone(root: Path) -> AbstractContextManager[int | None]:
+    """Keep other publications away: names are looked up, and boards rendered, from what all of them put there."""
+    return held(root, "publication", name=LOCK, wait=PATIENCE)
 
 
 def _hashes(home: Path) -> set[str]:

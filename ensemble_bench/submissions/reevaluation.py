@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from ensemble_bench.records import Record, find_records
 from ensemble_bench.records.conditions import DIRTY
 from ensemble_bench.registry.terms import TEST, VERIFIED
 from ensemble_bench.submissions import audit, publishing
-from ensemble_bench.submissions.bench import Bench, asked_by, evaluated, rules_on
+from ensemble_bench.submissions.bench import Asked, Bench, asked_by, evaluated, rules_on
 from ensemble_bench.submissions.verification import Verification
 from ensemble_bench.threat import ThreatModel
 from ensemble_bench.training.hardware import resolve_device
@@ -82,6 +82,7 @@ class _Board:
     """A board with what it is evaluated on, by its rules."""
 
     bench: Bench
+    asked: Asked
     source: data.DataSource
     threat: ThreatModel
     operator: str
@@ -111,7 +112,8 @@ def _prepared(board: Path, bench: Bench) -> _Board:
             f"{rules_file(board) or board} ranks evaluations from clean trees alone: commit the changes of this one"
         )
     return _Board(
-        bench=Bench(**{**vars(bench), "blackbox": rules.blackbox}),
+        bench=replace(bench, blackbox=rules.blackbox),
+        asked=asked_by(rules, source),
         source=source,
         threat=ThreatModel(**known.threat.as_dict()),
         operator=rules.operator,
@@ -128,8 +130,7 @@ def _reevaluated(home: Path, board: _Board, work: Path) -> Reevaluated:
         copy.parent.mkdir(parents=True, exist_ok=True)
         for file in (path.with_suffix(".json"), path):
             shutil.copyfile(file, copy.with_suffix(file.suffix))
-        asked = asked_by(rules_on(place, board.source), board.source)
-        records = evaluated(copy, asked, board.threat, board.source, board.bench)
+        records = evaluated(copy, board.asked, board.threat, board.source, board.bench)
         flags = audit.fit_of(checkpoint.load(copy), board.source, board.bench.device).flags
     except (AttackError, CheckpointError, InvalidValueError) as error:
         return Reevaluated(name=name, board=place, reason=str(error))

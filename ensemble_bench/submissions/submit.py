@@ -64,7 +64,7 @@ def submit(
         try:
             bundle = receive(source, work / BUNDLE)
             # Before hours of attacks, not after.
-            publishing.check_free(bundle.name, bundle.weights_hash, Path(target))
+            publishing.check_free(bundle.model, bundle.weights_hash, Path(target))
             result = verification.verify(
                 bundle,
                 suite=suite,

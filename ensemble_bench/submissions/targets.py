@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ensemble_bench.errors import BundleError, InvalidValueError
+from ensemble_bench.registry.terms import STATUSES
 from ensemble_bench.submissions.format import archive
 from ensemble_bench.submissions.format.bundle import Bundle
 from ensemble_bench.submissions.format.untrusted import on_one_line, quoted
@@ -111,9 +112,14 @@ def push(bundle: Bundle, target: str) -> str:
 
 
 def _base(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.query or parts.fragment or parts.username or not parts.hostname:
-        raise InvalidValueError(f"target is {url!r}: expected http(s)://HOST with nothing behind it")
+    try:
+        parts = urlsplit(url)
+        wrong = parts.query or parts.fragment or not parts.hostname or parts.port == 0
+    except ValueError:  # brackets without an address, or a port that is none
+        wrong = True
+    # A name or password before the host would go in the token's place.
+    if wrong or "@" in parts.netloc:
+        raise InvalidValueError(f"target is {url!r}: expected http(s)://HOST with no password and nothing behind it")
     if parts.scheme == "http" and parts.hostname not in LOCAL:
         raise InvalidValueError(f"target is {url!r}: http would show the token to the network, use https")
     return url.rstrip("/")
@@ -176,4 +182,7 @@ def _receipt(values: Mapping[str, Any]) -> Receipt:
     reasons = values.get("reasons") or ()
     if not isinstance(values.get("id"), str | int) or not isinstance(reasons, list | tuple):
         raise BundleError("the service's answer has no id: not an upload service of ensemble-bench")
-    return Receipt(id=str(values["id"]), status=str(values.get("status", "unknown")), reasons=tuple(map(str, reasons)))
+    if (status := values.get("status")) not in (*PENDING, *STATUSES):
+        told = f"submission {on_one_line(str(values['id']))} is {quoted(str(status))}"
+        raise BundleError(f"{told}, says the service: expected {', '.join((*PENDING, *STATUSES))}")
+    return Receipt(id=str(values["id"]), status=str(status), reasons=tuple(map(str, reasons)))

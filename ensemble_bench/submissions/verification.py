@@ -273,8 +273,7 @@ def _check_model(bundle: Bundle, source: DataSource, limits: Limits) -> None:
 
 def _checkpoint(bundle: Bundle, work: Path) -> Path:
     """Write the model as the checkpoint of a run with the bundle's name: our records name it by that."""
-    stem = bundle.config["meta"].get("checkpoint") or "best"
-    path = work / MODELS / bundle.name / f"{stem}{checkpoint.SUFFIX}"
+    path = work / MODELS / f"{bundle.model}{checkpoint.SUFFIX}"
     write_atomic(path.with_suffix(".json"), (bundle.folder / "config.json").read_bytes())
     write_atomic(path, bundle.weights.read_bytes())
     return path

@@ -4,7 +4,9 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping
+import struct
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,77 @@ def test_images_that_no_attack_broke_make_none(tmp_path: Path, source: DataSourc
     table.write_text(table.read_text().replace("pgd20", "clean"))
     with pytest.raises(InvalidValueError, match="no image that an attack broke"):
         make_gallery(folder, root=tmp_path / "boards")
+
+
+def edited(**changes: str) -> Callable[[Path], object]:
+    """Change fields of every row of the table of a folder."""
+
+    def edit(folder: Path) -> None:
+        with (folder / "images.csv").open() as file:
+            rows = [row | changes for row in csv.DictReader(file)]
+        with (folder / "images.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+
+    return edit
+
+
+def redrawn(pixels: Any) -> Callable[[Path], object]:
+    """Have every image of a folder hold these pixels, or these bytes."""
+
+    def draw(folder: Path) -> None:
+        for path in folder.glob("*.png"):
+            if isinstance(pixels, bytes):
+                path.write_bytes(pixels)
+            else:
+                Image.fromarray(pixels).save(path)
+
+    return draw
+
+
+def written(name: str, text: str) -> Callable[[Path], object]:
+    """Have a file of a folder hold this text."""
+    return lambda folder: (folder / name).write_text(text)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an id of letters": (edited(id="x"), "expected a folder of PNG files"),
+    "an id that is none": (edited(id="99999"), "the image or a class of 000000.png is none of digits"),
+    "a label that is none": (edited(label="10"), "is none of digits"),
+    "the class before the first": (edited(prediction="-1"), "is none of digits"),
+    "a file elsewhere": (edited(file="../adv/000000.png"), "expected a folder of PNG files"),
+    "another size": (redrawn(np.zeros((5, 5), np.uint8)), "is 5x5 L: expected 8 bits"),
+    "more channels": (redrawn(np.zeros((8, 8, 4), np.uint8)), "is 8x8 RGBA: expected"),
+    "16 bits": (redrawn(np.zeros((8, 8), np.uint16)), "is 8x8 I;16: expected 8 bits"),
+    "damaged": (redrawn(b"\x89PNG\r\n\x1a\n"), "not a PNG file"),
+    "a bomb": (
+        redrawn(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0))),
+        "not a PNG file",
+    ),
+    "a list": (written("images.json", '["weights_hash"]'), "expected a folder of PNG files"),
+    "deep": (written("images.json", "[" * 100_000), "expected a folder of PNG files"),
+    "a short row": (
+        written("images.csv", "file,id,label,broken,broken_by,prediction\na.png,1,2,1,ifgsm5\n"),
+        "expected a folder of PNG files",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "said"), SPOILT.values(), ids=SPOILT)
+def test_a_folder_of_somebody_elses_is_read_or_named_in_one_line(
+    tmp_path: Path, source: DataSource, record: Record, spoil: Callable[[Path], object], said: str
+) -> None:
+    board = publish(tmp_path / "boards", "mine", record)
+    folder = saved(tmp_path / "adv", source, record)
+    spoil(folder)
+    with pytest.raises(InvalidValueError, match=said):
+        make_gallery(folder, root=tmp_path / "boards")
+    assert not (board / "gallery").exists()
 
 
 @pytest.mark.parametrize("change", ["{", '{"schema": 9}', "script"])

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from test_faults import status, waiting
 from test_worker import Desk
 
 from ensemble_bench.errors import BundleError
+from ensemble_bench.leaderboard.rules import write_rules
 from ensemble_bench.models import cost
 from ensemble_bench.models.architecture import Architecture
 from ensemble_bench.models.build import build
@@ -20,9 +22,9 @@ from ensemble_bench.server import uploads, worker
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Quota, QuotaError, Store
 from ensemble_bench.server.worker import judge, work_once
-from ensemble_bench.submissions import bench, publishing, verification
+from ensemble_bench.submissions import bench, price, publishing, verification
 from ensemble_bench.submissions.format.bundle import unpack
-from ensemble_bench.submissions.price import batch_in, check_price, flops_of
+from ensemble_bench.submissions.price import batch_in, check_price, flops_of, rules_to_price
 
 SMALL = Architecture(
     backbone="wrn", depth=10, classes=10, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3, members=2
@@ -127,6 +129,25 @@ def test_the_price_is_passes_by_flops() -> None:
     with pytest.raises(BundleError, match="FLOPs"):
         check_price(bundle, 0.99 * flops_of(bundle))
     assert flops_of(bundle, rules=bench.Rules()) > flops_of(bundle)
+
+
+def test_rules_that_ask_for_all_images_are_priced_by_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim on one image would make an evaluation on the whole split as cheap as one on that image."""
+    bundle = opened()
+    few = replace(bundle, claims=(replace(bundle.claims[0], n=1),))
+    assert rules_to_price(few, tmp_path, None) is None  # no board.json: nothing is evaluated beside the claims
+    write_rules(bench.Rules(suite="ifgsm5+probe"), tmp_path)
+    rules = rules_to_price(few, tmp_path, None)
+    assert rules == bench.Rules(suite="ifgsm5+probe", n=360)
+    told = flops_of(few, rules=rules) - flops_of(few)
+    assert told == pytest.approx(10 * flops_of(few, rules=replace(rules, n=36)) - 10 * flops_of(few))
+    assert flops_of(few, rules=bench.Rules(suite="ifgsm5+probe")) > told  # where nobody says how many there are
+    # Rules that say how many need no data.
+    monkeypatch.setattr(price.data, "open_source", lambda *_: pytest.fail("the data were opened"))
+    write_rules(bench.Rules(n=7), tmp_path)
+    assert rules_to_price(few, tmp_path, tmp_path) == bench.Rules(n=7)
 
 
 def test_a_batch_fits_into_memory() -> None:

@@ -1,5 +1,6 @@
 """`ensemble-bench serve` and its tokens."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,9 @@ def test_options_reach_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
 
-@pytest.mark.parametrize("wrong", [{"suite": "nonesuch"}, {"n": 0}, {"attempts": 0}, {"hours": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"suite": "nonesuch"}, {"n": 0}, {"attempts": 0}, {"hours": 0.0}, {"memory": math.inf}, {"memory": 4e9}]
+)
 def test_settings_are_checked_before_anything_starts(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidValueError, match=str(next(iter(wrong.values())))):
         ServiceSettings(data=tmp_path, **wrong)  # type: ignore[arg-type]

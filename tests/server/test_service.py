@@ -20,6 +20,7 @@ from sample_bundles import honest
 from services import another, ask, free_port, start, submit
 
 from ensemble_bench.errors import InvalidValueError
+from ensemble_bench.files import scratch_folder
 from ensemble_bench.server.service import recover, serve
 from ensemble_bench.server.settings import ServiceSettings
 from ensemble_bench.server.store import Store
@@ -166,7 +167,9 @@ def test_recover_removes_what_nobody_needs(settings: ServiceSettings) -> None:
     (settings.incoming / "half.zip").write_bytes(b"z")
     (settings.uploads / "unanswered.zip").write_bytes(b"zip")
     (settings.data / ".site.1-ab.tmp").mkdir()
-    (settings.root / ".leaderboard.csv.1-ab.tmp").write_bytes(b"h")
+    (settings.root / ".placing.0123abcd.tmp").mkdir()
+    for folder in (settings.root, settings.root / ".placing.0123abcd.tmp"):
+        (folder / ".leaderboard.csv.0123abcd.tmp").write_bytes(b"h")
     recover(settings, store)
     assert sorted(path.stem for path in settings.uploads.iterdir()) == ["runs", "waits"]
     assert sorted(path.name for path in settings.work.iterdir()) == ["runs", "waits"]
@@ -177,3 +180,15 @@ def test_recover_removes_what_nobody_needs(settings: ServiceSettings) -> None:
     assert [taken.id for taken in (store.take(), store.take()) if taken] == ["runs", "waits"]
     assert store.take() is None
     assert not store.crashed(1)
+
+
+def test_recover_leaves_what_others_write_in_the_leaderboards(settings: ServiceSettings) -> None:
+    """Such as a publication by `ensemble-bench submit`, which keeps there what it would put back."""
+    board = settings.root / "digits" / "linf8of255"
+    board.mkdir(parents=True)
+    (board / ".notes.tmp").write_text("the operator's")
+    with scratch_folder(board / "placing") as staging:
+        (staging / "0.before").write_text("what stood there")
+        recover(settings, Store(settings.store))
+        assert (staging / "0.before").read_text() == "what stood there"
+    assert [path.name for path in board.iterdir()] == [".notes.tmp"]

@@ -5,12 +5,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
-from sample_bundles import META, Files, edited, files_of, honest, rehashed, zipped
+from sample_bundles import META, SUITE, Files, N, edited, files_of, honest, rehashed, scored, zipped
 from scipy.stats import binom
 from small_models import ARCHITECTURE, Wrapped, trained
 from torch import Tensor, nn
@@ -116,7 +117,17 @@ def test_an_honest_model_is_ranked_by_the_operators_evaluation_and_marked(boards
 def test_the_same_weights_under_another_name_are_refused_before_they_are_attacked(boards: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="these weights are published as 'mine'"):
         submit(zipped(renamed(files_of(honest())), tmp_path / "copy.zip"), str(boards))
-    check_free("mine", model_of(boards, "mine").record.weights_hash, boards)  # as itself it may come again
+    check_free("mine/best", model_of(boards, "mine").record.weights_hash, boards)  # as itself it may come again
+
+
+@pytest.mark.parametrize("stem", ["last", "averaged"])
+def test_the_same_weights_as_another_checkpoint_are_refused_before_they_are_attacked(
+    boards: Path, tmp_path: Path, stem: str
+) -> None:
+    """Which checkpoint it is the submitter says: each would have rows and a rank of its own."""
+    files = edited(files_of(honest()), "config.json", lambda config: config["meta"].update(checkpoint=stem))
+    with pytest.raises(BundleError, match=f"these weights are published as mine/best, not {stem}"):
+        submit(zipped(files, tmp_path / "again.zip"), str(boards))
 
 
 @pytest.mark.parametrize("change", [flip_a_bit, scale, shift], ids=["one bit", "scaled logits", "shifted logits"])
@@ -191,6 +202,19 @@ def test_a_claim_of_the_right_number_on_the_wrong_images_is_not_reproduced(board
 
     result = verified(edited(files_of(honest()), "claims.json", turn_around), boards, tmp_path)
     assert result.status == "not reproduced"
+
+
+def test_a_claim_sets_no_image_apart_by_a_black_box_set_that_its_suite_has_not(boards: Path, tmp_path: Path) -> None:
+    """All images but the first would be left out of the comparison, and all numbers free."""
+
+    def claim_all(values: dict[str, Any]) -> None:
+        (claim,) = values["claims"]
+        claim |= {"blackbox": f"sha256:{'0' * 64}", "outcomes": ["s" + "b" * (N - 1)]}
+        claim |= {"clean": scored("correct", N), "robust": scored("robust", 1)}
+
+    result = verified(edited(files_of(honest()), "claims.json", claim_all), boards, tmp_path)
+    assert result.status == "refused"
+    assert f"suite {SUITE} has none" in result.reasons[0]
 
 
 def test_claims_of_a_trivial_suite_on_one_image_by_a_lucky_seed_rank_nothing(boards: Path, tmp_path: Path) -> None:

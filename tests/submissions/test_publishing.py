@@ -1,8 +1,11 @@
 """What is verified is published by name, whole after a cut at any moment, and loads from the zoo."""
 
+import csv
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,6 +152,51 @@ def test_what_a_killed_publication_left_is_withdrawn(
     assert not [path for path in (tmp_path / "cut").rglob("*") if path.is_file()]
 
 
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> tuple[Verification, Path]:
+    """Another model than `verified`, ready to be published beside it."""
+    folder = tmp_path_factory.mktemp("another")
+    path = bundle(make_run(folder / "runs" / "theirs", trained(seed=1)), out=folder / "theirs.zip")
+    return verify(path, work=folder / "work"), folder / "work" / "bundle"
+
+
+@pytest.mark.parametrize("one_name", [False, True])
+def test_of_two_at_once_none_is_lost_and_a_name_is_one_models(
+    verified: tuple[Verification, Path],
+    another: tuple[Verification, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one_name: bool,
+) -> None:
+    """The second begins while the first has looked at names and board, and has written nothing of what it found."""
+    second = (replace(another[0], name="mine"), another[1]) if one_name else another
+    real, threads, refused = publishing.card.render, list[threading.Thread](), list[str]()
+
+    def publish_second() -> None:
+        try:
+            publish(*second, tmp_path)
+        except BundleError as error:
+            refused.append(str(error))
+
+    def render(*arguments: Any, **options: Any) -> Any:
+        if not threads:
+            threads.append(threading.Thread(target=publish_second))
+            threads[0].start()
+            threads[0].join(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(publishing.card, "render", render)
+    publish(*verified, tmp_path)
+    threads[0].join()
+    rows = list(csv.DictReader((tmp_path / BOARD / "leaderboard.csv").open()))
+    names = ["mine/best"] if one_name else ["mine/best", "theirs/best"]
+    assert sorted(row["model"] for row in rows) == names
+    assert [home.name for home in sorted((tmp_path / BOARD / "weights").iterdir())] == [n.split("/")[0] for n in names]
+    assert len(find_records(tmp_path)) == len(names)
+    assert bool(refused) == one_name
+    assert not list(tmp_path.rglob("*.lock"))
+
+
 def test_names_are_taken_once(verified: tuple[Verification, Path], tmp_path: Path) -> None:
     publish(*verified, tmp_path / "boards")
     run = make_run(tmp_path / "runs" / "mine", trained(seed=1))
@@ -158,10 +206,10 @@ def test_names_are_taken_once(verified: tuple[Verification, Path], tmp_path: Pat
     with pytest.raises(BundleError, match="name 'mine' is that of another model"):
         publish(other, tmp_path / "work" / "bundle", tmp_path / "boards")
     with pytest.raises(BundleError, match="in its case alone"):
-        check_free("MINE", str(other.weights_hash), tmp_path / "boards")
+        check_free("MINE/best", str(other.weights_hash), tmp_path / "boards")
     assert tree(tmp_path / "boards") == before
-    check_free("other", str(other.weights_hash), tmp_path / "boards")
-    check_free("mine", str(verified[0].weights_hash), tmp_path / "boards")
+    check_free("other/best", str(other.weights_hash), tmp_path / "boards")
+    check_free("mine/best", str(verified[0].weights_hash), tmp_path / "boards")
 
 
 def test_only_what_was_verified_is_published(verified: tuple[Verification, Path], tmp_path: Path) -> None:

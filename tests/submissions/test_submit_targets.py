@@ -101,6 +101,8 @@ def test_the_token_comes_from_the_environment(service: str, monkeypatch: pytest.
         (200, b" " * 2**20 + b'{"id": "1"}', "not an upload service"),
         (200, [], "its answer is no object"),
         (200, {"status": "queued"}, "has no id"),
+        (200, {"id": "17", "status": "done"}, "submission 17 is 'done', .*: expected queued, verifying, verified"),
+        (200, {"id": "17"}, "submission 17 is 'None'"),
         (500, {"detail": "\x1b[2J"}, r"500 .*\\x1b"),
     ],
 )
@@ -118,7 +120,8 @@ def test_a_wrong_token_and_no_service(service: str) -> None:
         upload(opened(), service, token="bad")
     with pytest.raises(BundleError, match="no answer"):
         upload(opened(), "http://127.0.0.1:9", token="good")
-    for url in ("http://example.org", "https://", "http://localhost/?x=1", "https://me@example.org"):
+    places = ("http://example.org", "https://", "http://localhost/?x=1", "https://[::1", "https://example.org:x")
+    for url in (*places, "https://me@example.org", "https://:password@example.org"):
         with pytest.raises(InvalidValueError, match="target is"):
             upload(opened(), url, token="good")
 

@@ -295,6 +295,11 @@ def test_bundling_says_what_is_missing_and_overwrites_nothing(tmp_path: Path) ->
         bundle(run, out=tmp_path / "y.zip", authors="<b>me</b>")
     with pytest.raises(InvalidValueError, match="name is"):
         bundle(run, out=tmp_path / "y.zip", name="my model")
+    with pytest.raises(InvalidValueError, match="name is ''"):
+        bundle(run, out=tmp_path / "y.zip", name="")
+    for best in (run / "best.safetensors", checkpoint.load(run / "best.safetensors")):
+        with pytest.raises(InvalidValueError, match=r"checkpoint is 'last', but .*best.safetensors is another"):
+            bundle(best, checkpoint_name="last", out=tmp_path / "y.zip")
     with pytest.raises(BundleError, match="link is"):
         bundle(run, out=tmp_path / "folder", link="ftp://x")
     assert tree(tmp_path) == before

@@ -105,14 +105,18 @@ def _check_directory(file: IO[bytes], size: int) -> None:
     if disk or first or here != entries or comment or tail[:4] == b"PK\x06\x07":
         raise BundleError("the bundle is a .zip of several parts or in 64-bit form, which are not taken")
     if entries > MAX_ENTRIES or length > MAX_DIRECTORY:
-        raise BundleError(f"the bundle is a .zip of {entries} entries: expected {', '.join(FILES)}")
+        raise BundleError(
+            f"the bundle is a .zip of {entries} entries, told in {length} bytes: expected {', '.join(FILES)}, told in "
+            f"at most {MAX_DIRECTORY}"
+        )
     if start + length + 22 != size:
         raise BundleError("the bundle is a .zip with something before, after or between its entries and its directory")
 
 
 def _unzip_entries(archive: zipfile.ZipFile, folder: Path, limits: Limits) -> None:
     sizes: dict[str, int] = {}
-    for entry in archive.infolist():
+    entries = archive.infolist()
+    for entry in entries:
         name = entry.orig_filename
         _check_name(name, sizes)
         kind = stat.S_IFMT(entry.external_attr >> 16)
@@ -126,9 +130,10 @@ def _unzip_entries(archive: zipfile.ZipFile, folder: Path, limits: Limits) -> No
             raise BundleError(f"{name}: unpacks to more than {limits.max_ratio} times its size")
         sizes[name] = entry.file_size
     _check_sizes(sizes, limits)
-    for name, size in sizes.items():
-        with archive.open(name) as source:
-            _copy(source, folder / name, size)
+    for entry in entries:
+        # Not by its name: Python from 3.13 on looks that up among second names, which an entry may have, of any other.
+        with archive.open(entry) as source:
+            _copy(source, folder / entry.orig_filename, entry.file_size)
 
 
 def _check_name(name: str, known: Mapping[str, int]) -> None:

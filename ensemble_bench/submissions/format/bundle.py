@@ -38,6 +38,11 @@ class Bundle:
     card: str
 
     @property
+    def model(self) -> str:
+        """The model as records name it, such as "mine/best": the bundle's name and that of the checkpoint."""
+        return f"{self.name}/{self.config['meta'].get('checkpoint') or 'best'}"
+
+    @property
     def weights(self) -> Path:
         """The file of the weights."""
         return self.folder / WEIGHTS

@@ -170,12 +170,12 @@ def agreement(claim: Claim, record: Record) -> Agreement:
     """Compare a claim, image by image, with our record of it on as many images, or the first of them.
 
     What an attack broke is broken, whichever attack that was. With another black-box set than the claim's, an image
-    that either set broke is apart: what the other attacks would have done with it is not known.
+    that both have right and either set broke is apart: what the other attacks would have done with it is not known.
     """
     ours = outcomes_of(record)
     pairs = list(zip("".join(claim.outcomes)[: len(ours)], ours, strict=True))
     same_set = claim.blackbox == blackbox_of(record)
-    kept = [pair for pair in pairs if same_set or TRANSFERRED not in pair]
+    kept = [pair for pair in pairs if same_set or TRANSFERRED not in pair or WRONG in pair]
     broken = str.maketrans(TRANSFERRED, FELL)
     differing = sum(said.translate(broken) != found.translate(broken) for said, found in kept)
     return Agreement(differing=differing, compared=len(kept), apart=len(pairs) - len(kept))
@@ -214,6 +214,9 @@ def _check(claim: Claim, where: str, limits: Limits) -> None:
         raise ValueError(f"{where}.precision is {quoted(claim.precision)}: expected {', '.join(PRECISIONS)} or null")
     if claim.blackbox is not None and not re.fullmatch(HASH, claim.blackbox):
         raise ValueError(f"{where}.blackbox is {quoted(claim.blackbox)}: expected {HASH} or null")
+    if claim.blackbox is not None and registry.BLACKBOX not in registry.suite_of(claim.suite).attacks:
+        # Images that a set broke need not agree.
+        raise ValueError(f"{where}.blackbox is {quoted(claim.blackbox)}: suite {claim.suite} has none, expected null")
     if claim.split != TEST:
         raise ValueError(f"{where}.split is {quoted(claim.split)}: expected {TEST}")
     if not 1 <= claim.n <= limits.max_images:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,14 @@ def longer(data: bytes) -> bytes:
     return data[:at] + size.to_bytes(4, "little") + data[at + 4 :]
 
 
+def renamed(archive: zipfile.ZipFile, second: dict[str, str]) -> None:
+    """Every file, some with a second name, in Unicode, as packers add it."""
+    for name, content in files_of(honest()).items():
+        told = struct.pack("<BL", 1, zlib.crc32(name.encode())) + second.get(name, "").encode()
+        extra = struct.pack("<HH", 0x7075, len(told)) + told if name in second else b""
+        archive.writestr(entry(name, extra=extra), content)
+
+
 def many(archive: zipfile.ZipFile) -> None:
     for index in range(5000):
         archive.writestr(str(index), b"")
@@ -262,6 +271,10 @@ ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
     "something before": (lambda: b"PK\x03\x04" + honest().read_bytes(), "something before"),
     "a byte flipped": (lambda: honest().read_bytes().replace(b'"schema": 1', b'"schema": 7', 1), "damaged"),
     "5000 entries": (lambda: bytes_of(many), "5000 entries"),
+    "a large directory": (
+        lambda: honest_zip(lambda a, f: a.writestr(entry(comment=b"x" * 9000), f["config.json"])),
+        "5 entries, told in 9[0-9]{3} bytes",
+    ),
     "a link": (lambda: honest_zip(link), "config.json: a link"),
     "a name twice": (lambda: honest_zip(twice), "config.json: stands twice"),
     "encrypted": (lambda: flagged(honest().read_bytes()), "encrypted"),
@@ -283,6 +296,22 @@ def test_bad_archives(make: Callable[[], bytes], reason: str, tmp_path: Path) ->
     with pytest.raises(BundleError, match=reason):
         unpack(path, tmp_path / "out", limits=LIMITS)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "second",
+    [{"config.json": "other.json"}, {"config.json": "claims.json", "claims.json": "config.json"}],
+    ids=["another", "swapped"],
+)
+def test_second_names_in_an_archive_decide_nothing(
+    second: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python reads them from 3.13 on, and finds an entry by its second name alone."""
+    path, files = tmp_path / "x.zip", files_of(honest())
+    path.write_bytes(bytes_of(lambda archive: renamed(archive, second)))
+    monkeypatch.setattr(zipfile.ZipFile, "getinfo", lambda *_: pytest.fail("an entry was looked up by its name"))
+    found = unpack(path, tmp_path / "out")
+    assert {name: (found.folder / name).read_bytes() for name in FILES} == files
 
 
 def test_folders_are_checked_as_archives_are(tmp_path: Path) -> None:

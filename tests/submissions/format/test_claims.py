@@ -62,6 +62,9 @@ def test_what_another_black_box_set_broke_is_apart(tmp_path: Path) -> None:
     claim = Claim.of(evaluated(tmp_path / "said", "sbfbw", "one"))
     other = evaluated(tmp_path / "other", "ssbff", "other")
     assert agreement(claim, other) == Agreement(differing=1, compared=2, apart=3)
+    # Whether an image is right without an attack is no matter of the set.
+    boast, wrong = Claim.of(evaluated(tmp_path / "boast", "bwb", "one")), evaluated(tmp_path / "wrong", "wbb", "other")
+    assert agreement(boast, wrong) == Agreement(differing=2, compared=2, apart=1)
     # With the same set broken is broken, by whatever attack.
     same = evaluated(tmp_path / "same", "ssbff", "one")
     assert agreement(claim, same) == Agreement(differing=2, compared=5, apart=0)
@@ -144,6 +147,7 @@ def test_what_can_be_true_may_be_claimed(letters: str, changes: dict[str, Any]) 
         ({"norm": "l2", "eps": 100.1}, "norm 'l2' and eps 100.1"),
         ({"eps": 9.9e-7}, "eps 9.9e-07"),
         ({"blackbox": "sha256:" + "1" * 63}, "blackbox is 'sha256:"),
+        ({"blackbox": HASHES["one"], "suite": "quick"}, "suite quick has none, expected null"),
         ({"commit": "123456"}, "commit is '123456'"),
         ({"precision": "fp16"}, "precision is 'fp16'"),
         ({"suite": LONG + "0"}, "longer than 16"),
