@@ -48,6 +48,9 @@ def bundle(
     from ensemble_bench.submissions import bundling
 
     path = bundling.bundle(run, checkpoint_name=checkpoint, out=out, name=name, authors=authors, link=link, venue=venue)
+    for record in bundling.unclaimed(run, checkpoint_name=checkpoint):
+        told = f"suite {record.suite}, {record.threat}, {record.n} {record.split} images"
+        typer.echo(f"not claimed: {told}", err=True)
     typer.echo(path)
 
 

@@ -65,6 +65,13 @@ def bundle(
     return target
 
 
+def unclaimed(run: str | Path | Ensemble, *, checkpoint_name: str | None = None) -> list[Record]:
+    """Records of the whole checkpoint that its bundle does not claim; raises as `bundle`."""
+    info = _checkpoint(run, checkpoint_name)
+    claimed = {record.id for record in claimable(info)}
+    return [record for record in _records(info) if record.view is None and record.id not in claimed]
+
+
 def make(run: str | Path, folder: Path) -> Bundle:
     """Write the bundle of a run's headline checkpoint as the new `folder`; raises as `bundle`."""
     info = _checkpoint(run, None)
@@ -84,9 +91,8 @@ def claimable(info: CheckpointInfo) -> list[Record]:
 
     Where there is none of that threat model but one of a single other, that one's. Raises BundleError without any.
     """
-    folder = info.path.parent / "evaluations"
-    records = find_records(folder) if folder.is_dir() else []
-    fits = [r for r in records if r.weights_hash == info.weights_hash and claims.can_claim(r, Limits())]
+    records = _records(info)
+    fits = [r for r in records if claims.can_claim(r, Limits())]
     threats = {r.threat for r in fits}
     trained = info.meta.get("threat") or {}
     wanted = Threat(norm=trained.get("norm", ""), eps=trained.get("eps", 0.0))
@@ -107,6 +113,13 @@ def claimable(info: CheckpointInfo) -> list[Record]:
     ordered = sorted(chosen, key=lambda r: (precision_of(r) == PRECISION, r.id))
     unique = {(r.suite, r.n, r.seed): r for r in ordered}
     return [unique[key] for key in sorted(unique)]
+
+
+def _records(info: CheckpointInfo) -> list[Record]:
+    """Every record of a checkpoint and of its parts."""
+    folder = info.path.parent / "evaluations"
+    records = find_records(folder) if folder.is_dir() else []
+    return [record for record in records if record.weights_hash == info.weights_hash]
 
 
 def entry_of(records: Sequence[Record], **about: Any) -> ModelInfo:

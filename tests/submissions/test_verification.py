@@ -21,7 +21,7 @@ from ensemble_bench.models.build import build
 from ensemble_bench.records import read_record, write_record
 from ensemble_bench.records.statistics import wilson
 from ensemble_bench.submissions import bench, verification
-from ensemble_bench.submissions.bundling import bundle
+from ensemble_bench.submissions.bundling import bundle, unclaimed
 from ensemble_bench.submissions.format.limits import Limits
 from ensemble_bench.submissions.verification import verify
 
@@ -322,6 +322,12 @@ def test_bundles_claim_what_can_be_repeated(tmp_path: Path) -> None:
     assert [(c["suite"], c["n"]) for c in json.loads(files["claims.json"])["claims"]] == [
         ("autoattack", 10),
         (SUITE, 60),
+    ]
+    left = [(record.suite, record.split, record.threat.eps_text) for record in unclaimed(run)]
+    assert sorted(left) == [
+        ("ifgsm5", "test", "16/255"),
+        ("ifgsm5", "test", "32/255"),
+        ("pgd5", "validation", "32/255"),
     ]
     entry = json.loads(files["model_info.json"])
     assert (entry["authors"], entry["venue"], entry["eps"]) == ("A. Uthor", "ICML 2031", "32/255")
