@@ -109,6 +109,7 @@ def train(
     dataset = registry.check_data(dataset, resize=resize, crop=crop)
     if objective is not None:
         registry.check("objective", objective)
+    _check_concerned(recipes, match=match if given(context, "match") else None, train_attack=train_attack)
     jobs = _jobs(recipes, seed if seeds is None or given(context, "seed") else None, seeds, out)
     choices: dict[str, Any] = {
         "dataset": dataset,
@@ -149,6 +150,17 @@ def train(
         typer.echo(f"score {it} with: ensemble-bench evaluate {' '.join(map(str, trained))}")
     if len(trained) < len(jobs):
         raise typer.Exit(SOME_FAILED)
+
+
+def _check_concerned(recipes: Sequence[str], *, match: str | None, train_attack: str | None) -> None:
+    """Raise InvalidValueError for an option that is nothing to any of the recipes; to some of several it may be."""
+    found = [registry.resolve("recipe", recipe) for recipe in recipes]
+    trained = [recipe if recipe.of is None else registry.resolve("recipe", recipe.of) for recipe in found]
+    named = ", ".join(recipes)
+    if match is not None and all(recipe.width_times == 1 for recipe in trained):
+        raise InvalidValueError(f"--match is {match!r}, but {named} widens no network: it is for doubleadv and quadadv")
+    if train_attack is not None and not any(recipe.adversarial for recipe in trained):
+        raise InvalidValueError(f"--train-attack is {train_attack!r}, but {named} trains against no attack")
 
 
 def _jobs(recipes: Sequence[str], seed: int | None, seeds: str | None, out: Path | None) -> list[tuple[str, int]]:
