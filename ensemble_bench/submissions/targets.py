@@ -26,6 +26,14 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 # An upload is answered when it has arrived; verifying it comes later.
 TIMEOUT = 600.0
 MAX_ANSWER = 2**20
+# A service says so where it is busy, starts again or has a fault; and may be asked again for so many seconds.
+LATER = (429, 502, 503, 504, 507)
+PATIENCE = 3600.0
+LONGEST_PAUSE = 60.0
+
+
+class LaterError(BundleError):
+    """A service that gives no answer now, and may give one later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +82,21 @@ def wait(
     pause: float = 5.0,
     report: Callable[[Receipt], None] = lambda _: None,
 ) -> Receipt:
-    """Ask every `pause` seconds until the service has decided; `report` gets each change. Raises as upload."""
+    """Ask every `pause` seconds until the service has decided; `report` gets each change.
+
+    One that gives no answer is asked again, at growing intervals, for PATIENCE seconds. Raises as upload.
+    """
+    heard, between = time.monotonic(), pause
     while receipt.status in PENDING:
-        time.sleep(pause)
-        now = status(url, receipt.id, token=token)
+        time.sleep(between)
+        try:
+            now = status(url, receipt.id, token=token)
+        except LaterError:
+            if time.monotonic() - heard >= PATIENCE:
+                raise
+            between = min(2 * between, LONGEST_PAUSE)
+            continue
+        heard, between = time.monotonic(), pause
         if now != receipt:
             report(now)
         receipt = now
@@ -147,9 +166,10 @@ def _request(url: str, token: str, file: IO[bytes] | None = None) -> Mapping[str
     except (httpx.ProtocolError, httpx.InvalidURL) as error:
         raise BundleError(f"{url}: not an upload service of ensemble-bench: {quoted(str(error), 200)}") from None
     except (httpx.TransportError, ImportError, ValueError) as error:  # the last two for a proxy of the environment
-        raise BundleError(f"{url}: no answer: {quoted(str(error) or type(error).__name__, 200)}") from None
+        raise LaterError(f"{url}: no answer: {quoted(str(error) or type(error).__name__, 200)}") from None
     if not response.is_success:
-        raise BundleError(f"{url}: {response.status_code} {on_one_line(response.reason_phrase)}: {_detail(body)}")
+        kind = LaterError if response.status_code in LATER else BundleError
+        raise kind(f"{url}: {response.status_code} {on_one_line(response.reason_phrase)}: {_detail(body)}")
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:

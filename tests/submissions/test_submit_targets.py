@@ -80,6 +80,22 @@ def test_an_upload_arrives_as_it_is_and_is_waited_for(service: str) -> None:
     assert heard == ["verifying", "not reproduced"]
 
 
+def test_a_service_that_is_busy_or_gone_for_a_while_is_asked_again(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, queued = "/api/submissions/17", Receipt(id="17", status="queued")
+    decided = 200, {"id": "17", "status": "verified"}
+    Service.answers = {place: [(503, b""), (429, b""), (200, {"id": "17", "status": "verifying"}), (507, b""), decided]}
+    assert wait(service, queued, token="good", pause=0.0).status == "verified"
+    Service.answers = {place: [(403, {"detail": "not yours"}), decided]}
+    with pytest.raises(BundleError, match="403"):
+        wait(service, queued, token="good", pause=0.0)
+    monkeypatch.setattr(targets, "PATIENCE", 0.0)
+    Service.answers = {place: [(503, b""), decided]}
+    with pytest.raises(BundleError, match="503"):
+        wait(service, queued, token="good", pause=0.0)
+
+
 def test_the_token_comes_from_the_environment(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Service.answers = {"/api/submissions/17": [(200, {"id": "17", "status": "verified"})]}
     monkeypatch.delenv(targets.TOKEN, raising=False)
