@@ -8,8 +8,9 @@ from art.estimators.classification import PyTorchClassifier
 
 from ensemble_bench import attacks
 from ensemble_bench.adapters.arguments import threat_of
-from ensemble_bench.adapters.art_classifier import images_of, labels_of, network_of
+from ensemble_bench.adapters.art_classifier import ViewClassifier, images_of, labels_of, network_of
 from ensemble_bench.attacks import engine
+from ensemble_bench.errors import InvalidValueError
 from ensemble_bench.models import calling
 from ensemble_bench.models.entry import entered_once
 
@@ -25,7 +26,8 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
     draws the same noise: it returns what the attack does when called directly.
 
     Raises UnknownNameError for an attack that does not exist; InvalidValueError for another norm, eps or batch size,
-    for clip values other than (0, 1), and for preprocessing that is not written in PyTorch.
+    for clip values other than (0, 1), for preprocessing that is not written in PyTorch, and for an estimator that makes
+    something else of its network's answers, as randomized smoothing does.
     """
 
     attack_params = (*EvasionAttack.attack_params, "attack", "eps", "norm", "batch_size", "seed")
@@ -62,6 +64,11 @@ class EngineAttack(EvasionAttack):  # type: ignore[misc]
         return x_adv.cpu().numpy().astype(np.asarray(x).dtype, copy=False)
 
     def _check_params(self) -> None:
+        if type(self.estimator).predict not in (PyTorchClassifier.predict, ViewClassifier.predict):
+            raise InvalidValueError(
+                f"estimator is a {type(self.estimator).__name__}, whose answers are not its network's own: give a "
+                "classifier of that network, or take an attack of ART"
+            )
         network_of(self.estimator)
         engine.Budget(seed=self.seed, batch_size=self.batch_size)  # raises for a size that no attack can take
         self._threat = threat_of(self.norm, self.eps, choices=SPELLED)

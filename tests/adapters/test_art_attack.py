@@ -161,3 +161,14 @@ def test_a_foreign_classifier_is_left_as_found() -> None:
     with pytest.raises(InvalidValueError):
         EngineAttack(made, "pgd3", eps=0.1).generate(x.numpy() + 9, y.numpy())
     assert traces(made._model) == before
+
+
+def test_answers_that_are_not_the_networks_own_are_not_attacked_in_its_place() -> None:
+    """Randomized smoothing votes over noise, of which an attack on the network would know nothing."""
+    from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
+
+    shape = {"input_shape": (1, 8, 8), "nb_classes": 10}
+    theirs = PyTorchRandomizedSmoothing(trained(), nn.CrossEntropyLoss(), clip_values=(0, 1), **shape)
+    for made in (eb.adapters.art.smoothed_classifier(trained(), scale=0.1, sample_size=2, **shape), theirs):
+        with pytest.raises(InvalidValueError, match=rf"estimator is a {type(made).__name__}, whose answers"):
+            EngineAttack(made, attack="pgd5")
