@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ PATHS = (
     *("--blackbox", "--data", "--data-dir", "--leaderboards", "--model-dir", "--out", "--robustbench", "--root"),
     *("--runs", "--save-images", "--to", "--work"),
 )
+TAKE_PATHS = {"bundle", "compare", "gallery", "submit", "verify"}
 STATUSES = (
     "Exit status: 0 done; 1 something failed (some of several trainings; a submission that is not reproduced; a bug, "
     "with its traceback); 2 a mistake, and one line on stderr says how to mend it; 130 stopped by Ctrl-C, 143 by "
@@ -157,8 +159,11 @@ def _given(error: Exception, arguments: Sequence[str]) -> str:
 def _empty_path(arguments: Sequence[str]) -> str | None:
     """The option for a path that is given none, as by a variable of the shell that is not set; None where none is.
 
-    It would stand for the current folder.
+    It would stand for the current folder. So would an argument of the commands that TAKE_PATHS.
     """
+    pairs = itertools.pairwise(arguments)
+    if TAKE_PATHS.intersection(arguments[:2]) and any(not word and before[:1] != "-" for before, word in pairs):
+        return "the argument"
     return next((name for name, value in _options_in(arguments) if name in PATHS and value == ""), None)
 
 
