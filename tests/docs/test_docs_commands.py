@@ -80,7 +80,8 @@ def test_it_runs(page: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest
         places = PLACEHOLDERS | ({"DIR": "model_info"} if command[:2] == ["leaderboard", "compare"] else {})
         words = [places.get(word, word) for word in command]
         for name, options in SMALLER.items():
-            if tuple(words[: len(name)]) == name:
+            # Of two images that fell, rounding to 8 bits may leave a gallery none: there its own number stays.
+            if tuple(words[: len(name)]) == name and not {"--n", "--save-images"} <= set(words):
                 words += options
         if any(part in named(command) for part in LONG):
             words += ["--estimate"]
