@@ -151,10 +151,8 @@ def _cost(experiment: Experiment, job: Job, paces: Mapping[str, Pace]) -> JobCos
         n = min(experiment.block, n - int(job.arguments["block"]) * experiment.block)
     elif n > experiment.block:
         return JobCost()  # its blocks have done the work
-    weighted = pace.architecture.gated
-    passes = (
-        n * bound_of_suite(job.arguments["suite"], pace.architecture, weighted=weighted) * len(job.arguments["eps"])
-    )
+    bound = bound_of_suite(job.arguments["suite"], pace.architecture, weighted=pace.architecture.gated)
+    passes = len(job.arguments["eps"]) * n * bound
     return JobCost(passes=round(passes), seconds=passes * pace.seconds_a_pass[job.arguments["precision"]])
 
 

@@ -9,7 +9,7 @@ from ensemble_bench.records.statistics import mean_sd
 from ensemble_bench.records.table import percent
 from ensemble_bench.registry import RECIPES
 from ensemble_bench.reports.alike import Row
-from ensemble_bench.reports.figures.lines import Line, Panel
+from ensemble_bench.reports.figures.lines import Line, Panel, leaders
 from ensemble_bench.reports.groups import Scored
 from ensemble_bench.reports.tables.cost import compared
 
@@ -40,7 +40,7 @@ def cost_panels(records: Iterable[Record]) -> list[Panel]:
         points = tuple(_point(row, x / 10**power) for row, x in zip(drawn, _side_by_side(drawn, ticks), strict=True))
         panels.append(
             Panel(
-                title=_highest(points),
+                title=leaders(points, verbs=("is", "are")),
                 setting=setting,
                 x_label=f"{UNITS[power]}FLOPs of a prediction",
                 y_label="worst case (%)",
@@ -81,10 +81,3 @@ def _point(row: Row[Scored], x: float) -> Line:
     mean = np.array([spread.mean])
     band = None if spread.sd is None else (mean - spread.sd, mean + spread.sd)
     return Line(label=row.label, look=row.look, x=np.array([x]), y=mean, band=band)
-
-
-def _highest(points: Iterable[Line]) -> str:
-    """Say which point is highest, and which comes next."""
-    first, *others = sorted(points, key=lambda point: -float(point.y[0]))
-    text = f"{first.label} is highest, at {percent(first.y[0])} %"
-    return text + (f"; {others[0].label} at {percent(others[0].y[0])} %" if others else "")

@@ -97,15 +97,17 @@ class Panel:
     apart: bool = False
 
 
-def leaders(lines: Sequence[Line]) -> str:
-    """Say which line ends highest, at which accuracy, and which comes next."""
+def leaders(lines: Sequence[Line], *, verbs: tuple[str, str] = ("ends", "end")) -> str:
+    """Say which line ends highest, at which accuracy, and which comes next; `verbs` are for one line, and for two."""
     first, *others = sorted(lines, key=lambda line: -float(line.y[-1]))
     if not others:
-        return f"{first.label} ends at {_percent(first.y[-1])} %"
+        return f"{first.label} {verbs[0]} at {_percent(first.y[-1])} %"
     second = others[0]
     if _percent(first.y[-1]) == _percent(second.y[-1]):
-        return f"{first.label} and {second.label} end highest, at {_percent(first.y[-1])} %"
-    return f"{first.label} ends highest, at {_percent(first.y[-1])} %; {second.label} at {_percent(second.y[-1])} %"
+        return f"{first.label} and {second.label} {verbs[1]} highest, at {_percent(first.y[-1])} %"
+    return (
+        f"{first.label} {verbs[0]} highest, at {_percent(first.y[-1])} %; {second.label} at {_percent(second.y[-1])} %"
+    )
 
 
 def _percent(value: float) -> str:
