@@ -267,18 +267,23 @@ def weights_of(run: Path, which: str) -> Path | None:
 
 
 def weightless(jobs: Iterable[Job]) -> frozenset[str]:
-    """Names of the evaluations whose weights finished runs do not hold, their own or those of the runs they join."""
+    """Names of the evaluations whose weights finished runs do not hold, nor, of an ensemble that joins runs, these."""
     jobs = list(jobs)
     trainings = {job.name: job for job in jobs if job.call == "train"}
 
-    def lacks(job: Job) -> bool:
-        own = trainings[job.needs[0]]
-        joined = [trainings[need] for need in own.needs]
-        runs = [Path(run.arguments["out"]) for run in ([own] if _is_there(own) else joined) if _is_there(run)]
-        found = (weights_of(run, job.arguments["checkpoint"]) for run in runs)
-        return any(weights is not None and not weights.exists() for weights in found)
+    def lacks(run: Job, which: str) -> bool:
+        """Whether a run that is finished does not hold the weights."""
+        weights = weights_of(Path(run.arguments["out"]), which) if _is_there(run) else None
+        return weights is not None and not weights.exists()
 
-    return frozenset(job.name for job in jobs if "checkpoint" in job.arguments and lacks(job))
+    def cannot(job: Job) -> bool:
+        own, which = trainings[job.needs[0]], job.arguments["checkpoint"]
+        joined = [trainings[need] for need in own.needs]
+        if joined and (lacks(own, which) or not _is_there(own)):
+            return any(lacks(run, which) for run in joined)  # they are joined, or joined again
+        return lacks(own, which)
+
+    return frozenset(job.name for job in jobs if "checkpoint" in job.arguments and cannot(job))
 
 
 def kept(jobs: Iterable[Job]) -> frozenset[str]:

@@ -56,6 +56,18 @@ def save(
     pending.replace(path.with_suffix(".json"))
 
 
+def restore(path: Path, model: Ensemble, *, half: bool = False) -> None:
+    """Write the weights of a checkpoint that is described in `path`, where they are gone; atomic.
+
+    Raises CheckpointError, with nothing written, if those of `model`, rounded as `save` does, are not the same bytes.
+    """
+    info = read_description(path)
+    data = _serialise(path, model, info.architecture, half=half)
+    if sha256_bytes(data) != info.weights_hash:
+        raise CheckpointError(f"{path}: is described with other weights than these; {_remedy(path)}")
+    write_atomic(path, data)
+
+
 def describe(path: Path, architecture: Architecture, meta: Mapping[str, Any]) -> None:
     """Write the description of a checkpoint whose weights were not kept; raises CheckpointError if it is not JSON."""
     write_atomic(path.with_suffix(".json"), _description(path, architecture, meta, ""))

@@ -50,7 +50,10 @@ def members_of(recipe: Recipe, plan: TrainingPlan, out: Path) -> dict[int, Path]
 
 
 def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Path], out: Path, *, device: str) -> None:
-    """Write the joined checkpoints of finished runs; only described where a run did not keep the weights."""
+    """Write the joined checkpoints of finished runs; only described where a run did not keep the weights.
+
+    Of a joined run that is finished, those are written whose weights are gone while its members still have theirs.
+    """
     names = [
         name
         for name in (rundir.AVERAGED, rundir.BEST, rundir.LAST)
@@ -66,11 +69,13 @@ def _finish(recipe: Recipe, plan: TrainingPlan, seeds: list[int], runs: list[Pat
     with ExitStack() as locks:
         rundir.lock(out, locks)
         rundir.claim(out, document, device=device, resume=True)
-        if rundir.is_finished(out):
-            return
+        finished = rundir.is_finished(out)
         with interrupts.deferred():
             for name, infos in parts.items():  # last is the last: its presence says that the run is finished
-                _save(out / name, infos, plan, document)
+                if not finished:
+                    _save(out / name, infos, plan, document)
+                elif not (out / name).exists() and (out / name).with_suffix(".json").exists():
+                    _restore(out / name, infos, plan)
 
 
 def _document(recipe: Recipe, plan: TrainingPlan, seeds: list[int]) -> dict[str, Any]:
@@ -114,6 +119,15 @@ def _save(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan, document:
     if not all(part.path.exists() for part in parts):
         checkpoint.describe(path, architecture, meta)
         return
+    checkpoint.save(path, _joined(parts), architecture, meta, half=plan.settings.saved_as == "float16")
+
+
+def _restore(path: Path, parts: list[CheckpointInfo], plan: TrainingPlan) -> None:
+    """Write the weights of a joined checkpoint again, where it is described with some and all members have theirs."""
+    if checkpoint.read_description(path).weights_hash and all(part.path.exists() for part in parts):
+        checkpoint.restore(path, _joined(parts), half=plan.settings.saved_as == "float16")
+
+
+def _joined(parts: list[CheckpointInfo]) -> Ensemble:
     models = [checkpoint.load(part.path) for part in parts]
-    joined = Ensemble(member for model in models for member in model.members)
-    checkpoint.save(path, joined, architecture, meta, half=plan.settings.saved_as == "float16")
+    return Ensemble(member for model in models for member in model.members)

@@ -226,7 +226,10 @@ def test_weights_that_finished_runs_do_not_hold_are_not_scored(tmp_path: Path) -
     for name in ("averaged.json", "averaged.safetensors", "last.json", "last.safetensors"):
         (joined / name).write_text("{}")
     assert f"paper {joined.name} (last)" not in weightless(jobs)  # joined while its members had theirs
-    (joined / "averaged.safetensors").unlink()
+    for name in ("averaged", "last"):
+        (joined / f"{name}.safetensors").unlink()
+    assert weightless(jobs) == {f"paper {row} (last)" for row in rows}  # the members have their averages: joined again
+    (tmp_path / "singleadv-digits-tiny-s1" / "averaged.safetensors").unlink()
     assert {f"paper {joined.name}", f"quick {joined.name}"} <= weightless(jobs)
 
 

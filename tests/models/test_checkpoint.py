@@ -125,6 +125,19 @@ def test_half_a_checkpoint_is_the_rounded_model(tmp_path: Path) -> None:
     assert checkpoint.load(path).info == loaded.info
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_lost_weights_are_restored_only_by_the_same(half: bool, tmp_path: Path) -> None:
+    path = tmp_path / "best.safetensors"
+    checkpoint.save(path, trained(), SMALL, META, half=half)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: is described with other weights"):
+        checkpoint.restore(path, trained(seed=1), half=half)
+    assert list(tmp_path.iterdir()) == [path.with_suffix(".json")]
+    checkpoint.restore(path, trained(), half=half)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 def test_missing_sources_say_what_was_expected(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, named in [

@@ -342,6 +342,18 @@ def test_runs_that_kept_only_their_averages_are_joined_and_finished(tmp_path: Pa
     assert {path: path.read_bytes() for path in join().iterdir()} == before
 
 
+def test_weights_of_a_joined_run_that_are_gone_are_joined_again(tmp_path: Path) -> None:
+    """As benchmarks/keep_runs.py leaves them out, whose members it keeps."""
+    for kept_as in ("float32", "float16"):
+        settings = {"average": 0.5, "saved_as": kept_as}
+        joined = train("separate2adv", runs=tmp_path / kept_as, max_steps=2, settings=settings)
+        before = {path: path.read_bytes() for path in joined.iterdir()}
+        for path in joined.glob("*.safetensors"):
+            path.unlink()
+        train("separate2adv", runs=tmp_path / kept_as, max_steps=2, settings=settings)
+        assert {path: path.read_bytes() for path in joined.iterdir()} == before
+
+
 def test_a_member_that_changed_is_not_joined_silently(tmp_path: Path) -> None:
     joined = train("separate2adv", out=tmp_path / "joined", max_steps=2)
     member = tmp_path / "singleadv-digits-tiny-steps-2-s0"
