@@ -23,8 +23,9 @@ from ensemble_bench.reports.tables.credits import alone_tables, credit_tables
 from ensemble_bench.reports.tables.paper import beside_paper
 from ensemble_bench.reports.tables.table1 import suite_tables, table_1a, table_1b, table_1c
 from ensemble_bench.reports.tables.table2 import table_2
+from ensemble_bench.reports.tables.verdicts import verdict_summaries, verdict_tables
 from ensemble_bench.reports.training_curves import METRICS, Curve, count_outliers, read_curves
-from ensemble_bench.reports.verdicts import Verdict, by_family, notes_on_missing_verdicts, verdict_tables, verdicts
+from ensemble_bench.reports.verdicts import Verdict, by_family, notes_on_missing_verdicts, verdicts
 
 REPORT_FILE = "report.md"
 VERDICTS_BELOW = "Worst case per image, 95 % intervals over seeds and images"
@@ -193,10 +194,7 @@ def _page(
     """Return report.md: the tables, the verdicts under what they were measured on, the figures, the notes."""
     parts = ["# Report\n", *(to_markdown([table]) for table in tables)]
     if compared:
-        parts.append("## Verdicts on the claims\n")
-        for same in by_family(compared):
-            lines = [f"- {verdict}" for verdict in same]
-            parts.append("\n".join([f"{VERDICTS_BELOW} ({same[0].where}):", "", *lines, ""]))
+        parts += ["## Verdicts on the claims\n", to_markdown(verdict_summaries(compared)), *verdict_lists(compared)]
     for name, panels in figures.items():
         if panels:
             settings = "; ".join(dict.fromkeys(panel.setting for panel in panels))
@@ -207,3 +205,11 @@ def _page(
     if notes:
         parts.append("\n".join(["## Notes", "", *(f"- {' '.join(note.split())}" for note in notes), ""]))
     return "\n".join(parts)
+
+
+def verdict_lists(compared: Sequence[Verdict]) -> list[str]:
+    """Verdicts as Markdown lists, one a family, each under what it was measured on."""
+    return [
+        "\n".join([f"{VERDICTS_BELOW} ({same[0].where}):", "", *(f"- {verdict}" for verdict in same), ""])
+        for same in by_family(compared)
+    ]

@@ -6,16 +6,12 @@ from itertools import groupby, product
 
 from ensemble_bench.records import Record
 from ensemble_bench.records.contrasts import MIN_SEEDS, Contrast, Robust, contrast, difference, holm, seed_variance
-from ensemble_bench.records.table import Table, Value
+from ensemble_bench.records.table import Value
 from ensemble_bench.reports.claims import CLAIMS, EQUAL, PRIMARY, Claim
-from ensemble_bench.reports.groups import group_columns, place
+from ensemble_bench.reports.groups import place
 from ensemble_bench.reports.worst_cases import Family, Row, arrays_of, families, most_images, robust_accuracy
 
 ALPHA = 0.05
-COLUMNS = (
-    *("claim", "outcome", "left", "left_seeds", "left_accuracy", "right", "right_seeds", "right_accuracy", "images"),
-    *("difference", "margin", "p_value", "p_holm", "claims", "parameters", "flops"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +120,19 @@ class Verdict:
         if self.flops is not None:
             cost += f" and {self.flops:.2f} × the FLOPs{_equal(self.flops)}"
         return (
-            f"{self.outcome}: {claim.sentence} ({claim.name}): {self._found}; {_sides(self.left)} "
-            f"({_seeds(self.left)}) against {_sides(self.right)} ({_seeds(self.right)}; {cost}), n = {self.images}"
+            f"{self.outcome}: {claim.sentence} ({claim.name}): {self._found}; "
+            f"{rows_text(self.left)} ({seeds_of(self.left)}) against "
+            f"{rows_text(self.right)} ({seeds_of(self.right)}; {cost}), n = {self.images}"
         )
 
     @property
     def _found(self) -> str:
-        test, points = self.judgement.contrast, f"{_points(self.judgement.difference)} points"
+        test, gap = self.judgement.contrast, f"{points(self.judgement.difference)} points"
         if test is None:
-            return f"{points}, but it needs at least {MIN_SEEDS} seeds of {' and '.join(self.short_of)}"
+            return f"{gap}, but it needs at least {MIN_SEEDS} seeds of {' and '.join(self.short_of)}"
         p_holm = self.judgement.p_holm or 0.0
         p = "p < 0.001" if p_holm < 0.001 else f"p = {p_holm:.3f}"
-        return f"{points} [{_points(test.ci_low)}, {_points(test.ci_high)}], {p}"
+        return f"{gap} [{points(test.ci_low)}, {points(test.ci_high)}], {p}"
 
 
 def verdicts(records: Iterable[Record]) -> list[Verdict]:
@@ -177,41 +174,6 @@ def _several(texts: Sequence[str]) -> str:
 def by_family(found: Iterable[Verdict]) -> list[list[Verdict]]:
     """Return the verdicts of each family, in their order."""
     return [list(same) for _, same in groupby(found, key=lambda verdict: verdict.family)]
-
-
-def verdict_tables(found: Sequence[Verdict]) -> list[Table]:
-    """Return the verdicts as tables, one a family, for verdicts.csv."""
-    tables = []
-    for same in by_family(found):
-        family = same[0].family
-        about = group_columns(family.group, family.carried)
-        about |= {"suite": family.suite, "split": family.split, "changes": family.changes}
-        about |= {"conditions": family.apart} if family.apart else {}
-        tables.append(
-            Table(
-                name="verdicts",
-                title="Verdicts on the claims",
-                caption=family.where,
-                columns=COLUMNS,
-                keys=COLUMNS,
-                rows=tuple(map(_cells, same)),
-                about=about,
-            )
-        )
-    return tables
-
-
-def _cells(verdict: Verdict) -> tuple[str | int | Value | None, ...]:
-    judged, test = verdict.judgement, verdict.judgement.contrast
-    left, right = verdict.scores
-    low, high = (None, None) if test is None else (test.ci_low, test.ci_high)
-    return (
-        *(verdict.claim.name, verdict.outcome, _sides(verdict.left), _seeds(verdict.left), left),
-        *(_sides(verdict.right), _seeds(verdict.right), right, verdict.images),
-        *(Value(accuracy=judged.difference, ci_low=low, ci_high=high), f"{verdict.claim.margin:.4f}"),
-        *(None if test is None else f"{test.p_value:.6f}", None if judged.p_holm is None else f"{judged.p_holm:.6f}"),
-        *(judged.tested, f"{verdict.parameters:.4f}", None if verdict.flops is None else f"{verdict.flops:.4f}"),
-    )
 
 
 def _families(records: Iterable[Record]) -> list[Family]:
@@ -260,15 +222,17 @@ def _equal(ratio: float) -> str:
     return " (equal)" if abs(ratio - 1) <= EQUAL else ""
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """A difference of fractions in percentage points, with its sign: "−1.2"."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
-def _sides(rows: Sequence[Row]) -> str:
+def rows_text(rows: Sequence[Row]) -> str:
+    """Labels of the rows of a side."""
     return " and ".join(row.label for row in rows)
 
 
-def _seeds(rows: Sequence[Row]) -> str:
+def seeds_of(rows: Sequence[Row]) -> str:
     """Return the seeds of the rows, once where all have the same: "seeds 0, 1, 2"."""
     texts = list(dict.fromkeys(row.seeds for row in rows))
     return f"seed{'s' if any(len(row.runs) > 1 for row in rows) else ''} {' and '.join(texts)}"

@@ -18,7 +18,8 @@ from ensemble_bench.records.table import Value, to_csv
 from ensemble_bench.registry import RECIPES, SUITES
 from ensemble_bench.reports import write_report
 from ensemble_bench.reports.claims import CLAIMS, PRIMARY
-from ensemble_bench.reports.verdicts import judge, notes_on_missing_verdicts, verdict_tables, verdicts
+from ensemble_bench.reports.tables.verdicts import verdict_summaries, verdict_tables
+from ensemble_bench.reports.verdicts import judge, notes_on_missing_verdicts, verdicts
 
 
 def test_claims_name_recipes_and_suites() -> None:
@@ -224,6 +225,26 @@ def test_a_row_of_the_csv_holds_what_was_measured(tmp_path: Path) -> None:
     assert {untested[name] for name in ("difference_ci_low", "difference_ci_high", "p_value", "p_holm", "flops")} == {
         ""
     }
+
+
+def test_the_summary_has_a_line_a_claim(tmp_path: Path) -> None:
+    left = three(tmp_path, "ensemble2adv", 520, 525, 530, parameters=10_000, flops=1_000_000)
+    right = three(tmp_path, "doubleadv", 505, 510, 515, parameters=12_500, flops=1_500_000)
+    three(tmp_path, "singleadv", 530, parameters=10_000, flops=None)
+    (table,) = verdict_summaries(verdicts(find_records(tmp_path)))
+    test = contrast([np.array(left)], [np.array(right)], pooled=seed_variance([np.array(left), np.array(right)]))
+    assert 0.001 <= test.p_value < 0.05
+    capacity, members, wider = table.text_rows()
+    assert wider == (
+        f"{CLAIMS['wider-2'].sentence} (wider-2)",
+        "shown",
+        f"+1.5 [+{100 * test.ci_low:.1f}, +{100 * test.ci_high:.1f}]",
+        f"{test.p_value:.3f}",
+        "1.25 ×",
+        "1.50 ×",
+    )
+    assert capacity[1:] == ("not shown: too few seeds", "−2.0", "–", "0.80 ×", "–")
+    assert members[1:3] == ("not shown: too few seeds", "−0.5")
 
 
 def test_a_single_verdict_is_a_table_too(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from ensemble_bench.records import (
 from ensemble_bench.records.table import Value
 from ensemble_bench.reports import write_report
 from ensemble_bench.reports.tables.table1 import suite_tables
-from ensemble_bench.reports.verdicts import notes_on_missing_verdicts, verdict_tables, verdicts
+from ensemble_bench.reports.tables.verdicts import verdict_tables
+from ensemble_bench.reports.verdicts import notes_on_missing_verdicts, verdicts
 
 
 @pytest.mark.parametrize(
