@@ -2,7 +2,8 @@
 # make test    the whole test suite, in two processes
 # make lint    formatting, lint, types and the order of imports
 # make install the set-up alone; the others call it, and it does nothing when nothing has changed
-# make bench   speed side by side with other toolkits, into benchmarks/README.md (half an hour on two idle cores)
+# make bench   speed side by side with other toolkits (half an hour on two idle cores)
+# make pages   renders every page that shows what was measured, from the records and from what benchmarks saved
 # make docs    the documentation as a site, into docs/_build/html
 # make notebooks
 #              runs the notebooks and stores their outputs in them
@@ -27,7 +28,7 @@ comma := ,
 export GOMP_SPINCOUNT ?= 20000
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint docs notebooks bench browser test-machines mutants
+.PHONY: help install demo test lint docs notebooks bench pages browser test-machines mutants
 
 help:
 	@sed -n '/^[A-Z]/q; s/^# \{0,1\}//p' Makefile
@@ -56,7 +57,10 @@ notebooks: $(VENV)/.installed
 	$(call timed,notebooks,runs the notebooks and stores their outputs,$(RUN) notebooks/execute.py)
 
 bench: $(VENV)/.installed-bench
-	$(call timed,bench,speed side by side with other toolkits,$(RUN) benchmarks/run.py $(ARGS))
+	$(call timed,bench,speed side by side with other toolkits,$(RUN) benchmarks/run.py $(ARGS) && $(RUN) benchmarks/render_pages.py)
+
+pages: $(VENV)/.installed
+	$(call timed,pages,renders every page that shows what was measured,$(RUN) benchmarks/render_pages.py)
 
 test-machines: $(VENV)/.installed-dev
 	$(call timed,test-machines,the tests that call a network$(comma) in one setting after the other,\

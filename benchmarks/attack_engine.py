@@ -8,7 +8,7 @@ weights. Ours leaves an image once it has fallen, the others take every step on 
 too, which shows what a pass alone gains. The peers (torchattacks, ART, Foolbox, adversarial-library) meet the network
 in PyTorch's default layout, as their users hand it to them, and the first two a second time in channels-last, which our
 engine uses by itself. In bf16 our engine searches in bfloat16; what counts as broken is still decided in float32. The
-checkpoints are the published singleadv and ensemble2adv of WRN-10-1, unless another is named; without CIFAR-10 a
+checkpoints are singleadv and ensemble2adv in benchmarks/models, unless another is named; without CIFAR-10 a
 singleadv network is trained on digits first (half a minute). The more images withstand, the less there is to save.
 """
 
@@ -26,7 +26,7 @@ from art.attacks.evasion import ProjectedGradientDescentPyTorch
 from art.estimators.classification import PyTorchClassifier
 from common import (
     CLOCKS,
-    PUBLISHED,
+    MODELS,
     add_clock,
     data_dir_of,
     precisions,
@@ -42,7 +42,7 @@ from torchattacks import PGD
 import ensemble_bench as eb
 
 STEPS = 20
-MODELS = ("singleadv-cifar10-jpeg-tiny-s0", "ensemble2adv-cifar10-jpeg-tiny-s0")
+NETWORKS = ("singleadv-cifar10-jpeg-tiny-s0", "ensemble2adv-cifar10-jpeg-tiny-s0")
 PEERS = ("torchattacks", "adversarial-robustness-toolbox", "foolbox", "adv-lib")
 
 
@@ -61,7 +61,7 @@ def main() -> None:
         if options.checkpoint:
             paths = [options.checkpoint]
         elif data_dir:
-            paths = [PUBLISHED / name for name in MODELS]
+            paths = [MODELS / name for name in NETWORKS]
         else:
             paths = [eb.train("singleadv", out=f"{folder}/run")]
         parts = [compare(eb.load(path), data_dir, options) for path in paths]

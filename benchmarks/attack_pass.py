@@ -1,21 +1,21 @@
 """What a pass costs that attacks take: of the model, of its folded twin, and of that compiled or with stacked members.
 
-    python benchmarks/attack_pass.py                      (the published models, as they lie in leaderboards/)
+    python benchmarks/attack_pass.py [--save]             (the networks in benchmarks/models)
     python benchmarks/attack_pass.py --wrn 16,4 --compile
 
-A pass is forward and backward to the image of a batch. "stacked" runs the members of the folded twin as one network by
-torch.func (their convolutions become grouped ones), where there are several. The last line is the attack of a
-training step, IFGSM-7, with a twin that is folded anew for it, as the weights change at every step. float32 and, where
-it is native, bf16. Times are those of the processor (of all its threads together), which others' work disturbs least.
+A pass is forward and backward to the images of a batch. "stacked" runs the members of the folded twin as one network by
+torch.func (their convolutions become grouped ones), where there are several. Then the attack of a training step,
+IFGSM-7, with a twin that is folded anew for it, as the weights change at every step. float32 and, where it is native,
+bf16.
 """
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
-from common import PUBLISHED, precisions, print_ratios, print_setting, side_by_side
+from common import CLOCKS, MODELS, add_clock, precisions, print_ratios, print_setting, save, setting, side_by_side
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,17 +38,24 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="with torch.compile: needs a compiler and a minute")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results")
+    add_clock(parser)
     options = parser.parse_args()
     if options.wrn:
         models = {f"WRN-{text}": wide(text, options.members) for text in options.wrn}
     else:
-        models = {path.name: eb.load(path) for path in sorted(PUBLISHED.iterdir())}
+        models = {path.name: eb.load(path) for path in sorted(MODELS.glob("*-s0"))}
     print_setting()
+    parts = []
     for name, model in models.items():
         for precision in precisions():
-            print(f"\n{name}, batch {options.batch}, {precision}")
             with frozen(model):
-                compare(model, options.batch, precision, compile=options.compile, rounds=options.rounds)
+                for part in compare(model, precision, options):
+                    parts.append({**part, "title": f"{name}, {part['title']}, batch {options.batch}, {precision}"})
+                    print(f"\n{parts[-1]['title']}")
+                    print_ratios(part["seconds"], ours=part["ours"])
+    if options.save:
+        save("attack_pass", {**setting(), "clock": options.clock, "parts": parts})
 
 
 def wide(text: str, members: int) -> Ensemble:
@@ -57,29 +64,32 @@ def wide(text: str, members: int) -> Ensemble:
     return build(Architecture(backbone="wrn", depth=int(depth), width=float(width), members=members, **shape), seed=0)
 
 
-def compare(model: Ensemble, batch: int, precision: str, *, compile: bool, rounds: int) -> None:
-    x = channels_last(torch.rand(batch, 3, 32, 32, generator=generator("cpu", "x")))
-    y = torch.arange(batch) % 10
+def compare(model: Ensemble, precision: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Seconds of a pass, and of a training step's attack."""
+    clock = CLOCKS[options.clock]
+    x = channels_last(torch.rand(options.batch, 3, 32, 32, generator=generator("cpu", "x")))
+    y = torch.arange(options.batch) % 10
     twin = twin_of(model, x)
     assert twin.folded
     contestants: dict[str, Callable[[], object]] = {
-        "original": partial(one_pass, model, x, y, precision),
+        "the model": partial(one_pass, model, x, y, precision),
         "folded": partial(one_pass, twin.model, x, y, precision),
     }
     if len(model.members) > 1:
-        contestants["stacked"] = partial(one_pass, Stacked(twin.model), x, y, precision)
-    if compile:
-        contestants["compiled"] = partial(one_pass, twin_of(model, x, compile=True).model, x, y, precision)
-    print_ratios(side_by_side(contestants, rounds=rounds, clock=time.process_time), ours=["original"])
+        contestants["folded, members stacked"] = partial(one_pass, Stacked(twin.model), x, y, precision)
+    if options.compile:
+        compiled = twin_of(model, x, compile=True).model
+        contestants["folded, compiled"] = partial(one_pass, compiled, x, y, precision)
+    seconds = side_by_side(contestants, rounds=options.rounds, clock=clock)
+    yield {"title": "a pass", "ours": ["folded"], "seconds": seconds}
 
     def step(fold: bool) -> Tensor:
         network = folded(model) if fold else model
         return perturb("ifgsm7", network, x, y, THREAT, generator=generator("cpu", "start"), precision=precision)
 
-    attacks = {"ifgsm7 on the original": partial(step, False), "ifgsm7 with folding": partial(step, True)}
-    print_ratios(
-        side_by_side(attacks, rounds=max(rounds // 3, 3), clock=time.process_time), ours=["ifgsm7 on the original"]
-    )
+    attacks = {"the model": partial(step, False), "folded": partial(step, True)}
+    seconds = side_by_side(attacks, rounds=max(options.rounds // 3, 3), clock=clock)
+    yield {"title": "IFGSM-7 of a training step", "ours": ["folded"], "seconds": seconds}
 
 
 def one_pass(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> Tensor:

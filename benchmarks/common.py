@@ -22,7 +22,7 @@ from ensemble_bench.training.hardware import resolve_precision
 AUTOATTACK = "AutoAttack"
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PUBLISHED = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights"
+MODELS = ROOT / "benchmarks/models"
 DATA = ROOT.parent / "shared/data/cifar10-jpeg"
 CPUINFO = Path("/proc/cpuinfo")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}

@@ -1,11 +1,8 @@
 """The reports of the kept experiments, and the tables of experiments/README.md: what they hold and lack.
 
-    python benchmarks/experiment_page.py
-
-Nothing is measured: what counts are the files of finished trainings and of records.
+Nothing is measured: what counts are the files of finished trainings and of records. `make pages` writes them.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +11,6 @@ from ensemble_bench.experiment.plan import TRAIN, Experiment, experiment_of, job
 from ensemble_bench.reports import write_report
 
 HOME = Path(__file__).resolve().parents[1] / "experiments"
-PAGE = HOME / "README.md"
 
 
 def planned(dataset: str, data_name: str, *, seeds: int, test_images: int, levels: int) -> Experiment:
@@ -41,18 +37,11 @@ EXPERIMENTS: Mapping[str, Experiment] = {
 }
 
 
-def main() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    for name, experiment in EXPERIMENTS.items():
-        text = re.sub(place(name), lambda found, e=experiment: found[1] + state(e) + found[3], text, flags=re.DOTALL)
+def write_reports() -> None:
+    """The report of every experiment that there is, in its folder."""
+    for experiment in EXPERIMENTS.values():
         if experiment.out.exists():
             render(experiment.out, experiment.out / "report")
-    PAGE.write_text(text, encoding="utf-8")
-
-
-def place(name: str) -> str:
-    """Pattern of the table of an experiment in the page, between its marks."""
-    return rf"(<!-- state {name} -->\n)(.*?)(<!-- /state -->)"
 
 
 def render(runs: Path, out: Path) -> None:
@@ -86,7 +75,3 @@ def cell(seeds: dict[int, bool]) -> str:
     """Seeds that are there, and those that are missing."""
     there, missing = (", ".join(str(s) for s in sorted(seeds) if seeds[s] is done) for done in (True, False))
     return "; ".join(filter(None, (there, missing and f"missing {missing}"))) or "–"
-
-
-if __name__ == "__main__":
-    main()

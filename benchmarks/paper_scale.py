@@ -1,11 +1,10 @@
 """What the whole experiment takes at every preset: operations counted from its plan, hours from a measured pace.
 
     python benchmarks/paper_scale.py --data-dir DIR     (minutes; measures steps and passes of preset cpu)
-    python benchmarks/paper_scale.py --render
 
 Counted are the forward and backward passes of every training and of every evaluation that `reproduce --seeds 3` plans
 on CIFAR-10, times the operations of the networks. Measured is how many of these a second this processor does in a
-training step and in an attack. Into benchmarks/results/paper_scale.json; docs/scale.md is rendered from that.
+training step and in an attack. Into benchmarks/results/paper_scale.json, of which `make pages` renders docs/scale.md.
 """
 
 import argparse
@@ -15,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, data_dir_of, in_words, save, setting
+from common import RESULTS, data_dir_of, in_words, save, setting
 
-PAGE = ROOT / "docs/scale.md"
 PRESETS = ("cpu", "small", "modern", "paper")
 SEEDS = 3
 MEASURED = ("singleadv", "ensemble2adv")
@@ -33,12 +31,7 @@ HOUR = 3600
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--render", action="store_true", help="only render the page of what was saved")
-    options = parser.parse_args()
-    if not options.render:
-        found = measure(data_dir_of(options))
-        save("paper_scale", found)
-    PAGE.write_text(page(json.loads((RESULTS / "paper_scale.json").read_text(encoding="utf-8"))), encoding="utf-8")
+    save("paper_scale", measure(data_dir_of(parser.parse_args())))
 
 
 def measure(data_dir: Path | str | None) -> dict[str, Any]:
@@ -137,8 +130,9 @@ def planned_at(preset: str, source: Any, jobs: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """docs/scale.md."""
+def page() -> str:
+    """docs/scale.md, of what was saved."""
+    found: Mapping[str, Any] = json.loads((RESULTS / "paper_scale.json").read_text(encoding="utf-8"))
     paces = found["paces"]
     step = max(pace["operations_a_step"] / pace["seconds_a_step"] for pace in paces)
     attack = max(pace["operations_a_pass"] / pace["seconds_a_pass"] for pace in paces)

@@ -2,12 +2,13 @@
 
     python benchmarks/plan_cascade.py FOLDER…     folders with a record.json and samples.parquet
 
-The evaluations must be no cascades: `evaluate(model, suite="sweep10+pma100+apgd-t100", split="validation", out=FOLDER)`
-runs every attack on every image, so that what an order would have broken can be read off. The plan is greedy, as in
-AutoAE (Liu et al., AAAI 2023): next comes the attack that breaks the most images for its passes, of those that still
-stand. Passes on a part of the images are those of the record, shared out by the steps that each image took. The last
-column says how far down the survivors, nearest first by the margins so far, the newly broken lay: what a triage may
-leave out. Plan on validation images, and on models that no result uses.
+docs/suites.md shows the plan of the evaluation in KEPT. The evaluations must be no cascades:
+`evaluate(model, suite="sweep10+pma100+apgd-t100", split="validation", out=FOLDER)` runs every attack on every image, so
+that what an order would have broken can be read off. The plan is greedy, as in AutoAE (Liu et al., AAAI 2023): next
+comes the attack that breaks the most images for its passes, of those that still stand. Passes on a part of the images
+are those of the record, shared out by the steps that each image took. The last column says how far down the survivors,
+nearest first by the margins so far, the newly broken lay: what a triage may leave out. Plan on validation images, and
+on models that no result uses.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from ensemble_bench.errors import RecordError
 from ensemble_bench.records import Record, read_record, read_samples
 
 Array = NDArray[np.float64]
+TRIALS = Path(__file__).resolve().parents[1] / "experiments/cifar10-jpeg-cpu-trials"
+KEPT = TRIALS / "singleadv-cifar10-jpeg-cpu-epochs-16-crop-2-s1000" / "plan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +115,21 @@ def plan(attacks: Sequence[Alone]) -> Iterator[Next]:
         margin = np.fmax(margin, best.margin)
 
 
+def kept() -> str:
+    """The tables of docs/suites.md."""
+    record = read_record(KEPT / "record.json")
+    told = "\n".join(table(alone_of([KEPT]), [record]))
+    return (
+        f"{record.run}, the first {record.n} {record.split} images of {record.data_name}, {record.threat}:\n\n{told}\n"
+    )
+
+
 def table(attacks: Sequence[Alone], records: Sequence[Record]) -> Iterator[str]:
-    """The table of the docs, line by line."""
+    """The tables, line by line."""
     images = sum(record.n for record in records)
     union = np.stack([attack.broken for attack in attacks])
     about = f"of which {union.shape[1]} are classified correctly and {union.any(axis=0).sum()} fall"
-    yield f"{len(records)} models, {images} images, {about}."
+    yield f"{images} images{f' of {len(records)} models' if len(records) > 1 else ''}, {about}."
     yield ""
     yield "| attack | breaks alone | … and no other does | passes an image | broken per 1,000 passes |"
     yield "| :-- | --: | --: | --: | --: |"

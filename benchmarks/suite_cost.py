@@ -6,8 +6,8 @@
 All meet the same test images. "quick (float32)" searches in float32, where the others search in bf16 if it is native. A
 pass is an image pushed through the model, forward or backward; verdicts count too, but what strongest does beside its
 attacks, the probe for masked gradients and the recapture, counts in the seconds alone. AutoAttack itself is
-pyautoattack's version "standard", in float32. The checkpoints, unless others are named, are the published adversarially
-trained networks, on which the suites were planned, and networks of preset cpu on which nobody tuned anything. All of it
+pyautoattack's version "standard", in float32. The checkpoints, unless others are named, are those in benchmarks/models,
+on which the suites were finished, and networks of preset cpu on which nobody tuned anything. All of it
 takes hours on two cores: every figure is kept in --out as it comes, and a second call goes on from there.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import AUTOATTACK, CLOCKS, PUBLISHED, add_clock, data_dir_of, save, setting
+from common import AUTOATTACK, CLOCKS, MODELS, add_clock, data_dir_of, save, setting
 
 import ensemble_bench as eb
 from ensemble_bench.adapters.autoattack import pyautoattack_standard
@@ -45,7 +45,7 @@ def main() -> None:
     data_dir = data_dir_of(options)
     found = setting("pyautoattack") | {"clock": options.clock}
     parts = []
-    for path in options.checkpoints or [*sorted(PUBLISHED.glob("*adv-*")), *(EXPERIMENT / name for name in UNTUNED)]:
+    for path in options.checkpoints or [*sorted(MODELS.glob("*adv-*")), *(EXPERIMENT / name for name in UNTUNED)]:
         figures: dict[str, Figures] = {}
         for name in (*options.suites, AUTOATTACK):
             figures[name] = known(path, name, data_dir, options, found)

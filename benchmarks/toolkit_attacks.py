@@ -1,8 +1,9 @@
 """Every attack of torchattacks and ART on one small ensemble: what works, how robust it seems, and what it costs.
 
-    python benchmarks/toolkit_attacks.py      (some minutes on one core; writes docs/toolkit-attacks.md and .json)
+    python benchmarks/toolkit_attacks.py      (some minutes on one core; writes docs/toolkit-attacks.json)
 
 How each attack is run, or why it is not, stands in `toolkit_cases.py`; every such claim is checked by running it.
+`make pages` renders docs/toolkit-attacks.md of what it wrote down.
 """
 
 import argparse
@@ -33,8 +34,9 @@ from ensemble_bench.attacks.foreign.external import External
 from ensemble_bench.errors import AttackError
 from ensemble_bench.files import write_atomic
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-WEIGHTS = DOCS.parent / "tests" / "fixtures" / "toolkit"
+ROOT = Path(__file__).resolve().parents[1]
+REPORT = ROOT / "docs/toolkit-attacks.json"
+WEIGHTS = ROOT / "tests/fixtures/toolkit"
 MODULES = {"torchattacks": "torchattacks", "art": "art.attacks.evasion"}
 PACKAGES = ("torch", "torchattacks", "adversarial-robustness-toolbox", "numpy")
 STEPS = 100
@@ -182,8 +184,9 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The page, from what `main` wrote down."""
+def page() -> str:
+    """docs/toolkit-attacks.md, of what `main` wrote down."""
+    report: Mapping[str, Any] = json.loads(REPORT.read_text(encoding="utf-8"))
     rows = [Row(**row) for row in report["rows"]]
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
     lines = [INTRODUCTION.format(**{**report, "versions": versions})]
@@ -207,7 +210,7 @@ def cells(row: Row) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder to write toolkit-attacks.md and .json to")
+    parser.add_argument("--out", type=Path, default=REPORT, help="file to write to")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, (x, y) = small_ensemble(), enlarged_digits()
@@ -229,8 +232,7 @@ def main() -> None:
         "eps_l2": EPS_L2,
         "rows": [asdict(row) for row in rows],
     }
-    write_atomic(options.out / "toolkit-attacks.json", json.dumps(report, indent=1) + "\n")
-    write_atomic(options.out / "toolkit-attacks.md", render(report))
+    write_atomic(options.out, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Tunes the learning rate of every recipe on validation images: one grid, one budget, seeds that no result uses.
 
     python benchmarks/tuning.py --dataset digits --preset tiny --rates 0.2 0.4 0.8 1.6
-    python benchmarks/tuning.py --render
+    python benchmarks/tuning.py --collect
 
 A recipe is trained once a rate and seed, into a folder of its own under --runs; what exists is kept. `--set steps=700`
 shortens every training alike. Beside the grid stands what an ensemble of k members gets out of k times the loss: with
 SGD that is k times the rate at a k-th of the weight decay. Accuracies are those of the running average of the weights
 on validation images, as the trainer writes them. Rows are added to docs/tuning/*.csv, so that one table can be made on
-several machines; docs/tuning.md is rendered from these, and a test holds the presets to what it says.
+several machines; `make pages` renders docs/tuning.md from these, and a test holds the presets to what it says.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from statistics import mean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TABLES, PAGE = ROOT / "docs/tuning", ROOT / "docs/tuning.md"
+TABLES = ROOT / "docs/tuning"
 SEEDS = (1000, 1001)
 RATES = (0.2, 0.4, 0.8, 1.6)
 # Only trainings that these are equal for can say which rate is better.
@@ -43,12 +43,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/tuning")
-    parser.add_argument("--render", action="store_true", help="only collect the tables and render the page")
+    parser.add_argument("--collect", action="store_true", help="train nothing, only collect what was trained")
     options = parser.parse_args()
-    if not options.render:
+    if not options.collect:
         run(options)
     collect(options.runs)
-    PAGE.write_text(page(), encoding="utf-8")
 
 
 def run(options: argparse.Namespace) -> None:

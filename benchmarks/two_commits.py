@@ -4,9 +4,9 @@
     python benchmarks/two_commits.py ../before
 
 Each checkout runs in a process of its own, which imports the package from there; the two take turns, in an order that
-changes every round, on the published ensemble2adv and the same test images (random ones where there is no copy of
-CIFAR-10). Times are of the processor, which other programs disturb less than those of the wall. Prints the median over
-rounds of this checkout's time over the other's: below 1 is faster.
+changes every round, on ensemble2adv of benchmarks/models and the same test images (random ones where there is no copy
+of CIFAR-10). Times are of the processor, which other programs disturb less than those of the wall. Prints the median
+over rounds of this checkout's time over the other's: below 1 is faster.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared/data/cifar10-jpeg"
-CHECKPOINT = ROOT / "leaderboards/cifar10-jpeg/linf8of255/weights/ensemble2adv-cifar10-jpeg-tiny-s0"
+CHECKPOINT = ROOT / "benchmarks/models/ensemble2adv-cifar10-jpeg-tiny-s0"
 ATTACKS = ("ifgsm20", "apgd20", "bypass20")
 
 

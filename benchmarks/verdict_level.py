@@ -1,20 +1,25 @@
 """How often verdicts are wrong where no claim is true, and how often they find two points, in simulated factorials.
 
-    python benchmarks/verdict_level.py [--factorials 4000] [--bootstraps 1000]
+    python benchmarks/verdict_level.py [--factorials 4000] [--bootstraps 1000] [--save]
 
-First table: all claims of a family, judged as reports do. "wrong": families without a true claim in which any is shown
-or reversed; "without the pool": the same with each claim's own variance between seeds alone. "found": how often the
-claim wider-2 is shown where ensemble2adv is two points above all other recipes. Second table: one claim between two
-equal recipes, at 5 % and at the strictest level of Holm's correction over all claims, by ours and by the two-level
-bootstrap (seeds, then images, 999 times): its percentiles, and studentised by the standard error of ours.
+First table, which docs/claims.md shows: all claims of a family, judged as reports do. "wrong": families without a true
+claim in which any is shown or reversed; "without the pool": the same with each claim's own variance between seeds
+alone. "found": how often the claim wider-2 is shown where ensemble2adv is two points above all other recipes. Second
+table: one claim between two equal recipes, at 5 % and at the strictest level of Holm's correction over all claims, by
+ours and by the two-level bootstrap (seeds, then images, 999 times): its percentiles, and studentised by the standard
+error of ours.
 """
 
 import argparse
+import json
 import sys
+from collections.abc import Iterator, Mapping
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from common import RESULTS, save
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -30,10 +35,26 @@ SPREADS: dict[str, float | dict[str, float]] = {
 RESAMPLES = 999
 
 
-def families(times: int, seeds: int) -> None:
-    print(f"\n{seeds} seeds, {times} factorials, percent ± standard error")
-    print("| images | points between seeds | wrong | without the pool | found |")
-    print("| --: | --: | --: | --: | --: |")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--factorials", type=int, default=4000)
+    parser.add_argument("--bootstraps", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--save", action="store_true", help="write the first table to benchmarks/results")
+    options = parser.parse_args()
+    found = {"seeds": options.seeds, "factorials": options.factorials, "rows": []}
+    for row in families(options.factorials, options.seeds):
+        found["rows"].append(row)
+        print(row, flush=True)
+    print(f"\n{table(found)}")
+    if options.save:
+        save("verdict_level", found)
+    if options.bootstraps:
+        bootstraps(options.bootstraps, options.seeds)
+
+
+def families(times: int, seeds: int) -> Iterator[dict[str, Any]]:
+    """Rows of the first table, with numbers of simulated families."""
     for n in (1_000, 10_000):
         for name, spread in SPREADS.items():
             generator = np.random.default_rng(0)
@@ -46,8 +67,22 @@ def families(times: int, seeds: int) -> None:
                 gains = {**MARGINS, "ensemble2adv": 2 * POINT}
                 true = judged(simulate(generator, n=n, seed_sd=spread, seeds=seeds, gains=gains))
                 found += next(j.outcome == "shown" for j in true if j.claim.name == "wider-2")
-            cells = " | ".join(share(count, times) for count in (wrong, own, found))
-            print(f"| {n} | {name} | {cells} |", flush=True)
+            yield {"images": n, "points": name, "wrong": wrong, "own": own, "found": found}
+
+
+def table(found: Mapping[str, Any] | None = None) -> str:
+    """The first table, by default of what was saved."""
+    found = found or json.loads((RESULTS / "verdict_level.json").read_text(encoding="utf-8"))
+    times = found["factorials"]
+    lines = [
+        f"In percent, ± standard error, of {times:,} simulated families a row, {found['seeds']} seeds a recipe.\n",
+        "| images | points between seeds | wrong | without the pool | found |",
+        "| --: | --: | --: | --: | --: |",
+    ]
+    for row in found["rows"]:
+        cells = " | ".join(share(row[column], times) for column in ("wrong", "own", "found"))
+        lines.append(f"| {row['images']:,} | {row['points']} | {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def bootstraps(times: int, seeds: int) -> None:
@@ -106,10 +141,4 @@ def share(count: int, times: int) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--factorials", type=int, default=4000)
-    parser.add_argument("--bootstraps", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=3)
-    chosen = parser.parse_args()
-    families(chosen.factorials, chosen.seeds)
-    bootstraps(chosen.bootstraps, chosen.seeds)
+    main()

@@ -1,9 +1,4 @@
-"""Reference that is rendered from the code: the command line's at every build of the site, the attacks' on demand.
-
-`python docs/reference.py` writes the table into docs/attacks.md, which a test compares.
-"""
-
-from pathlib import Path
+"""Reference that is rendered from code: the command line's at every build of the site, the attacks' by `make pages`."""
 
 import torch
 import typer.main
@@ -13,8 +8,6 @@ from ensemble_bench import attacks, registry
 from ensemble_bench.cli import app
 from ensemble_bench.evaluation.estimate import passes_an_image
 
-PAGE = Path(__file__).with_name("attacks.md")
-BEGIN, END = "<!-- attacks -->\n", "<!-- /attacks -->"
 STEPS = 100
 NETWORK = torch.nn.Flatten()  # stands for any: what an attack costs is a matter of its settings
 
@@ -39,13 +32,3 @@ def _climbs(card: registry.AttackCard) -> str:
     if card.ascends:
         return ", ".join(card.ascends)
     return "nothing: no gradient" if card.warning else ""
-
-
-def main() -> None:
-    """Replace the table of docs/attacks.md."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + attack_table() + END + rest.partition(END)[2], encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""benchmarks/README.md is rendered from benchmarks/results, and says what these hold."""
+"""benchmarks/README.md, and README's lines on speed and cost, say what benchmarks/results hold."""
 
 import json
 import sys
@@ -9,21 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import paper_scale  # noqa: E402
-import run as bench  # noqa: E402
-
-
-def test_the_page_is_that_of_the_results() -> None:
-    assert bench.PAGE.read_text(encoding="utf-8") == bench.page()
-
-
-def test_readme_has_the_same_ratios() -> None:
-    assert bench.summary() in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_readme_has_the_same_costs() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text.partition(bench.START)[2].partition(bench.END)[0] == bench.costs()
+import speed  # noqa: E402
 
 
 def test_a_cost_is_how_many_times_a_suites_autoattack_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,13 +22,13 @@ def test_a_cost_is_how_many_times_a_suites_autoattack_takes(tmp_path: Path, monk
         "seconds": dict(zip(names, ([2.0], [3.0], [16.0], [40.0]), strict=True)),
     }
     (tmp_path / "suite_cost.json").write_text(json.dumps({"processor": "P", "threads": 1, "parts": [part]}))
-    monkeypatch.setattr(bench, "RESULTS", tmp_path)
-    assert "| a-model | 51.0 | 50.0 | 49.0 | 25.0 | 2.5 | 20.0 | 2.5 |" in bench.costs()
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    assert "| a-model | 51.0 | 50.0 | 49.0 | 25.0 | 2.5 | 20.0 | 2.5 |" in speed.costs()
 
 
 def test_page_and_readme_say_which_attack_it_is_and_that_ours_takes_fewer_steps() -> None:
-    page = bench.page()
-    for text in (bench.summary(), page[: page.index("| | seconds |")]):
+    page = speed.page()
+    for text in (speed.summary(), page[: page.index("| | seconds |")]):
         assert "`ifgsm20`" in text
         assert "`pgd20` is another" in text
         assert "leaves an image once it has fallen" in text
@@ -56,13 +42,8 @@ def test_a_run_of_ours_that_takes_all_steps_stands_among_the_ratios(
     seconds = {ours: [1.0], f"{ours}, all steps": [2.0], "peer": [3.0], "peer, channels-last": [4.0]}
     part = {"title": "ensemble2adv on data", "ours": [ours], "seconds": seconds}
     (tmp_path / "attack_engine.json").write_text(json.dumps({"processor": "P", "threads": 1, "parts": [part]}))
-    monkeypatch.setattr(bench, "RESULTS", tmp_path)
-    assert "in float32: ensemble-bench bf16, all steps 2.0, peer 3.0 (P" in bench.summary()
-
-
-def test_the_page_of_the_scale_is_that_of_its_results() -> None:
-    found = json.loads((bench.RESULTS / "paper_scale.json").read_text(encoding="utf-8"))
-    assert paper_scale.PAGE.read_text(encoding="utf-8") == paper_scale.page(found)
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    assert "in float32: ensemble-bench bf16, all steps 2.0, peer 3.0 (P" in speed.summary()
 
 
 def test_a_ratio_is_the_median_of_those_of_the_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +51,8 @@ def test_a_ratio_is_the_median_of_those_of_the_rounds(tmp_path: Path, monkeypatc
     part = {"title": "Steps", "ours": ["ensemble-bench float32"], "seconds": seconds}
     setting = {"processor": "P", "threads": 1, "versions": {"torch": "2"}, "clock": "wall", "parts": [part]}
     (tmp_path / "training_step.json").write_text(json.dumps(setting))
-    monkeypatch.setattr(bench, "RESULTS", tmp_path)
-    page = bench.page()
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    page = speed.page()
     assert "| peer | 8.000 | 3.00 |" in page
     assert "| ensemble-bench float32 | 2.000 | 1.00 |" in page
     assert "P, 1 threads, torch 2. Times are of the wall." in page

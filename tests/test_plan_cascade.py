@@ -53,7 +53,7 @@ def test_it_reads_evaluations(tmp_path: Path) -> None:
     for one, row in ((first, 0), (margin, 1)):
         assert one.passes.sum() == pytest.approx(sum(record.attacks[row].passes for record in records))
     lines = list(BENCHMARK["table"]([first, margin], records))
-    assert lines[0].startswith("2 models, 80 images")
+    assert lines[0].startswith("80 images of 2 models, ")
     assert sum(line.startswith("| `margin10` |") for line in lines) == 2
 
 
