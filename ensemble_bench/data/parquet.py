@@ -85,18 +85,33 @@ def _files(root: Path) -> dict[str, list[Path]]:
     if not files:
         raise DataError(f"folder {root} holds no .parquet files")
     parts: dict[str, list[Path]] = {}
+    homes: dict[str, set[Path]] = {}
     for path in files:
-        # Names of folders count below the one given, the file's own first.
-        words = [path.stem, *reversed(path.relative_to(root).parts[:-1])] if path != root else [path.stem]
-        found = (PARTS[word] for text in words for word in re.split(r"[\W_]+", text.lower()) if word in PARTS)
-        parts.setdefault(next(found, ALL), []).append(path)
+        part, home = _part(path, root)
+        parts.setdefault(part, []).append(path)
+        homes.setdefault(part, set()).add(home)
     if root.is_file():
         return {ALL: files}
     if ALL in parts and len(parts) > 1:
         raise DataError(f"{parts[ALL][0]} says neither train nor test in its name, and others beside it do")
-    for found_files in parts.values():
+    for part, found_files in parts.items():
         _check_complete(found_files)
+        if part != ALL and len(homes[part]) > 1:
+            told = " and ".join(str(home) for home in sorted(homes[part])[:2])
+            raise DataError(f"{root} holds several data sets: {told} both have a {part} split, so name one of them")
     return parts
+
+
+def _part(path: Path, root: Path) -> tuple[str, Path]:
+    """Which part a file says it is of, ALL for none, and the folder that this part lies in.
+
+    The words of the file's own name come first, then those of its folders below `root`, the nearest first.
+    """
+    names = [path.stem, *reversed(path.relative_to(root).parts[:-1])] if path != root else [path.stem]
+    for name, home in zip(names, path.parents, strict=False):
+        if found := [PARTS[word] for word in re.split(r"[\W_]+", name.lower()) if word in PARTS]:
+            return found[0], home
+    return ALL, root
 
 
 def _check_complete(files: Iterable[Path]) -> None:

@@ -1,5 +1,6 @@
 """Data sets in parquet files: every layout of the hubs, and what can be wrong."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,25 @@ def test_parquet_in_every_layout(train: str, test: str, struct: bool, tmp_path: 
     assert source.split("test").labels.tolist() == [i % 3 for i in range(30)]
     assert len(source.split("train")) == 27
     assert source.name == "p"
+
+
+@pytest.mark.parametrize(
+    ("train", "homes"),
+    [
+        ("{}/train-00000-of-00001.parquet", ("coarse", "fine")),
+        ("{}/train/0000.parquet", ("coarse", "fine")),
+        ("all/{}/train.parquet", ("all/coarse", "all/fine")),
+    ],
+)
+def test_two_data_sets_of_one_repository_are_not_one(train: str, homes: tuple[str, str], tmp_path: Path) -> None:
+    for name in ("fine", "coarse"):
+        write_parquet(tmp_path / train.format(name))
+        write_parquet(tmp_path / train.format(name).replace("train", "test"))
+    told = f"holds several data sets: {tmp_path / homes[0]} and {tmp_path / homes[1]} both have a test split"
+    with pytest.raises(DataError, match=re.escape(told)):
+        open_source(f"parquet:{tmp_path}")
+    source = open_source(f"parquet:{tmp_path / homes[1]}")
+    assert sum(len(source.split(part)) for part in ("train", "validation", "test")) == 60
 
 
 def test_a_file_of_parquet_is_split(tmp_path: Path) -> None:
