@@ -141,9 +141,13 @@ def table(attacks: Sequence[Alone], records: Sequence[Record]) -> Iterator[str]:
     yield ""
     yield "| next in greedy order | meets | newly broken | passes an image | … of the nearest |"
     yield "| :-- | --: | --: | --: | --: |"
-    for step in plan(attacks):
-        near = "" if step.deepest is None else f"{100 * step.deepest:.0f} %"
-        yield f"| `{step.name}` | {step.standing} | {step.broken} | {step.passes / images:.1f} | {near} |"
+    steps = list(plan(attacks))
+    for step in steps:
+        if step.broken:
+            near = "" if step.deepest is None else f"{100 * step.deepest:.0f} %"
+            yield f"| `{step.name}` | {step.standing} | {step.broken} | {step.passes / images:.1f} | {near} |"
+    if idle := [step.passes / images for step in steps if not step.broken]:
+        yield f"| any other | {steps[-1].standing} | 0 | {min(idle):.1f} to {max(idle):.1f} | |"
 
 
 def main() -> None:

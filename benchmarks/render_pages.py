@@ -12,6 +12,7 @@ from pathlib import Path
 
 import experiment_page
 import paper_scale
+import plan_cascade
 import published
 import speed
 import toolkit_attacks
@@ -35,6 +36,7 @@ BLOCKS: Mapping[tuple[str, str], Callable[[], str]] = {
     ("README.md", "costs"): speed.costs,
     ("docs/attacks.md", "attacks"): reference.attack_table,
     ("docs/claims.md", "levels"): verdict_level.table,
+    ("docs/suites.md", "plan"): plan_cascade.kept,
     ("leaderboards/README.md", "results"): published.in_leaderboards,
     **{
         ("experiments/README.md", name): partial(experiment_page.state, experiment)
