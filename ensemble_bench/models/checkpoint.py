@@ -175,6 +175,12 @@ def find(source: str | Path) -> Path:
         for name in CHECKPOINTS:
             if (candidate := path / f"{name}{SUFFIX}").is_file():
                 return candidate
+        described = next((name for name in CHECKPOINTS if (path / f"{name}.json").is_file()), None)
+        if described is not None:
+            raise CheckpointError(
+                f"{path}: describes {described}{SUFFIX}, which is not there: restore it, or, if the run joins "
+                "others, let `ensemble-bench train` with the options of before join them again"
+            )
         raise CheckpointError(
             f"{path}: no checkpoint here, expected {', '.join(CHECKPOINTS[:-1])} or {CHECKPOINTS[-1]}{SUFFIX}"
         )

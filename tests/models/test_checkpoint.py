@@ -152,6 +152,12 @@ def test_missing_sources_say_what_was_expected(saved: Path, tmp_path: Path) -> N
             assert "\n" not in str(caught.value)
 
 
+def test_a_description_without_weights_says_how_to_get_them(saved: Path) -> None:
+    saved.unlink()
+    with pytest.raises(CheckpointError, match=r"describes best\.safetensors, which is not there.*join them again"):
+        checkpoint.load(saved.parent)
+
+
 def test_weights_without_description(saved: Path) -> None:
     saved.with_suffix(".json").unlink()
     with pytest.raises(CheckpointError, match=r"best\.json is missing"):
