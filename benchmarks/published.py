@@ -1,14 +1,18 @@
-"""What README and leaderboards/README.md show of the published records: tables, and verdicts on the paper's claims."""
+"""What README shows of the experiment, and leaderboards/README.md of the boards: tables, and verdicts on the claims."""
 
 from common import ROOT
 
-from ensemble_bench.records import Record, find_records
+from ensemble_bench.records import Record, described, find_records
 from ensemble_bench.records.table import to_markdown
 from ensemble_bench.reports.report import verdict_lists
+from ensemble_bench.reports.tables.cost import cost_tables
 from ensemble_bench.reports.tables.credits import credit_tables
 from ensemble_bench.reports.tables.table1 import table_1b, table_1c
+from ensemble_bench.reports.tables.verdicts import verdict_summaries
 from ensemble_bench.reports.verdicts import verdicts
 
+EXPERIMENT = ROOT / "experiments/cifar10-jpeg-cpu"
+SUITE = "quick"
 BOARDS = sorted(path.parent for path in (ROOT / "leaderboards").glob("*/*/records"))
 
 
@@ -18,8 +22,11 @@ def records() -> list[Record]:
 
 
 def in_readme() -> str:
-    """README's one table of results."""
-    return to_markdown(table_1b(records()))
+    """The experiment under SUITE: its recipes on the most images, and the verdicts."""
+    found = [described(record) for record in find_records(EXPERIMENT)]
+    costs = next(table for table in cost_tables(found) if table.about["suite"] == SUITE)
+    judged = [verdict for verdict in verdicts(found) if verdict.family.suite == SUITE]
+    return to_markdown([costs, *verdict_summaries(judged)])
 
 
 def in_leaderboards() -> str:
