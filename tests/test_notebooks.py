@@ -33,8 +33,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def tables(notebook: Any) -> list[str]:
     """The Markdown that the cells of a notebook show."""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
-    found = [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
-    return found
+    return [output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
