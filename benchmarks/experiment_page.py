@@ -3,6 +3,7 @@
 Nothing is measured: what counts are the files of finished trainings and of records. `make pages` writes them.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from ensemble_bench.experiment.plan import TRAIN, Experiment, experiment_of, jobs_of, kept
 from ensemble_bench.reports import write_report
 
+# What a seed is in a table of the page, as it is told there.
+THERE, CROSSED, MISSING = STATES = ("", "at two commits", "missing")
 HOME = Path(__file__).resolve().parents[1] / "experiments"
 
 
@@ -52,17 +55,22 @@ def render(runs: Path, out: Path) -> None:
 
 
 def state(experiment: Experiment) -> str:
-    """A Markdown table: a row a recipe, a column for trainings and one a suite, the seeds that are there and are not.
+    """A Markdown table: a row a recipe, a column for trainings and one a suite, each seed as THERE, CROSSED or MISSING.
 
     Of suite `paper` a seed counts once all its checkpoints have been scored.
     """
     jobs = [job for job in jobs_of(experiment) if job.recipe is not None]
     there = kept(jobs)
-    found: dict[tuple[str, str], dict[int, bool]] = defaultdict(dict)
+    found: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for job in jobs:
         seeds = found[str(job.recipe), job.column]
         seed = int(job.row.rpartition("-s")[2])
-        seeds[seed] = seeds.get(seed, True) and job.name in there
+        if job.name not in there:
+            seeds[seed] = MISSING
+        elif job.column == TRAIN and crossed(Path(job.arguments["out"])):
+            seeds[seed] = CROSSED
+        else:
+            seeds.setdefault(seed, THERE)
     columns = (TRAIN, *experiment.suites)
     lines = ["| | trained | " + " | ".join(experiment.suites) + " |", "| :-- |" + " :-- |" * len(columns)]
     for recipe in dict.fromkeys(recipe for recipe, _ in found):
@@ -71,7 +79,12 @@ def state(experiment: Experiment) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cell(seeds: dict[int, bool]) -> str:
-    """Seeds that are there, and those that are missing."""
-    there, missing = (", ".join(str(s) for s in sorted(seeds) if seeds[s] is done) for done in (True, False))
-    return "; ".join(filter(None, (there, missing and f"missing {missing}"))) or "–"
+def crossed(run: Path) -> bool:
+    """Whether a finished training went on at another commit than it began at: no verdict counts it beside others."""
+    return bool(json.loads((run / "last.json").read_text(encoding="utf-8")).get("meta", {}).get("crossed_commits"))
+
+
+def cell(seeds: dict[int, str]) -> str:
+    """Seeds by what they are, those that are there first and without a word."""
+    told = {word: ", ".join(str(seed) for seed in sorted(seeds) if seeds[seed] == word) for word in STATES}
+    return "; ".join(f"{word} {names}".strip() for word, names in told.items() if names) or "–"

@@ -2,7 +2,8 @@
 
     make pages
 
-Nothing is measured. A block stands between <!-- NAME --> and <!-- /NAME -->. tests/test_pages.py renders all again.
+Nothing is measured. A block stands between <!-- NAME --> and <!-- /NAME -->. With them go the reports of the kept
+experiments, and the notebook that shows their records. tests/test_pages.py renders all pages again.
 """
 
 import sys
@@ -20,9 +21,12 @@ import tuning
 import verdict_level
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "notebooks")]
 
+import execute  # noqa: E402
 import reference  # noqa: E402
+
+from ensemble_bench.files import write_atomic  # noqa: E402
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "benchmarks/README.md": speed.page,
@@ -52,6 +56,7 @@ def main() -> None:
         before, _, after = parts(ROOT / page, name)
         write(ROOT / page, before + render() + after)
     experiment_page.write_reports()
+    execute.store(ROOT / "notebooks/02_kept_records.ipynb")
 
 
 def parts(page: Path, name: str) -> tuple[str, str, str]:
@@ -68,7 +73,7 @@ def parts(page: Path, name: str) -> tuple[str, str, str]:
 def write(page: Path, text: str) -> None:
     """Write and name the page if its text is another."""
     if not page.exists() or page.read_text(encoding="utf-8") != text:
-        page.write_text(text, encoding="utf-8")
+        write_atomic(page, text)
         print(page.relative_to(ROOT))
 
 

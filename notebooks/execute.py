@@ -28,18 +28,23 @@ def executed(path: Path, folder: Path) -> Any:
     return notebook
 
 
+def store(path: Path) -> None:
+    """Run a notebook in an empty folder, and write it back with its outputs."""
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = executed(path, Path(folder))
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day
+        if cell.cell_type == "code":  # what packages say of this machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata = {**notebook.metadata, "code_hash": code_hash(notebook)}
+    notebook.metadata["language_info"] = {"name": "python"}
+    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+
+
 def main() -> None:
-    """Run every notebook in an empty folder, and write it back."""
+    """Run every notebook."""
     for path in NOTEBOOKS:
-        with tempfile.TemporaryDirectory() as folder:
-            notebook = executed(path, Path(folder))
-        for cell in notebook.cells:
-            cell.metadata.pop("execution", None)  # times of day
-            if cell.cell_type == "code":  # what packages say of this machine
-                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-        notebook.metadata = {**notebook.metadata, "code_hash": code_hash(notebook)}
-        notebook.metadata["language_info"] = {"name": "python"}
-        nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
+        store(path)
         print(path)
 
 

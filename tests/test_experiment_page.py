@@ -1,5 +1,6 @@
 """experiments/: the report is that of the runs there, and README's tables name what is there and what is missing."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,9 +34,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     evaluation.mkdir(parents=True)
     for file in (run / "last.json", run / "averaged.json", evaluation / "record.json"):
         file.write_text("{}")
+    crossed = tmp_path / experiment.run_name("singleadv", 3)
+    crossed.mkdir()
+    (crossed / "last.json").write_text(json.dumps({"meta": {"crossed_commits": True}}))
     rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in experiment_page.state(experiment).splitlines()}
     columns = ["trained", *experiment.suites]
     single, joined = (dict(zip(columns, rows[f"| {name}"], strict=True)) for name in experiment.recipes)
-    assert (single["trained"], single["quick"]) == ("1; missing 0, 2, 3, 4, 5", "1; missing 0, 2")
+    assert (single["trained"], single["quick"]) == ("1; at two commits 3; missing 0, 2, 4, 5", "1; missing 0, 2")
     assert single["paper"] == "missing 0, 1, 2, 3, 4, 5"  # of networks that only others join, too
     assert (single["appendix"], joined["trained"]) == ("–", "missing 0, 1, 2")

@@ -27,7 +27,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     notebook = executed(path, tmp_path)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
     if "records" in path.stem:  # it shows kept records and trains nothing: its tables are the same everywhere
-        assert tables(read(path)) == tables(notebook) != [], "make notebooks"
+        assert tables(read(path)) == tables(notebook) != [], "make pages"
 
 
 def tables(notebook: Any) -> list[str]:
