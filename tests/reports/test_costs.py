@@ -85,7 +85,18 @@ def test_a_point_a_recipe_and_equal_costs_side_by_side(records: list[Record], tm
 
 def test_a_model_of_unknown_cost_is_in_the_table_alone(tmp_path: Path) -> None:
     planted(tmp_path, "singleadv", first(100, 40), flops=None)
+    for recipe in ("doubleadv", "ensemble2adv"):
+        planted(tmp_path, recipe, first(100, 40), **COSTS[recipe])
     records = find_records(tmp_path)
     (table,) = cost_tables(records)
     assert table.rows[0][table.keys.index("flops")] is None
+    (panel,) = cost_panels(records)
+    assert [line.label for line in panel.lines] == ["doubleadv", "ensemble2adv"]
+
+
+def test_one_recipe_alone_is_in_the_table_and_in_no_figure(tmp_path: Path) -> None:
+    three(tmp_path, "singleadv", 300, 310, 320, **COSTS["singleadv"])
+    planted(tmp_path, "ensemble2", first(1000, 4), **COSTS["ensemble2"])
+    records = find_records(tmp_path)
+    assert len(cost_tables(records)) == 1
     assert cost_panels(records) == []

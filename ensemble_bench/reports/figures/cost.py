@@ -22,14 +22,14 @@ ASIDE = 1.04
 def cost_panels(records: Iterable[Record]) -> list[Panel]:
     """A panel a suite that decides on claims: a point a recipe, the mean of its seeds ± sd, over FLOPs.
 
-    Recipes of standard training, which nearly every image breaks, are named and not drawn.
+    Recipes of standard training, which nearly every image breaks, are named and not drawn; nor is one recipe alone.
     """
     panels = []
     for part in compared(records):
         known = [row for row in part.rows if row.runs[0].record.flops]
         drawn = [row for row in known if not _is_standard(row)]
         standard = [row for row in known if _is_standard(row)]
-        if not drawn:
+        if len(drawn) < 2:  # a point alone compares nothing
             continue
         setting = f"{part.group}, suite {part.suite}, {part.split} images, n = {part.n}"
         if standard:
