@@ -1,7 +1,7 @@
 """What a pass costs that attacks take: of the model, of its folded twin, and of that compiled or with stacked members.
 
     python benchmarks/attack_pass.py [--save]             (the networks in benchmarks/models)
-    python benchmarks/attack_pass.py --wrn 16,4 --compile
+    python benchmarks/attack_pass.py --wrn 16,4 --no-compile
 
 A pass is forward and backward to the images of a batch. "stacked" runs the members of the folded twin as one network by
 torch.func (their convolutions become grouped ones), where there are several. Then the attack of a training step,
@@ -35,7 +35,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wrn", action="append", metavar="DEPTH,WIDTH", help="a network of random weights instead")
     parser.add_argument("--members", type=int, default=1, help="members of that")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile: needs a compiler and a minute")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with torch.compile too, if it works here",
+    )
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--save", action="store_true", help="write the figures to benchmarks/results")
@@ -77,9 +82,8 @@ def compare(model: Ensemble, precision: str, options: argparse.Namespace) -> Ite
     }
     if len(model.members) > 1:
         contestants["folded, members stacked"] = partial(one_pass, Stacked(twin.model), x, y, precision)
-    if options.compile:
-        compiled = twin_of(model, x, compile=True).model
-        contestants["folded, compiled"] = partial(one_pass, compiled, x, y, precision)
+    if options.compile and (compiled := twin_of(model, x, compile=True)).compiled:
+        contestants["folded, compiled"] = partial(one_pass, compiled.model, x, y, precision)
     seconds = side_by_side(contestants, rounds=options.rounds, clock=clock)
     yield {"title": "a pass", "ours": ["folded"], "seconds": seconds}
 
