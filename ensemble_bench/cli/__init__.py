@@ -98,6 +98,10 @@ def run(arguments: Sequence[str]) -> int:
     """
     with interrupts.terminable() as terminated, _first_speaks():
         status = _run(arguments)
+        if launched.count() > 1:
+            from ensemble_bench.training.distributed import leave
+
+            leave()
         return TERMINATED if status == INTERRUPTED and terminated() else status
 
 

@@ -131,7 +131,6 @@ def train(
     }
     from ensemble_bench.cli.bars import shown_progress
     from ensemble_bench.models.checkpoint import read_info
-    from ensemble_bench.training.distributed import leave
     from ensemble_bench.training.hardware import computing_on, default_threads
     from ensemble_bench.training.trainer import train as train_recipe
 
@@ -140,7 +139,6 @@ def train(
             return train_recipe(recipe, seed=seed, out=out, progress=progress, **choices)
 
     trained = [train_one(*jobs[0])] if len(jobs) == 1 else _train_all(jobs, train_one)
-    leave()
     for run in trained:
         typer.echo(run)
         if (step := read_info(run).meta.get("overfitted")) is not None:

@@ -5,6 +5,7 @@ averages the gradients. Process 0 alone validates, writes files and reports. The
 the order of floating-point sums. A process by itself is `Processes`, which needs no Accelerate.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -121,8 +122,13 @@ def check_shared(plan: TrainingPlan, processes: Processes) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes, when all work is done."""
+    """Part from the other processes, when all work is done or has failed in all of them.
+
+    A thread of gloo that still lets go of a tensor while Python ends aborts the process. Those threads end with the
+    process group, whose last owners are wrapped models that wait for the garbage collector.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
@@ -130,6 +136,7 @@ class _Several(Processes):
     """This process among several that Accelerate has joined."""
 
     def __init__(self, device: str | torch.device | None) -> None:
+        import torch._dynamo  # before there is a process group: it would keep one that it found, and DDP imports it
         from accelerate import Accelerator, InitProcessGroupKwargs
 
         cpu = _on_processors(device)

@@ -115,6 +115,11 @@ def _step(run: Path) -> str:
         return str(json.loads(file.metadata()["progress"])["step"])
 
 
+def _threads() -> int:
+    """The threads of this process, those of C++ too; 0 where the system does not tell."""
+    return len(list(Path("/proc/self/task").glob("*")))
+
+
 def told(work: Callable[[], object]) -> str:
     """The type and message of what `work` raises."""
     try:
@@ -126,7 +131,7 @@ def told(work: Callable[[], object]) -> str:
 
 def main(out: Path) -> None:
     """Do all that test_distributed.py asks about; what was raised goes to <out>/<rank>.json."""
-    said = {}
+    said: dict[str, Any] = {}
     for recipe in TRAININGS:
         train(recipe, out)
 
@@ -148,8 +153,10 @@ def main(out: Path) -> None:
     with raising(0, run, "validate", AttackError("not finite")):
         said["attack"] = told(lambda: train(STOPPED, out / "attack"))
     said["diverged"] = told(lambda: train(STOPPED, out / "diverged", settings={"learning_rate": 1e200}))
-    (out / f"{launched.rank()}.json").write_text(json.dumps(said))
+    threads = [_threads()]
     distributed.leave()
+    threads.append(_threads())
+    (out / f"{launched.rank()}.json").write_text(json.dumps(said | {"threads": threads}))
 
 
 if __name__ == "__main__":
