@@ -107,7 +107,7 @@ def _accuracies(record: Record, attacks: Sequence[str]) -> list[str]:
 def _parts(record: Record, attacks: Sequence[str]) -> list[str]:
     """Which of `attacks` cover a part of the images."""
     covered = [attack for attack in record.attacks if attack.name in attacks and attack.n != record.n]
-    return [f"{attack.name}: on {attack.n} of the {record.n} images." for attack in covered]
+    return [f"{attack.name}: on {attack.n:,} of the {record.n:,} images." for attack in covered]
 
 
 def _show_attacks(title: str, record: Record, *, cascade: bool) -> None:

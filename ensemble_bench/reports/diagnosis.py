@@ -41,7 +41,7 @@ def tables(diagnosis: Diagnosis) -> tuple[Table, ...]:
 
 
 def _conditions(d: Diagnosis) -> str:
-    return f"{d.data_name} {d.split}, n = {d.n}, {d.threat}, {d.attack}, seed {d.seed}"
+    return f"{d.data_name} {d.split}, n = {d.n:,}, {d.threat}, {d.attack}, seed {d.seed}"
 
 
 def _tidy(d: Diagnosis) -> Table:

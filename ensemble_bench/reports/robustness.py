@@ -113,7 +113,7 @@ def _panel(group: SweepGroup, runs: Sequence[Sweep]) -> Panel:
     lines = tuple(_line(row, scale) for row in rows)
     return Panel(
         title=_finding(lines),
-        setting=f"{group}, {group.split} images, n = {group.n}",
+        setting=f"{group}, {group.split} images, n = {group.n:,}",
         x_label=unit,
         y_label="worst-case accuracy (%)",
         lines=lines,
@@ -171,7 +171,7 @@ def _table(group: SweepGroup, runs: Sequence[Sweep]) -> Table:
     return Table(
         name="robustness_curve",
         title="Worst-case accuracy over eps",
-        caption=f"{group}, {group.split} split, n = {group.n}. In percent; 95 % intervals, means ± sd over seeds.",
+        caption=f"{group}, {group.split} split, n = {group.n:,}. In percent; 95 % intervals, means ± sd over seeds.",
         columns=("model", "run", "seeds", "eps", "worst case [95 %]"),
         keys=keys,
         rows=tuple(rows),

@@ -122,7 +122,7 @@ class Verdict:
         return (
             f"{self.outcome}: {claim.sentence} ({claim.name}): {self._found}; "
             f"{rows_text(self.left)} ({seeds_of(self.left)}) against "
-            f"{rows_text(self.right)} ({seeds_of(self.right)}; {cost}), n = {self.images}"
+            f"{rows_text(self.right)} ({seeds_of(self.right)}; {cost}), n = {self.images:,}"
         )
 
     @property

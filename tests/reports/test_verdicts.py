@@ -86,7 +86,7 @@ def test_the_sentence(tmp_path: Path) -> None:
     assert str(verdict) == (
         "shown: two networks are more robust trained as one model than apart (apart-2): +20.0 points [+17.4, +22.6], "
         "p < 0.001; ensemble2adv (seeds 0, 1, 2) against separate2adv (seeds 0+1, 2+3, 4+5; 1.00 × the parameters "
-        "(equal) and 1.10 × the FLOPs), n = 1000"
+        "(equal) and 1.10 × the FLOPs), n = 1,000"
     )
     assert verdict.where == (
         "digits, preset tiny, linf 8/255, suite quick, test split; named beforehand: all test images; "

@@ -108,7 +108,7 @@ def steps_chart(record: Record) -> Chart | None:
     y = percent_axis(value for points in known.values() for _, value in points)
     placed = {name: [(x(scale(a)), y(100 * b)) for a, b in points] for name, points in known.items()}
     return Chart(
-        title=f"Accuracy over attack steps, suite {record.suite}, n = {record.n}",
+        title=f"Accuracy over attack steps, suite {record.suite}, n = {record.n:,}",
         x_label="attack steps",
         y_label="accuracy (%)",
         x_ticks=tuple(Tick(at=x(scale(step)), text=f"{step:g}") for step in ticks if step <= last),
@@ -149,7 +149,7 @@ def eps_chart(sweep: Sequence[Record]) -> Chart | None:
         for eps, text, score in scores
     )
     return Chart(
-        title=f"Worst-case accuracy over eps, {first.threat.norm}, suite {first.suite}, n = {first.n}",
+        title=f"Worst-case accuracy over eps, {first.threat.norm}, suite {first.suite}, n = {first.n:,}",
         x_label="eps (255ths)" if unit > 1 else "eps",
         y_label="worst-case accuracy (%)",
         x_ticks=_apart_ticks([Tick(at=x(eps), text=f"{unit * eps:.4g}") for eps, _, _ in scores]),

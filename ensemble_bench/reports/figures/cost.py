@@ -31,7 +31,7 @@ def cost_panels(records: Iterable[Record]) -> list[Panel]:
         standard = [row for row in known if _is_standard(row)]
         if len(drawn) < 2:  # a point alone compares nothing
             continue
-        setting = f"{part.group}, suite {part.suite}, {part.split} images, n = {part.n}"
+        setting = f"{part.group}, suite {part.suite}, {part.split} images, n = {part.n:,}"
         if standard:
             highest = max(scored.record.robust.accuracy for row in standard for scored in row.runs)
             setting += f"; not drawn, at most {percent(highest)} %: {', '.join(row.label for row in standard)}"

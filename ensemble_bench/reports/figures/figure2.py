@@ -29,7 +29,7 @@ def training_panels(curves: Iterable[Curve], metric: str, *, paper: bool = False
         panels.append(
             Panel(
                 title=leaders(lines),
-                setting=f"{group}, {metric}, validation images{f', n = {n}' if n else ''}",
+                setting=f"{group}, {metric}, validation images{f', n = {n:,}' if n else ''}",
                 x_label="training step",
                 y_label=f"accuracy under {metric} (%)",
                 lines=tuple(lines),
@@ -59,7 +59,7 @@ def attack_panels(records: Iterable[Record]) -> list[Panel]:
         panels.append(
             Panel(
                 title=leaders(lines),
-                setting=f"{group}, {longest[0]}, {longest[1]} images, n = {longest[2]}",
+                setting=f"{group}, {longest[0]}, {longest[1]} images, n = {longest[2]:,}",
                 x_label=f"steps of {longest[0]}",
                 y_label="accuracy (%)",
                 lines=lines,

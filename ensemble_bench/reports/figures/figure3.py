@@ -94,7 +94,7 @@ def _panels(row: Row[RunParts], *parts: Mapping[str, Sequence[Points]]) -> list[
             panels.append(
                 Panel(
                     title=f"{part[:3]} {seen(lines)}",
-                    setting=f"{name}, {run.group.threat}, {run.split} images, n = {run.n}",
+                    setting=f"{name}, {run.group.threat}, {run.split} images, n = {run.n:,}",
                     x_label="attack steps, doubled on what is left standing",
                     y_label="accuracy (%)",
                     lines=lines,

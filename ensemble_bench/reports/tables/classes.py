@@ -102,7 +102,7 @@ def _called(record: Record) -> str:
 
 
 def _conditions(record: Record) -> str:
-    return f"{record.data_name}, {record.threat}, {record.split} split, n = {record.n}."
+    return f"{record.data_name}, {record.threat}, {record.split} split, n = {record.n:,}."
 
 
 def _about(record: Record) -> dict[str, str]:

@@ -23,7 +23,7 @@ def conditions(
     `carried` is the smaller eps at which images fell that count as fallen here, None without one.
     """
     runs = list(runs)
-    count = "" if n is None else f", n = {n}"
+    count = "" if n is None else f", n = {n:,}"
     seeds = all_seeds(runs)
     sentences = [f"{group}, {split} split{count}{f', seeds {seeds}' if seeds else ''}."]
     if carried is not None:

@@ -144,11 +144,11 @@ def _part(part: Part, *, named: bool) -> str:
     """Say on how many images an attack was, and of which set where there is a table for another."""
     name, n, content = part
     if name != "blackbox":
-        return f"{name}: on {n} of these images."
+        return f"{name}: on {n:,} of these images."
     if n == 0:
         return "Black box: none of these images fooled all surrogates."
     chosen = f" (set {content.removeprefix('sha256:')[:8]})" if named and content else ""
-    return f"Black box: on the {n} of these images that fooled all surrogates{chosen}."
+    return f"Black box: on the {n:,} of these images that fooled all surrogates{chosen}."
 
 
 def _weights(runs: Sequence[Scored]) -> list[str]:
