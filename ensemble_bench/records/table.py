@@ -58,7 +58,8 @@ class Mean:
     sd: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" + ("" if self.sd is None else f" ± {self.sd:.1f}")
+        digits = 1 if self.mean < 1000 else 0
+        return f"{self.mean:,.{digits}f}" + ("" if self.sd is None else f" ± {self.sd:,.{digits}f}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +96,14 @@ class Table:
                 raise RecordError(f"table {self.name}: expected {len(self.columns)} cells in a row, got {len(row)}")
 
     def text_rows(self) -> tuple[tuple[str, ...], ...]:
-        """Return the rows as texts, accuracies in percent with one decimal."""
-        return tuple(tuple(ABSENT if cell is None else str(cell) for cell in row) for row in self.rows)
+        """Return the rows as texts: accuracies in percent with one decimal, counts with their thousands apart."""
+        return tuple(tuple(_text(cell) for cell in row) for row in self.rows)
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return ABSENT
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
 def percent(value: float) -> str:

@@ -63,6 +63,7 @@ def test_counts_of_several_seeds_have_a_mean(records: list[Record]) -> None:
     assert first[6:8] == ["singleadv", '"mean of 0']
     assert str(Mean(mean=34.25, sd=2.5)) == "34.2 ± 2.5"
     assert str(Mean(mean=34.25)) == "34.2"
+    assert str(Mean(mean=1326937.5, sd=13278.8)) == "1,326,938 ± 13,279"
 
 
 def test_the_caption_says_what_was_carried_over(records: list[Record]) -> None:
