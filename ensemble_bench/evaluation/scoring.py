@@ -122,7 +122,13 @@ def score(job: Job, journal: Journal) -> Scores:
         fates.carry(job.carried, scores)
     parts = [attack.parts(job.model) for attack in job.attacks]
     told = SuiteProgress(
-        job.progress, job.label, parts, cascade=job.cascade, correct=int(fates.correct.sum()), forecast=job.forecast
+        job.progress,
+        job.label,
+        parts,
+        one_in=[job.one_in.get(attack.name, 1) for attack in job.attacks],
+        cascade=job.cascade,
+        correct=int(fates.correct.sum()),
+        forecast=job.forecast,
     )
     bench = Bench(job=job, journal=journal, told=told, logits=logits)
     scores.look = look(job, journal, fates.correct) if job.one_in else None

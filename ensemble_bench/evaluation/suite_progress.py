@@ -21,8 +21,9 @@ class Forecast:
 class SuiteProgress:
     """Reports a suite under one label: done are the passes so far, left are those that its attacks may still take.
 
-    `parts` are the stages of every attack. Images that fall take their share of what is left with them, and so does a
-    stage that ends early: what is left is a bound, and the time that callers make of it is one too.
+    `parts` are the stages of every attack, and `one_in` says which of them meet first the nearest one in so many of the
+    survivors. Images that fall take their share of what is left with them, and so does a stage that ends early: what is
+    left is a bound, and the time that callers make of it is one too, as long as those attacks break none.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class SuiteProgress:
         label: str,
         parts: Sequence[Sequence[Attack]],
         *,
+        one_in: Sequence[int],
         cascade: bool,
         correct: int,
         forecast: Forecast | None,
     ) -> None:
         self._progress, self._label, self._forecast = progress, label, forecast
-        self._cascade, self._correct = cascade, correct
+        self._cascade, self._correct, self._one_in = cascade, correct, one_in
         bound = forecast.passes if forecast is not None else _steps
         self._bounds = [[bound(stage) for stage in stages] for stages in parts]
         self._attack = self._stage = 0
@@ -93,9 +95,12 @@ class SuiteProgress:
 
     def _later(self, standing: int) -> int:
         """Most passes of the stages after this one."""
-        of_chain = sum(self._bounds[self._attack][self._stage + 1 :])
-        others = sum(map(sum, self._bounds[self._attack + 1 :]))
-        return of_chain * standing + others * (standing if self._cascade else self._correct)
+        met = standing if self._cascade else self._correct
+        of_chain = sum(self._bounds[self._attack][self._stage + 1 :]) * -(-standing // self._one_in[self._attack])
+        return of_chain + sum(
+            sum(bounds) * -(-met // one_in)
+            for bounds, one_in in zip(self._bounds[self._attack + 1 :], self._one_in[self._attack + 1 :], strict=True)
+        )
 
     def _tell(self, standing: int) -> None:
         if self._forecast is None or self._progress is silent:
@@ -104,6 +109,8 @@ class SuiteProgress:
         if passes >= WORTH_TELLING:
             time = duration(passes * self._forecast.seconds_a_pass())
             status = f"{standing:,} images to attack, at most {passes:,} passes: {time} or less"
+            if max(self._one_in) > 1:
+                status += ", more where attacks on the nearest survivors break some"
             self._progress(f"{self._label} estimate", 1, 1, status=status)
 
 

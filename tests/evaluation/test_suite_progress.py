@@ -11,14 +11,17 @@ CHAIN = attacks.get("apgd-t5").parts(None)  # type: ignore[arg-type]
 PARTS = ((attacks.get("ifgsm5"),), CHAIN)
 
 
-def told(correct: int = 10, *, cascade: bool = True, bound: int = 4) -> tuple[SuiteProgress, list[Any]]:
+def told(
+    correct: int = 10, *, cascade: bool = True, bound: int = 4, one_in: tuple[int, int] = (1, 1)
+) -> tuple[SuiteProgress, list[Any]]:
     heard: list[Any] = []
 
     def progress(label: str, done: int, total: int, **fields: float | str) -> None:
         heard.append((label, done, total, fields))
 
     forecast = Forecast(passes=lambda _: bound, seconds_a_pass=lambda: 0.001)
-    return SuiteProgress(progress, "m", PARTS, cascade=cascade, correct=correct, forecast=forecast), heard
+    made = SuiteProgress(progress, "m", PARTS, one_in=one_in, cascade=cascade, correct=correct, forecast=forecast)
+    return made, heard
 
 
 @pytest.mark.parametrize(("cascade", "others"), [(True, 6), (False, 10)])
@@ -32,6 +35,19 @@ def test_what_falls_takes_its_share_of_what_is_left_along(cascade: bool, others:
     assert heard[-1][1:3] == (4, 4 + 4 * 5 + 9 * 4 * others)
     suite.end(10, 23, standing=6, shown=True)
     assert heard[-1][1:3] == (23, 23 + 9 * 4 * others)
+
+
+def test_an_attack_on_the_nearest_counts_as_one_on_these() -> None:
+    suite, heard = told(correct=90, bound=WORTH_TELLING // 100, one_in=(1, 8))
+    suite.enter(0, 0, "ifgsm5", targets=90)
+    suite.begin(90, standing=90)
+    passes = WORTH_TELLING // 100 * (90 + 9 * 12)
+    assert heard[0][3]["status"].startswith(f"90 images to attack, at most {passes:,} passes: ")
+    assert heard[0][3]["status"].endswith(" or less, more where attacks on the nearest survivors break some")
+    assert heard[1][1:3] == (0, passes)
+    suite.enter(1, 0, "apgd-t5", targets=2)
+    suite.begin(2, standing=16)
+    assert heard[-1][1:3] == (0, WORTH_TELLING // 100 * (2 + 8 * 2))
 
 
 def test_blocks_that_were_done_before_count_and_say_nothing() -> None:
