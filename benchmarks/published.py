@@ -1,13 +1,11 @@
-"""What README shows of the experiment, and leaderboards/README.md of the boards: tables, and verdicts on the claims."""
+"""What README shows of the experiment, with the verdicts on the claims, and leaderboards/README.md of the boards."""
 
 from common import ROOT
 
 from ensemble_bench.records import Record, described, find_records
 from ensemble_bench.records.table import to_markdown
-from ensemble_bench.reports.report import verdict_lists
 from ensemble_bench.reports.tables.cost import cost_tables
-from ensemble_bench.reports.tables.credits import credit_tables
-from ensemble_bench.reports.tables.table1 import table_1b, table_1c
+from ensemble_bench.reports.tables.credits import alone_tables, credit_tables
 from ensemble_bench.reports.tables.verdicts import verdict_summaries
 from ensemble_bench.reports.verdicts import verdicts
 
@@ -30,7 +28,6 @@ def in_readme() -> str:
 
 
 def in_leaderboards() -> str:
-    """Tables and verdicts of all boards."""
+    """Costs, robustness and what each attack broke, of all boards."""
     found = records()
-    tables = [*table_1b(found), *table_1c(found), *credit_tables(found)]
-    return "\n".join([to_markdown(tables), *verdict_lists(verdicts(found))])
+    return to_markdown([*cost_tables(found), *credit_tables(found), *alone_tables(found)])

@@ -38,7 +38,7 @@ ELSEWHERE = {
     "hf:": "adapters/test_huggingface.py",
     "--tensorboard": "training/test_step_log.py",
     "stripes": "registry/test_plugins.py",  # needs the example package
-    "zoo:singleadv-cifar10-jpeg-tiny-s0": "test_published.py",
+    "zoo:doubleadv-cifar10-jpeg-cpu-s0": "test_published.py",
 }
 LONG = ("appendix", "autoattack", "strongest", "wrn-28-10")  # priced instead
 EVERY = [(page, command) for page in PAGES for command in commands(page)]

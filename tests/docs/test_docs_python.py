@@ -15,7 +15,7 @@ from ensemble_bench.evaluation.runner import evaluate
 
 # A line of a block, and why it does not run here.
 NOT_HERE = {
-    'model = eb.load("zoo:singleadv-cifar10-jpeg-tiny-s0")': "looks below the working folder: test_published.py",
+    'model = eb.load("zoo:doubleadv-cifar10-jpeg-cpu-s0")': "looks below the working folder: test_published.py",
     'model = eb.load("runs/ensemble2adv-cifar10-small-s0")': "AutoAttack on 1,000 images: adapters/test_robustbench.py",
     "info = model_info.from_records(records": "wants a record of autoattack: leaderboard/test_model_info.py",
     'infos = model_info.read_all("model_info")': "wants RobustBench's tables: leaderboard/test_model_info.py",

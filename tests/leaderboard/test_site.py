@@ -91,7 +91,7 @@ def test_every_number_is_the_records(root: str, runs: Path, site: Path, tmp_path
         assert line["Warnings"][0] == str(len(record.warnings))
         for attack in record.attacks:
             if attack.name != "smaller-eps" and attack.accuracy is not None:
-                n = "" if attack.n == record.n else f"n = {attack.n}"
+                n = "" if attack.n == record.n else f" n = {attack.n:,}"
                 assert line[attack.name] == (percent(attack.accuracy) + n, repr(attack.accuracy))
 
 
